@@ -1,0 +1,8 @@
+"""Networks and densities. Runs with torch and numpy alone."""
+
+from models.density import log_prob_and_gradient
+from models.flow import Conditioning, Flow, FlowConfig
+from models.tables import PeptideTables
+from models.weights import load, save
+
+__all__ = ["Conditioning", "Flow", "FlowConfig", "PeptideTables", "load", "log_prob_and_gradient", "save"]

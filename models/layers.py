@@ -1,0 +1,148 @@
+"""Transformer layers of the flow: attention, and a layer that is adaptive (Prose) or plain (TarFlow).
+
+Whatever a layer needs of the condition e alone is its *modulation*. It is computed apart from the
+pass over the coordinates, so that one peptide pays for it once, not once a sample and token.
+
+Shapes: B samples, P conditions (1 or B), N tokens, C channels.
+Source: Zhai et al. 2024 (arXiv 2412.06329); Tan et al. 2025 (arXiv 2508.18175); AlphaFold 3 for the adaptive norm.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Modulation(NamedTuple):
+    """Scales, shifts and gates of one adaptive layer, each (P, N, C)."""
+
+    scale1: Tensor
+    shift1: Tensor
+    gate1: Tensor
+    scale2: Tensor
+    shift2: Tensor
+    gate2: Tensor
+
+
+def sinusoid(position: Tensor, channels: int, base: float) -> Tensor:
+    """Sine and cosine of `position` at `channels`/2 wavelengths, interleaved.
+
+    Shape: (...) → (..., channels).
+    """
+    exponent = torch.arange(0, channels, 2, device=position.device, dtype=torch.float32) / channels
+    angle = position[..., None].to(torch.float32) * torch.pow(torch.tensor(base, device=position.device), -exponent)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries and keys are normalised over all channels before the heads."""
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.q_norm = nn.LayerNorm(channels)
+        self.k_norm = nn.LayerNorm(channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (..., C)."""
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in self.project(x))
+        # Padding comes last in every ordering, so causality alone keeps real tokens from seeing it.
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """LayerNorm, then two linear maps with a GELU between."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.up = nn.Linear(channels, expansion * channels)
+        self.down = nn.Linear(expansion * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Transition(nn.Module):
+    """SwiGLU without biases."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(channels, 2 * expansion * channels, bias=False)
+        self.down = nn.Linear(expansion * channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+class AdaLN(nn.Module):
+    """Scale and shift from the condition, for a LayerNorm without its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.scale = nn.Linear(channels, channels)
+        self.shift = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        e = self.norm(e)
+        return torch.sigmoid(self.scale(e)), self.shift(e)
+
+
+class PlainLayer(nn.Module):
+    """The condition is added, then attention and MLP (transferable TarFlow). Its modulation is e itself."""
+
+    def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, head_dim)
+        self.mlp = MLP(channels, expansion)
+
+    def modulation(self, e: Tensor) -> Tensor:
+        return e
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        x = x + modulation
+        x = x + self.attention(x)
+        return x + self.mlp(x)
+
+
+class AdaptiveLayer(nn.Module):
+    """Attention, MLP and transition between adaptive norms and gates (Prose)."""
+
+    def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
+        super().__init__()
+        self.norm1 = AdaLN(channels)
+        self.attention = Attention(channels, head_dim)
+        self.mlp = MLP(channels, expansion)
+        self.gate1 = nn.Linear(channels, channels)
+        self.norm2 = AdaLN(channels)
+        self.transition = Transition(channels, expansion)
+        self.gate2 = nn.Linear(channels, channels)
+        for gate in (self.gate1, self.gate2):
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, -2.0)
+
+    def modulation(self, e: Tensor) -> Modulation:
+        scale1, shift1 = self.norm1(e)
+        scale2, shift2 = self.norm2(e)
+        gate1, gate2 = torch.sigmoid(self.gate1(e)), torch.sigmoid(self.gate2(e))
+        return Modulation(scale1, shift1, gate1, scale2, shift2, gate2)
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        m, shape = modulation, x.shape[-1:]
+        y = F.layer_norm(x, shape) * m.scale1 + m.shift1
+        y = y + self.attention(y)
+        y = y + self.mlp(y)
+        x = x + y * m.gate1
+        y = F.layer_norm(x, shape) * m.scale2 + m.shift2
+        return x + self.transition(y) * m.gate2
