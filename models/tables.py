@@ -68,5 +68,17 @@ class PeptideTables:
             orderings=torch.from_numpy(orderings),
         )
 
+    def rows(self, index: Tensor) -> "PeptideTables":
+        """Peptides `index`, padded no longer than the longest among them."""
+        n = int(self.n_atoms[index].max())
+        return PeptideTables(
+            atom_type=self.atom_type[index, :n],
+            aa_type=self.aa_type[index, :n],
+            aa_pos=self.aa_pos[index, :n],
+            seq_len=self.seq_len[index],
+            n_atoms=self.n_atoms[index],
+            orderings=self.orderings[:, index, :n],
+        )
+
     def to(self, device: torch.device | str) -> "PeptideTables":
         return PeptideTables(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})

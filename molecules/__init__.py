@@ -1,0 +1,25 @@
+"""Chemistry: peptides, force fields, energies, molecular dynamics, observables.
+
+Names are resolved on first use, so `import molecules` needs neither OpenMM nor torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from molecules.energy import EnergyBatch, OpenMMEnergy
+    from molecules.peptide import Peptide
+
+__all__ = ["EnergyBatch", "OpenMMEnergy", "Peptide"]
+
+_HOME = {
+    "EnergyBatch": "molecules.energy",
+    "OpenMMEnergy": "molecules.energy",
+    "Peptide": "molecules.peptide",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'molecules' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

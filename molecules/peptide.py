@@ -1,0 +1,187 @@
+"""A peptide: its atoms, their positions, and what a flow is told about them."""
+
+import io
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openmm
+from openmm import app, unit
+
+from molecules import residues as tables
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Peptide:
+    """One peptide chain, atoms in PDB order.
+
+    `sequence`: one-letter codes; residues outside the twenty by name, as in `ACE-AAA-NME`.
+    `encodings` and `orderings` are empty when the vocabulary does not cover the peptide (caps).
+
+    Shape: positions (N, 3); encodings (N,), `seq_len` (1,); orderings (N,), int64.
+    Units: nm, at the precision of a PDB file (1e-4).
+    """
+
+    sequence: str
+    positions: FloatArray
+    topology: app.Topology
+    encodings: dict[str, tables.IntArray]
+    orderings: dict[str, tables.IntArray]
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms, hydrogens included."""
+        return len(self.positions)
+
+    @classmethod
+    def from_sequence(cls, sequence: str, max_residues: int | None = None) -> "Peptide":
+        """Build the extended zwitterionic L-peptide, HIS as HIE. The same result in every process.
+
+        Raises: ValueError for an unknown letter, fewer than two residues, or more than `max_residues`.
+        """
+        letters = check_sequence(sequence, max_residues)
+        topology, positions = _build(letters)
+        return _assemble(topology, positions, source=letters)
+
+    @classmethod
+    def from_pdb(cls, pdb: str | Path) -> "Peptide":
+        """Read one peptide chain, all hydrogens present, from a PDB file or from its text.
+
+        Raises: FileNotFoundError; ValueError for anything but one complete chain of L-residues.
+        """
+        is_text = isinstance(pdb, str) and ("\n" in pdb or pdb.startswith(("ATOM", "HETATM")))
+        text, source = (str(pdb), "PDB text") if is_text else (_read(Path(pdb)), str(pdb))
+        if not any(line.startswith(("ATOM", "HETATM")) for line in text.splitlines()):
+            raise ValueError(f"{source} has no ATOM lines: give a PDB file with all atoms of one peptide")
+        try:
+            structure = app.PDBFile(io.StringIO(text))
+        except Exception as error:  # OpenMM's parser raises whatever the broken line causes
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{source} is no readable PDB file ({reason}): check its ATOM lines") from error
+        positions = np.array(structure.getPositions(asNumpy=True).value_in_unit(unit.nanometer), np.float64)
+        return _assemble(structure.topology, positions, source)
+
+    def to_pdb(self, positions_nm: npt.ArrayLike | None = None) -> str:
+        """PDB text of this peptide, at `positions_nm` (N, 3) if given."""
+        positions = np.asarray(self.positions if positions_nm is None else positions_nm, np.float64)
+        if positions.shape != self.positions.shape:
+            raise ValueError(f"positions_nm has shape {positions.shape}: give {self.positions.shape}")
+        out = io.StringIO()
+        app.PDBFile.writeFile(self.topology, positions * unit.nanometer, out)
+        return out.getvalue()
+
+
+def check_sequence(sequence: str, max_residues: int | None = None) -> str:
+    """Upper-case one-letter codes, or a ValueError that names the letter or the limit."""
+    letters = sequence.strip().upper()
+    for position, letter in enumerate(letters, start=1):
+        if letter not in tables.LETTERS:
+            raise ValueError(
+                f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}"
+            )
+    if len(letters) < 2:
+        what = f"sequence {sequence!r} has one residue" if letters else "the sequence is empty"
+        raise ValueError(f"{what}: give at least two residues in one-letter codes, such as 'AA'")
+    if max_residues is not None and len(letters) > max_residues:
+        raise ValueError(
+            f"sequence {sequence!r} has {len(letters)} residues: give at most {max_residues}, "
+            "or use a model for longer peptides"
+        )
+    return letters
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"no PDB file at {path}: check the path")
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: give a PDB file") from error
+
+
+@contextmanager
+def _fixed_random() -> Iterator[None]:
+    """Modeller places hydrogens by Python's `random`: give it a fixed seed, then put the state back."""
+    state = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _build(letters: str) -> tuple[app.Topology, FloatArray]:
+    """Topology and positions (nm) of the extended peptide."""
+    import PeptideBuilder  # with Biopython slow to import, and needed only to build
+    from Bio.PDB import PDBIO
+
+    structure = PeptideBuilder.make_extended_structure(letters)
+    PeptideBuilder.add_terminal_OXT(structure)
+    heavy, writer = io.StringIO(), PDBIO()
+    writer.set_structure(structure)
+    writer.save(heavy)
+    heavy.seek(0)
+    pdb = app.PDBFile(heavy)
+    modeller = app.Modeller(pdb.topology, pdb.positions)
+    variants = ["HIE" if residue.name == "HIS" else None for residue in pdb.topology.residues()]
+    with _fixed_random():
+        # Reference, not the fastest platform: its result does not depend on the machine's devices.
+        modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
+    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer), np.float64)
+
+
+def _assemble(topology: app.Topology, positions: FloatArray, source: str) -> Peptide:
+    """Check a structure and attach encodings and orderings."""
+    chains = list(topology.chains())
+    if len(chains) != 1:
+        raise ValueError(f"{source} has {len(chains)} chains: give one peptide chain, without solvent")
+    residues = list(topology.residues())
+    if len(residues) < 2:
+        raise ValueError(f"{source} has {len(residues)} residue(s): give a peptide of at least two")
+    if not np.isfinite(positions).all():
+        raise ValueError(f"{source} has coordinates that are not finite: repair its ATOM records")
+    names = [residue.name for residue in residues]
+    covered = all(name in tables.ONE_LETTER for name in names)
+    for i, residue in enumerate(residues):
+        if residue.name in tables.ONE_LETTER:
+            _check_residue(residue, positions, first=i == 0, last=i == len(residues) - 1, source=source)
+    atoms = [atom.name for atom in topology.atoms()]
+    residue_of = [atom.residue.index for atom in topology.atoms()]
+    return Peptide(
+        sequence=_label(names),
+        positions=np.round(positions, 4),
+        topology=topology,
+        encodings=tables.encode(names, atoms, residue_of) if covered else {},
+        orderings=tables.orderings(names, atoms, residue_of) if covered else {},
+    )
+
+
+def _label(names: list[str]) -> str:
+    """`ARIP` for residues of the vocabulary; others by name, set off by hyphens: `ACE-AAA-NME`."""
+    runs = groupby(names, key=lambda name: name in tables.ONE_LETTER)
+    return "-".join("".join(tables.ONE_LETTER[n] for n in run) if ok else "-".join(run) for ok, run in runs)
+
+
+def _check_residue(residue: Any, positions: FloatArray, *, first: bool, last: bool, source: str) -> None:
+    where = f"{residue.name} {residue.index + 1} of {source}"
+    atoms = {atom.name: atom.index for atom in residue.atoms()}
+    expected = tables.expected_atoms(residue.name, first=first, last=last)
+    hint = "give an uncapped, zwitterionic chain with all hydrogens (HIS as HIE, no disulphides)"
+    if missing := expected - atoms.keys():
+        raise ValueError(f"{where} lacks atom {' '.join(sorted(missing))}: {hint}")
+    if extra := atoms.keys() - expected:
+        raise ValueError(f"{where} has atom {' '.join(sorted(extra))}, which does not belong there: {hint}")
+    if residue.name == "GLY":
+        return
+    n, c, cb = (positions[atoms[name]] - positions[atoms["CA"]] for name in ("N", "C", "CB"))
+    # Zero when the atoms coincide (a PDB without coordinates): then there is no chirality to check.
+    if np.dot(np.cross(n, c), cb) < 0:
+        raise ValueError(f"{where} is a D-amino acid (mirrored at CA): give L-amino acids only")

@@ -1,0 +1,83 @@
+"""Connect to the Ray cluster there is, or start one on this machine."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """A local cluster's size; both keys are ignored when there is a cluster to connect to.
+
+    `num_cpus` and `num_gpus` default to what the machine has.
+    """
+
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ValueError(f"num_cpus={self.num_cpus}: a cluster needs at least 1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the connected cluster has."""
+
+    cpus: int
+    gpus: int
+    local: bool
+
+
+def usable_cpus() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
+
+
+@contextmanager
+def cluster(config: ClusterConfig) -> Iterator[Cluster]:
+    """A connected cluster for the length of a `with`.
+
+    `RAY_ADDRESS` (set by hand, or by `ray job submit`) names a cluster to connect to; without it a local one is
+    started and stopped again. A cluster that this process is connected to already is used and left alone.
+    """
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        yield _describe(local=False)
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        # A token of its own guards the local cluster from other users, and leaves no file behind.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or usable_cpus(),
+            num_gpus=config.num_gpus,
+            # Train and Tune clean up after killed trials through the dashboard's State API.
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield _describe(local=not address)
+    finally:
+        ray.shutdown()
+
+
+def _describe(*, local: bool) -> Cluster:
+    resources = ray.cluster_resources()
+    return Cluster(cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0)), local=local)

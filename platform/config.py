@@ -1,0 +1,111 @@
+"""Typed configurations from plain mappings, and where results go."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+def _forbid_extra(kind: Any) -> None:
+    """Make pydantic refuse unknown keys of a dataclass and of every dataclass within it."""
+    for inner in get_args(kind):
+        _forbid_extra(inner)
+    if is_dataclass(kind) and "__pydantic_config__" not in vars(kind):
+        kind.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[union-attr]
+        for hint in get_type_hints(kind).values():
+            _forbid_extra(hint)
+
+
+def parse(kind: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `kind` from a plain, nested mapping.
+
+    Raises: ValueError of one line that names the key and what is wrong with it.
+    """
+    _forbid_extra(kind)
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            raise ValueError(f"unknown key {key}: see --help for the keys there are") from None
+        if first["type"].startswith("missing"):
+            raise ValueError(f"{key} is required: give {key}=…") from None
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        where = f"{key}: " if key else ""
+        got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+        raise ValueError(f"{where}{reason}{got}") from None
+
+
+def results_home() -> Path:
+    """The folder that relative result paths and the MLflow store refer to.
+
+    `BOLTZRAY_HOME` if set. Else the working folder, unless Ray unpacked that from a job's `--working-dir`: such a
+    snapshot is deleted with the job, so results go to ~/boltzray.
+    """
+    if home := os.environ.get("BOLTZRAY_HOME"):
+        return Path(home).expanduser().absolute()
+    cwd = Path.cwd()
+    return Path.home() / "boltzray" if "runtime_resources" in cwd.parts else cwd
+
+
+def results_folder(out: str) -> Path:
+    """`out` made absolute below `results_home`, and created."""
+    folder = results_home() / Path(out).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def data_folder(path: str) -> Path:
+    """A data folder as given, or below `results_home` when relative."""
+    return results_home() / Path(path).expanduser()
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of a JSON-able value or a dataclass."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, default=str))
+    os.replace(temporary, path)
+
+
+def claim(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Record in `folder` what it is made with, or check that a run found there was made with the same.
+
+    Raises: ValueError naming the first setting that differs.
+    """
+    path = folder / f"{name}.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        found = json.loads(path.read_text())
+        for key in sorted(settings.keys() | found.keys()):
+            if found.get(key) != settings.get(key):
+                raise ValueError(
+                    f"{folder} holds a run with {key}={found.get(key)}, now {key}={settings.get(key)}: "
+                    "give another out=, or delete that folder"
+                )
+    write_json(path, settings)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dataclass or mapping as dotted keys, for MLflow parameters."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, Mapping):
+        result: dict[str, Any] = {}
+        for key, inner in value.items():
+            result |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return result
+    return {prefix: value}

@@ -1,0 +1,66 @@
+"""Progress with an ETA: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_EVERY_S = 10.0
+
+Update = Callable[[float, str], None]
+
+
+def say(text: str) -> None:
+    """One line to the user."""
+    print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def progress(label: str, total: float, done: float = 0.0) -> Iterator[Update]:
+    """Gives `update(done, note)`; `done` is what a resumed run starts from, and counts as no work of this one."""
+    with (_bar if sys.stdout.isatty() else _lines)(label, total, done) as update:
+        yield update
+
+
+@contextmanager
+def _bar(label: str, total: float, done: float) -> Iterator[Update]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(width=None)) as bar:
+        task = bar.add_task(label, total=total, completed=done, note="")
+        yield lambda value, note="": bar.update(task, completed=value, note=note)
+
+
+@contextmanager
+def _lines(label: str, total: float, done: float) -> Iterator[Update]:
+    started = time.monotonic()
+    shown = -LOG_EVERY_S
+
+    def update(value: float, note: str = "") -> None:
+        nonlocal shown
+        now = time.monotonic() - started
+        if now - shown < LOG_EVERY_S and value < total:
+            return
+        shown = now
+        rate = (value - done) / now if now > 0 else 0.0
+        eta = f"ETA {duration((total - value) / rate)}" if rate > 0 and value < total else ""
+        say("  ".join(part for part in (f"{label} {100 * value / total:3.0f}%", eta, note) if part))
+
+    yield update

@@ -1,0 +1,113 @@
+"""One MLflow run a job, found again when the job is resumed."""
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from .config import results_home
+
+PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or an SQLite file in the results' home: always absolute."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_home() / 'mlflow.db'}"
+
+
+def provenance() -> dict[str, str]:
+    """Commit, versions and command: what is needed to run the same thing again."""
+    facts = {"command": " ".join([Path(sys.executable).name, *sys.argv]), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    root = Path(__file__).parent.parent
+    try:
+        git = ["git", "-C", str(root), "-c", f"safe.directory={root}"]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        facts["commit"] = commit + ("+changes" if dirty.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        facts["commit"] = "unknown"
+    return facts
+
+
+class Tracker:
+    """A handle on one MLflow run; it pickles, so that any process can write to the run."""
+
+    def __init__(self, run_id: str, uri: str) -> None:
+        self.run_id, self.uri = run_id, uri
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    @classmethod
+    def open(cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None) -> "Tracker":
+        """The run of results folder `out`: the one begun there earlier, or a new one."""
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        uri = tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None and uri.startswith("sqlite:///"):
+            experiment_id = client.create_experiment(experiment, artifact_location=str(results_home() / "mlartifacts"))
+        else:
+            experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
+        path = out / "mlflow_run"
+        if path.exists():
+            runs = client.search_runs([experiment_id], f"tags.boltzray_out = '{key}'", max_results=1)
+            if runs and runs[0].info.run_id == path.read_text().strip():
+                client.update_run(runs[0].info.run_id, status="RUNNING")
+                return cls(runs[0].info.run_id, uri)
+        tags = {"boltzray_out": key, "out": str(out), **provenance()}
+        if parent:
+            tags["mlflow.parentRunId"] = parent.run_id
+        run = client.create_run(experiment_id, run_name=out.name, tags=tags)
+        path.write_text(run.info.run_id)
+        tracker = cls(run.info.run_id, uri)
+        items = [Param(k, str(v)[:500]) for k, v in parameters.items()]
+        client.log_batch(tracker.run_id, params=items)
+        return tracker
+
+    def log(self, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """All finite numbers among `metrics`, in one call."""
+        now = int(time.time() * 1000)
+        items = [
+            Metric(name, float(value), now, step)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and abs(float(value)) < float("inf")
+        ]
+        self.client.log_batch(self.run_id, metrics=items)
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()])
+
+    def latest(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return dict(self.client.get_run(self.run_id).data.metrics)
+
+    def artifact(self, path: Path) -> None:
+        """Keep a file, or a folder with all its files."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), path.name)
+        else:
+            self.client.log_artifact(self.run_id, str(path))
+
+    def close(self, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self.run_id, status)

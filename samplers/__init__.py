@@ -1,0 +1,59 @@
+"""Statistics: weights, resampling, annealing paths, kernels, SNIS, SMC; densities are callables."""
+
+from samplers.com import com_log_density
+from samplers.config import SMCConfig
+from samplers.population import (
+    LocalPopulation,
+    Move,
+    MoveInfo,
+    Population,
+    gather_block,
+    merge_infos,
+    move_block,
+)
+from samplers.resampling import multinomial, resample, residual, stratified, systematic
+from samplers.rng import Stage, generator, torch_generator
+from samplers.smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
+from samplers.snis import SNISResult, snis
+from samplers.types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
+from samplers.weights import conditional_ess, ess, log_mean_exp, log_z_error, normalised, psis, treat
+
+__all__ = [
+    "Endpoints",
+    "Evaluate",
+    "LocalPopulation",
+    "Move",
+    "MoveInfo",
+    "Particles",
+    "Population",
+    "SMCConfig",
+    "SMCResult",
+    "SMCState",
+    "SMCStep",
+    "SNISResult",
+    "Stage",
+    "com_log_density",
+    "concatenate",
+    "conditional_ess",
+    "ess",
+    "evaluate_particles",
+    "gather_block",
+    "generator",
+    "log_mean_exp",
+    "log_z_error",
+    "merge_infos",
+    "move_block",
+    "multinomial",
+    "normalised",
+    "psis",
+    "resample",
+    "residual",
+    "run_smc",
+    "smc_step",
+    "smc_steps",
+    "snis",
+    "stratified",
+    "systematic",
+    "torch_generator",
+    "treat",
+]

@@ -1,0 +1,76 @@
+"""Self-normalised importance sampling: weights of proposals, and whether to believe them."""
+
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from samplers.weights import (
+    Treatment,
+    checked_log_weights,
+    ess,
+    log_mean_exp,
+    log_z_error,
+    normalised,
+    psis,
+    to_float64,
+    treat,
+)
+
+
+class SNISResult(NamedTuple):
+    """Weighted proposals. Everything but `log_w` describes the raw weights, all of them.
+
+    Shape: x (n, N, 3); log_w (n,) float64 on the CPU, after treatment, not normalised.
+    `ess` is Kish's, as a share of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
+    the estimate is not to be trusted; None without ArviZ.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    ess: float
+    log_z: float
+    log_z_error: float
+    k_hat: float | None
+    max_weight_share: float
+    n: int
+    n_failed: int
+    n_evaluations: int
+
+
+def snis(
+    x: Tensor | npt.NDArray[Any],
+    log_q: Tensor | npt.NDArray[Any],
+    log_p: Tensor | npt.NDArray[Any],
+    treatment: Treatment = "psis",
+) -> SNISResult:
+    """Weight proposals x ~ q by π̃/q.
+
+    A conformation whose log_p or log_q is not finite has weight zero and is counted in `n_failed`.
+
+    Shape: x (n, N, 3); log_q, log_p (n,).
+    Raises: ValueError if the lengths differ or every weight is zero; ImportError for `psis` without ArviZ.
+    """
+    x, q, p = torch.as_tensor(x), to_float64(log_q), to_float64(log_p)
+    if not q.shape == p.shape == (len(x),):
+        raise ValueError(f"x has {len(x)} conformations, log_q {q.shape}, log_p {p.shape}; give one of each")
+    finite = np.isfinite(q) & np.isfinite(p)
+    raw = np.full(len(q), -np.inf)
+    raw[finite] = p[finite] - q[finite]
+    checked_log_weights(raw)
+    smoothed, k_hat = psis(raw) if treatment == "psis" or find_spec("arviz") else (raw, None)
+    return SNISResult(
+        x=x,
+        log_w=torch.from_numpy(smoothed if treatment == "psis" else treat(raw, treatment)),
+        ess=ess(raw),
+        log_z=log_mean_exp(raw),
+        log_z_error=log_z_error(raw),
+        k_hat=k_hat,
+        max_weight_share=float(normalised(raw).max()),
+        n=len(raw),
+        n_failed=int((~finite).sum()),
+        n_evaluations=len(raw),
+    )

@@ -1,0 +1,128 @@
+"""Importance weights, always as logarithms, always all of them.
+
+A weight of zero (log −inf) is a legal value: a failed conformation. Shape: log_w (n,). Arrays or CPU tensors.
+"""
+
+import warnings
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from samplers.types import FloatArray
+
+Treatment = Literal["none", "psis", "truncate", "drop_top"]
+TREATMENTS: tuple[str, ...] = get_args(Treatment)
+DROPPED_SHARE = 0.002  # the published protocol of SBG: the largest 0.2 % are discarded
+
+
+def to_float64(values: npt.ArrayLike | torch.Tensor) -> FloatArray:
+    """A float64 array of an array or a tensor on any device."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def checked_log_weights(log_w: npt.ArrayLike | torch.Tensor) -> FloatArray:
+    """`log_w` as float64.
+
+    Raises: ValueError if it is empty, if any is NaN or +inf, or if all are −inf.
+    """
+    array = to_float64(log_w)
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"log-weights have shape {array.shape}; give one per particle, (n,) with n > 0")
+    if np.isnan(array).any() or np.isposinf(array).any():
+        raise ValueError("log-weights hold NaN or +inf; mark failed conformations by -inf")
+    if np.isneginf(array).all():
+        raise ValueError(
+            f"all {len(array)} particles have weight zero: every evaluation failed, or no particle is in the "
+            "target's support; check energies and units of a few proposals"
+        )
+    return array
+
+
+def log_mean_exp(log_w: npt.ArrayLike | torch.Tensor) -> float:
+    """log of the mean weight."""
+    array = checked_log_weights(log_w)
+    top = array.max()
+    return float(top + np.log(np.exp(array - top).mean()))
+
+
+def normalised(log_w: npt.ArrayLike | torch.Tensor) -> FloatArray:
+    """Weights that sum to 1."""
+    array = checked_log_weights(log_w)
+    weights = np.exp(array - array.max())
+    return weights / weights.sum()
+
+
+def ess(log_w: npt.ArrayLike | torch.Tensor) -> float:
+    """Kish effective sample size as a share of n: (Σw)² / (n Σw²). Source: Kish 1965."""
+    weights = normalised(log_w)
+    return float(1.0 / (len(weights) * np.square(weights).sum()))
+
+
+def conditional_ess(log_w: npt.ArrayLike | torch.Tensor, increment: FloatArray) -> float:
+    """Share of the sample left by one reweighting, whatever the weights were: (ΣWu)² / ΣWu².
+
+    Source: Zhou, Johansen & Aston 2016.
+    """
+    weights, top = normalised(log_w), increment.max()
+    if np.isneginf(top):
+        return 0.0
+    factor = np.exp(increment - top)
+    second = float((weights * factor**2).sum())
+    return float((weights * factor).sum()) ** 2 / second if second > 0.0 else 0.0
+
+
+def log_z_error(log_w: npt.ArrayLike | torch.Tensor, roots: npt.NDArray[Any] | None = None) -> float:
+    """Standard error of the log of the mean weight, by the delta method.
+
+    With `roots`, the index (n,) of each particle's ancestor at the start, weights are summed by family before
+    their spread is taken, which accounts for resampling; near 1 when a single family is left.
+    Source: Chan & Lai 2013, Lee & Whiteley 2018; without resampling it is the textbook √((n/ESS − 1)/n).
+    """
+    weights = normalised(log_w)
+    n = len(weights)
+    families = weights if roots is None else np.bincount(roots, weights=weights, minlength=n)
+    return float(np.sqrt(np.square(families - 1.0 / n).sum() * n / max(n - 1, 1)))
+
+
+def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
+    """Pareto-smoothed log-weights and the shape k̂ (above 0.7: do not trust the estimate).
+
+    k̂ is +inf when fewer than five weights form the tail, 0 when all weights are equal.
+    Raises: ImportError if ArviZ is not installed.
+    Source: Vehtari et al. 2024, through `arviz.psislw`.
+    """
+    array = checked_log_weights(log_w)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version at import
+            from arviz.stats import psislw
+    except ImportError as error:
+        raise ImportError('PSIS needs ArviZ: `pip install "arviz<0.24"`, or use treatment="none"') from error
+    if np.ptp(array) == 0.0:  # no tail to fit; ArviZ would call the best case the worst
+        return array.copy(), 0.0
+    smoothed, shape = psislw(array, normalize=False)
+    return np.asarray(smoothed, dtype=np.float64), float(shape)
+
+
+def treat(log_w: npt.ArrayLike | torch.Tensor, treatment: Treatment) -> FloatArray:
+    """Log-weights after one treatment of their largest values.
+
+    `none`; `psis`; `truncate` at √n · mean (Ionides 2008); `drop_top`, the largest 0.2 % set to zero (SBG).
+    """
+    array = checked_log_weights(log_w)
+    if treatment == "none":
+        return array
+    if treatment == "psis":
+        return psis(array)[0]
+    if treatment == "truncate":
+        return np.minimum(array, log_mean_exp(array) + 0.5 * np.log(len(array)))
+    if treatment == "drop_top":
+        dropped = np.argsort(array, kind="stable")[len(array) - int(DROPPED_SHARE * len(array)) :]
+        kept = array.copy()
+        kept[dropped] = -np.inf
+        return checked_log_weights(kept)
+    raise ValueError(f"unknown weight treatment {treatment!r}; choose one of {', '.join(TREATMENTS)}")
