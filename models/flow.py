@@ -221,15 +221,22 @@ class Flow(nn.Module):
         return base_log_prob(z, c.n_atoms) + logdet
 
     @torch.inference_mode()
+    def push(self, z: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
+        """Conformations from standard normal latents, and the log-density of each, summed in the same pass.
+
+        Shape: z (n, N, 3) → x (n, N, 3) normalised, log_q (n,).
+        """
+        x, logdet = self.inverse(z, c)
+        return x, base_log_prob(z, c.n_atoms) - logdet
+
     def sample(self, c: Conditioning, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`n` conformations of one peptide and the log-density of each, summed in the same pass.
+        """`n` conformations of one peptide and the log-density of each; `generator` is a CPU one.
 
         Shape: x (n, N, 3) normalised, log_q (n,).
         """
         parameter = self.blocks[0].position_scale
-        z = torch.randn((n, c.order.shape[-1], 3), generator=generator, dtype=parameter.dtype).to(parameter.device)
-        x, logdet = self.inverse(z, c)
-        return x, base_log_prob(z, c.n_atoms) - logdet
+        z = torch.randn((n, c.order.shape[-1], 3), generator=generator, dtype=parameter.dtype)
+        return self.push(z.to(parameter.device), c)
 
 
 def base_log_prob(z: Tensor, n_atoms: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ A checkpoint is a folder with `model.safetensors` and `flow.json` (configuration
 """
 
 import json
-import os
 import pickle
 import re
 import tempfile
@@ -73,7 +72,7 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
         (Path(temporary) / DESCRIPTION).write_text(json.dumps(description, indent=1))
         folder.mkdir(exist_ok=True)
         for name in (WEIGHTS, DESCRIPTION):
-            os.replace(Path(temporary) / name, folder / name)
+            (Path(temporary) / name).replace(folder / name)
     return folder
 
 

@@ -51,9 +51,7 @@ class MDConfig:
             raise ValueError(f"warmup_ps={self.warmup_ps}: give zero or a positive number")
         if self.frames_per_chunk < 1:
             raise ValueError(f"frames_per_chunk={self.frames_per_chunk}: give at least 1")
-        if self.steps_per_frame < 1 or not np.isclose(
-            self.steps_per_frame * self.timestep_fs, self.interval_ps * 1000
-        ):
+        if self.steps_per_frame < 1 or not np.isclose(self.steps_per_frame * self.timestep_fs, self.interval_ps * 1000):
             raise ValueError(
                 f"interval_ps={self.interval_ps} is not a whole number of steps of {self.timestep_fs} fs: "
                 "change interval_ps or timestep_fs"
@@ -139,9 +137,7 @@ def load_trajectory(directory: str | Path) -> Frames:
     return np.concatenate([_load(_chunk(directory, i))[0] for i in range(count)])
 
 
-def _warm_up(
-    system: openmm.System, positions_nm: npt.NDArray[np.float64], config: MDConfig, seed: int
-) -> State:
+def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.float64], config: MDConfig, seed: int) -> State:
     """Minimise, draw velocities, equilibrate: one frame."""
     context, velocity_seed = _prepare(system, config, seed, spawn_key=0)
     context.setPositions(positions_nm)
@@ -158,9 +154,7 @@ def _continue(system: openmm.System, before: State, config: MDConfig, seed: int,
     return _frames(context, config.frames_per_chunk, config.steps_per_frame)
 
 
-def _prepare(
-    system: openmm.System, config: MDConfig, seed: int, spawn_key: int
-) -> tuple[openmm.Context, int]:
+def _prepare(system: openmm.System, config: MDConfig, seed: int, spawn_key: int) -> tuple[openmm.Context, int]:
     """A new Context with its own random numbers, and a seed for velocities."""
     seeds = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(2)
     noise_seed, velocity_seed = (int(s % (2**31 - 1)) + 1 for s in seeds)  # OpenMM takes 0 as "any"
@@ -197,9 +191,7 @@ def _divergence_named(where: str, config: MDConfig) -> Iterator[None]:
         ) from error
 
 
-def _record(
-    directory: Path, peptide: "Peptide", config: MDConfig, seed: int, first_chunk: int | None
-) -> None:
+def _record(directory: Path, peptide: "Peptide", config: MDConfig, seed: int, first_chunk: int | None) -> None:
     """Write run.json, or compare with the one that is there; note the versions from `first_chunk` on."""
     atoms = " ".join(f"{a.residue.index}:{a.residue.name}:{a.name}" for a in peptide.topology.atoms())
     settings: dict[str, Any] = {
@@ -224,8 +216,7 @@ def _record(
         ]
         if differing:
             raise ValueError(
-                f"{directory} holds another run ({'; '.join(differing)}): "
-                "use the same settings or another directory"
+                f"{directory} holds another run ({'; '.join(differing)}): use the same settings or another directory"
             )
         history = stored["versions"]
     if first_chunk is None or (history and history[-1]["versions"] == versions):

@@ -20,14 +20,14 @@ CHUNK = 512  # frames whose pair distances are held at once: 130 MB for the long
 RADII_NM = {"H": 0.11, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18}
 POLAR_HYDROGEN_NM = 0.05
 CLASH_OVERLAP = 0.65  # closer than this share of the sum of the radii
-BOND_TOLERANCE_NM = 0.03  # eight standard deviations of a bond at 310 K
+BOND_TOLERANCE_NM = 0.03  # nine standard deviations of the softest bond at 310 K
 
 
 def _trajectory(positions_nm: ArrayLike, topology: Topology) -> Any:
     positions = np.asarray(positions_nm, dtype=np.float32)
     n_atoms = topology.getNumAtoms()
     if positions.ndim != 3 or positions.shape[1:] != (n_atoms, 3):
-        raise ValueError(f"positions of shape {positions.shape} do not fit a topology of {n_atoms} atoms; give (T, {n_atoms}, 3)")
+        raise ValueError(f"positions of shape {positions.shape} do not fit the peptide; give (T, {n_atoms}, 3)")
     return mdtraj.Trajectory(positions, mdtraj.Topology.from_openmm(topology))
 
 
@@ -75,15 +75,15 @@ def tica_features(positions_nm: ArrayLike, topology: Topology) -> Floats:
 def fit_tica(positions_nm: ArrayLike, topology: Topology, lag: int = 100, dim: int = 2) -> Tica:
     """Fit TICA on frames in order of time: reversible, scaled to a kinetic map.
 
-    All frames have the same weight. The public files are said to use Koopman weights, but what they
-    hold is this: the public code passes the weights where deeptime does not read them.
+    All frames have the same weight: so fitted, the golden TICA and the stored files come out again. With
+    Koopman weights, which the published protocol names, they do not, and short runs lose most of their rank.
 
     Raises: ValueError when there are too few frames for the lag.
     Source: Pérez-Hernández et al. 2013; kinetic map: Noé & Clementi 2015.
     """
     features = tica_features(positions_nm, topology)
     if len(features) < 2 * lag:
-        raise ValueError(f"TICA with a lag of {lag} frames needs {2 * lag} frames or more, got {len(features)}; simulate longer")
+        raise ValueError(f"TICA with lag {lag} needs {2 * lag} frames or more, got {len(features)}; simulate longer")
     model = TICA(lagtime=lag, dim=dim).fit(features).fetch_model()
     return Tica(mean=model.mean_0, projection=model.instantaneous_coefficients[:, :dim])
 
@@ -95,7 +95,9 @@ def project(tica: Tica, positions_nm: ArrayLike, topology: Topology) -> Floats:
     """
     features = tica_features(positions_nm, topology)
     if features.shape[1] != len(tica.mean):
-        raise ValueError(f"this TICA has {len(tica.mean)} features, the peptide {features.shape[1]}; load or fit its own")
+        raise ValueError(
+            f"this TICA has {len(tica.mean)} features, the peptide {features.shape[1]}; load or fit its own"
+        )
     return (features - tica.mean) @ tica.projection
 
 
@@ -140,7 +142,8 @@ def unmirror(
 
     The energy does not see the mirror, so such a frame is a sound one of the other enantiomer.
 
-    Shape: (T, N, 3), reference_signs (C,) -> positions (T, N, 3), mirrored (T,), correct (T,): every sign right at last.
+    Shape: (T, N, 3), reference_signs (C,) -> positions (T, N, 3), mirrored (T,) and correct (T,), which
+    says that at last every sign is right.
     """
     signs = chirality_signs(positions_nm, topology)
     mirrored = (signs == -reference_signs).all(axis=1) & (len(reference_signs) > 0)
@@ -158,10 +161,14 @@ def clashes(positions_nm: ArrayLike, topology: Topology) -> NDArray[np.int64]:
     for _ in range(3):
         near |= np.array([near[[i, *js]].any(axis=0) for i, js in enumerate(neighbours)])
     first, second = np.nonzero(np.triu(~near, 1))
-    polar = [e == "H" and any(elements[j] in ("N", "O", "S") for j in js) for e, js in zip(elements, neighbours, strict=True)]
+    polar = [
+        e == "H" and any(elements[j] in ("N", "O", "S") for j in js) for e, js in zip(elements, neighbours, strict=True)
+    ]
     radii = np.array([POLAR_HYDROGEN_NM if p else RADII_NM[e] for e, p in zip(elements, polar, strict=True)])
     limit = CLASH_OVERLAP * (radii[first] + radii[second])
-    return np.concatenate([(_distances(x, first, second) < limit).sum(axis=1) for x in _chunks(np.asarray(positions_nm))])
+    return np.concatenate(
+        [(_distances(x, first, second) < limit).sum(axis=1) for x in _chunks(np.asarray(positions_nm))]
+    )
 
 
 def bond_outliers(positions_nm: ArrayLike, topology: Topology, reference_nm: ArrayLike) -> NDArray[np.int64]:

@@ -84,9 +84,7 @@ def check_sequence(sequence: str, max_residues: int | None = None) -> str:
     letters = sequence.strip().upper()
     for position, letter in enumerate(letters, start=1):
         if letter not in tables.LETTERS:
-            raise ValueError(
-                f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}"
-            )
+            raise ValueError(f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}")
     if len(letters) < 2:
         what = f"sequence {sequence!r} has one residue" if letters else "the sequence is empty"
         raise ValueError(f"{what}: give at least two residues in one-letter codes, such as 'AA'")

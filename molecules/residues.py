@@ -106,18 +106,14 @@ def encode(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[i
     `residues` are three-letter names from the N terminus; `residue_of` says which one an atom belongs to.
     """
     return {
-        "atom_type": np.array(
-            [atom_type(residues[r], a) for a, r in zip(names, residue_of, strict=True)], np.int64
-        ),
+        "atom_type": np.array([atom_type(residues[r], a) for a, r in zip(names, residue_of, strict=True)], np.int64),
         "aa_type": np.array([RESIDUE_INDEX[residues[r]] for r in residue_of], np.int64),
         "aa_pos": np.array(residue_of, np.int64) + 1,
         "seq_len": np.array([len(residues)], np.int64),
     }
 
 
-def orderings(
-    residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]
-) -> dict[str, IntArray]:
+def orderings(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]) -> dict[str, IntArray]:
     """The sixteen orders in which a flow may visit the atoms: indices into `names`."""
     index = {(r, a): i for i, (a, r) in enumerate(zip(names, residue_of, strict=True))}
     result = {}
@@ -137,9 +133,7 @@ def orderings(
             }.items():
                 order = np.array([index[key] for key in visit if key in index], np.int64)
                 if len(order) != len(names):
-                    raise ValueError(
-                        "the atoms are not those of a peptide: check them with expected_atoms first"
-                    )
+                    raise ValueError("the atoms are not those of a peptide: check them with expected_atoms first")
                 result[f"{direction}_{style}_{side}"] = order
                 result[f"{direction}_{style}_{side}_flip"] = order[::-1].copy()
     return result

@@ -3,8 +3,8 @@
 Weights need not be normalised. Shapes: n rows of one set, m of the other, K coordinates.
 """
 
-import ot
 import numpy as np
+import ot
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 
@@ -45,12 +45,13 @@ def squared_distances(x: Floats, y: Floats, period: float | None = None) -> Floa
     Shape: (n, K), (m, K) -> (n, m).
     """
     cost = np.zeros((len(x), len(y)))
+    if period is not None:
+        x, y = x % period, y % period
     for start in range(0, len(x), ROWS):
         block = cost[start : start + ROWS]
         for a, b in zip(x[start : start + ROWS].T, y.T, strict=True):
             gap = np.abs(np.subtract.outer(a, b))
             if period is not None:
-                gap %= period
                 np.minimum(gap, period - gap, out=gap)
             gap *= gap
             block += gap
@@ -71,7 +72,7 @@ def transport(cost: Floats, p: Floats, q: Floats) -> float:
     if len(rows) < len(p) or len(columns) < len(q):
         cost, p, q = cost[np.ix_(rows, columns)], p[rows], q[columns]
     p, q = p / p.sum(), q / q.sum()
-    if cost.size <= DENSE_LIMIT:
+    if cost.size <= DENSE_LIMIT or min(cost.shape) <= NEIGHBOURS:
         return max(float(ot.emd2(p, q, cost, numItermax=10**9)), 0.0)
     u, v = _first_potentials(cost, p, q)
     m = len(q)
@@ -104,7 +105,9 @@ def _northwest_arcs(p: Floats, q: Floats, m: int) -> NDArray[np.int64]:
     """Arcs of one plan that meets both marginals, so that the sparse problem has a solution."""
     below_p, below_q = np.cumsum(p)[:-1], np.cumsum(q)[:-1]
     edges = np.concatenate([[0.0], below_p, below_q])
-    arcs = [np.searchsorted(below_p, edges, side=s) * m + np.searchsorted(below_q, edges, side=s) for s in ("left", "right")]
+    arcs = [
+        np.searchsorted(below_p, edges, side=s) * m + np.searchsorted(below_q, edges, side=s) for s in ("left", "right")
+    ]
     return np.concatenate(arcs)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,9 +48,6 @@ def cluster(config: ClusterConfig) -> Iterator[Cluster]:
     `RAY_ADDRESS` (set by hand, or by `ray job submit`) names a cluster to connect to; without it a local one is
     started and stopped again. A cluster that this process is connected to already is used and left alone.
     """
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         yield _describe(local=False)
         return
@@ -59,10 +55,6 @@ def cluster(config: ClusterConfig) -> Iterator[Cluster]:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
-        # A token of its own guards the local cluster from other users, and leaves no file behind.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
             num_cpus=config.num_cpus or usable_cpus(),

@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON to a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=1, default=str))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def claim(folder: Path, name: str, settings: Mapping[str, Any]) -> None:

@@ -75,7 +75,9 @@ class Batcher:
 class Learner:
     """Flow, moving average, optimiser and schedule of one worker among `world`."""
 
-    def __init__(self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
+    ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
         self.model = model or LogDensity(flow)
         if config.compile:

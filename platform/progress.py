@@ -51,14 +51,14 @@ def _bar(label: str, total: float, done: float) -> Iterator[Update]:
 @contextmanager
 def _lines(label: str, total: float, done: float) -> Iterator[Update]:
     started = time.monotonic()
-    shown = -LOG_EVERY_S
+    shown, last = -LOG_EVERY_S, done
 
     def update(value: float, note: str = "") -> None:
-        nonlocal shown
+        nonlocal shown, last
         now = time.monotonic() - started
-        if now - shown < LOG_EVERY_S and value < total:
+        if value == last or (now - shown < LOG_EVERY_S and value < total):
             return
-        shown = now
+        shown, last = now, value
         rate = (value - done) / now if now > 0 else 0.0
         eta = f"ETA {duration((total - value) / rate)}" if rate > 0 and value < total else ""
         say("  ".join(part for part in (f"{label} {100 * value / total:3.0f}%", eta, note) if part))

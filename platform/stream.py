@@ -5,6 +5,7 @@ read, shuffled and augmented in one task. Every rank has its own sequence of fra
 step s by dropping the first s · (frames a step) of it: nothing is seen twice, nothing is left out.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ import ray.data
 
 from models.augment import augment
 from molecules.peptide import Peptide
-from molecules.shards import find_pdb, list_shards, read_shard
+from molecules.shards import list_shards
+from molecules.tars import read_shard
 
 from .config import fingerprint
 
@@ -75,12 +77,14 @@ class Catalogue:
         return {sequence: Peptide.from_pdb(text) for sequence, text in self.pdbs.items()}
 
 
-def inspect_shard(path: str, n_atoms: dict[str, int]) -> ShardFacts:
-    """Read one shard, count its frames and name what is wrong with it."""
+def inspect_shard(path: str, n_atoms: dict[str, int], chosen: Sequence[str]) -> ShardFacts:
+    """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
     content = read_shard(path, n_atoms)
     frames: dict[str, int] = {}
     sum_squares, n_coordinates = 0.0, 0
-    for sequence, positions in content.frames:
+    for _, sequence, positions in content.frames:
+        if sequence not in chosen:
+            continue
         frames[sequence] = frames.get(sequence, 0) + 1
         sum_squares += float(np.square(positions - positions.mean(axis=0), dtype=np.float64).sum())
         n_coordinates += positions.size
@@ -93,11 +97,12 @@ def catalogue(config: DataConfig, folder: Path) -> Catalogue:
     Raises: ValueError when there is nothing to train on, or too much of it is bad.
     """
     shards = [str(path) for path in list_shards(folder)]
-    pdbs = _pdbs(config, folder)
+    pdbs = _pdbs(folder)
+    chosen = _chosen(config, pdbs)
     n_atoms = {sequence: Peptide.from_pdb(text).n_atoms for sequence, text in pdbs.items()}
     task = ray.remote(inspect_shard)
-    facts: list[ShardFacts] = ray.get([task.remote(path, n_atoms) for path in shards])
-    problems = [problem for fact in facts for problem in fact.problems if not _left_out(problem, config)]
+    facts: list[ShardFacts] = ray.get([task.remote(path, n_atoms, chosen) for path in shards])
+    problems = [problem for fact in facts for problem in fact.problems]
     counts = [sum(fact.frames.values()) for fact in facts]
     total, bad = sum(counts), len(problems)
     if not total:
@@ -111,7 +116,7 @@ def catalogue(config: DataConfig, folder: Path) -> Catalogue:
     variance = sum(f.sum_squares for f in facts) / sum(f.n_coordinates for f in facts)
     identity = [[Path(f.path).name, f.frames, f.sum_squares] for f in facts]
     return Catalogue(
-        pdbs={sequence: text for sequence, text in pdbs.items() if any(sequence in f.frames for f in facts)},
+        pdbs={sequence: pdbs[sequence] for sequence in chosen if any(sequence in f.frames for f in facts)},
         n_atoms=n_atoms,
         shards=shards,
         frames=counts,
@@ -121,21 +126,20 @@ def catalogue(config: DataConfig, folder: Path) -> Catalogue:
     )
 
 
-def _left_out(problem: str, config: DataConfig) -> bool:
-    """Whether a frame was refused only because the configuration leaves its peptide out."""
-    return bool(config.sequences) and "unknown sequence" in problem
-
-
-def _pdbs(config: DataConfig, folder: Path) -> dict[str, str]:
-    """PDB texts of the peptides to train on, by sequence."""
-    if config.sequences:
-        found = {sequence: find_pdb(folder, sequence) for sequence in config.sequences}
-    else:
-        found = {path.stem: path for path in sorted((folder / "pdbs").glob("*/*.pdb"))}
-        found = {sequence: path for sequence, path in found.items() if len(sequence) <= config.max_residues}
+def _pdbs(folder: Path) -> dict[str, str]:
+    """PDB texts of all peptides that the folder knows, by sequence."""
+    found = {path.stem: path.read_text() for path in sorted((folder / "pdbs").glob("*/*.pdb"))}
     if not found:
         raise ValueError(f"no PDB files in {folder / 'pdbs'}: expected pdbs/train/SEQUENCE.pdb for each peptide")
-    return {sequence: Path(path).read_text() for sequence, path in found.items()}
+    return found
+
+
+def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
+    """The peptides to train on."""
+    for sequence in config.sequences:
+        if sequence not in pdbs:
+            raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {', '.join(sorted(pdbs))}")
+    return sorted(config.sequences or (s for s in pdbs if len(s) <= config.max_residues))
 
 
 @dataclass(frozen=True)
@@ -176,10 +180,19 @@ def plan(
 
 
 def read_window(
-    window: Window, shards: Sequence[str], n_atoms: dict[str, int], scale_nm: float, seed: int, rank: int, world: int
+    window: Window,
+    shards: Sequence[str],
+    n_atoms: dict[str, int],
+    chosen: Sequence[str],
+    scale_nm: float,
+    seed: int,
+    rank: int,
+    world: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """This rank's frames of a window, shuffled and augmented: (sequence, normalised float32 (N, 3))."""
-    frames = [frame for i in window.shards for frame in read_shard(shards[i], n_atoms).frames]
+    keep = set(chosen)
+    content = (read_shard(shards[i], n_atoms) for i in window.shards)
+    frames = [(f.sequence, f.positions) for shard in content for f in shard.frames if f.sequence in keep]
     stream = np.random.SeedSequence(seed, spawn_key=(1, window.epoch, window.index))
     order = np.random.default_rng(stream).permutation(len(frames))[rank::world]
     mine = [frames[i] for i in order]
@@ -209,16 +222,30 @@ def _window_table(table: pa.Table, **reading: Any) -> pa.Table:
 
 
 def batches(
-    data: Catalogue, *, batch: int, start_step: int, stop_step: int, per_window: int, seed: int, rank: int, world: int
+    data: Catalogue,
+    *,
+    batch: int,
+    start_step: int,
+    stop_step: int,
+    per_window: int,
+    seed: int,
+    rank: int,
+    world: int,
 ) -> Iterable[tuple[list[str], list[np.ndarray]]]:
     """This rank's batches for steps `start_step` to `stop_step` - 1, in order.
 
     Each is a list of sequences and one of normalised coordinates (N, 3). `batch` frames a rank and step.
     """
     todo = plan(data.frames, per_window, seed, rank, world, start_step * batch, stop_step * batch)
-    reading = dict(
-        shards=data.shards, n_atoms=data.n_atoms, scale_nm=data.scale_nm, seed=seed, rank=rank, world=world
-    )
+    reading = {
+        "shards": data.shards,
+        "n_atoms": data.n_atoms,
+        "chosen": sorted(data.pdbs),
+        "scale_nm": data.scale_nm,
+        "seed": seed,
+        "rank": rank,
+        "world": world,
+    }
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -232,5 +259,5 @@ def batches(
         columns = table.combine_chunks()
         lists = columns["x"].chunk(0)
         offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-        arrays = [values[lo:hi].reshape(-1, 3) for lo, hi in zip(offsets[:-1], offsets[1:], strict=True)]
+        arrays = [values[lo:hi].reshape(-1, 3) for lo, hi in itertools.pairwise(offsets)]
         yield columns["sequence"].to_pylist(), arrays

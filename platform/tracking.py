@@ -14,6 +14,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from .config import results_home
@@ -56,7 +57,9 @@ class Tracker:
         return MlflowClient(self.uri)
 
     @classmethod
-    def open(cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None) -> "Tracker":
+    def open(
+        cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None
+    ) -> "Tracker":
         """The run of results folder `out`: the one begun there earlier, or a new one."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -85,6 +88,28 @@ class Tracker:
         client.log_batch(tracker.run_id, params=items)
         return tracker
 
+    @classmethod
+    def find(cls, out: Path) -> "Tracker | None":
+        """The run that made results folder `out`, if there is one."""
+        path = out / "mlflow_run"
+        if not path.exists():
+            return None
+        tracker = cls(path.read_text().strip(), tracking_uri())
+        try:
+            tracker.client.get_run(tracker.run_id)
+        except MlflowException:
+            return None
+        return tracker
+
+    def facts(self) -> dict[str, str]:
+        """Commit, versions and command under which the run was begun."""
+        tags = self.client.get_run(self.run_id).data.tags
+        return {k: v for k, v in tags.items() if not k.startswith("mlflow.") and k != "boltzray_out"}
+
+    def history(self, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric, in the order of steps."""
+        return sorted((m.step, m.value) for m in self.client.get_metric_history(self.run_id, metric))
+
     def log(self, metrics: Mapping[str, Any], step: int = 0) -> None:
         """All finite numbers among `metrics`, in one call."""
         now = int(time.time() * 1000)
@@ -102,12 +127,12 @@ class Tracker:
         """The last value of each metric."""
         return dict(self.client.get_run(self.run_id).data.metrics)
 
-    def artifact(self, path: Path) -> None:
+    def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or a folder with all its files."""
         if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), path.name)
+            self.client.log_artifacts(self.run_id, str(path), folder or path.name)
         else:
-            self.client.log_artifact(self.run_id, str(path))
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def close(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.run_id, status)

@@ -109,13 +109,15 @@ def ula(
     `exact` multiplies the weight by γ(x')M(x|x') / γ(x)M(x'|x): right at any step size (the reversed move as
     backward kernel: Del Moral, Doucet & Jasra 2006). Otherwise the weight is left alone, which is the
     continuous-time Jarzynski limit of SBG and right only for small steps.
-    A move to where γ cannot be evaluated, hence is zero, ends the particle: weight zero, at its old position.
+    Where γ cannot be evaluated, hence is zero, the particle stays and its weight with it. That is exact:
+    staying has the same probability forward and backward, whereas killing it would lose the mass that M sends
+    back there.
     """
     end, log_ratio, failed = _leapfrog(particles, evaluate, lam, math.sqrt(2.0 * step_size), 1, generator)
     valid = particles.ok & ~failed
     info = KernelInfo(
         acceptance=valid.double(),
-        log_w=log_ratio if exact else torch.where(valid, 0.0, -torch.inf).to(log_ratio),
+        log_w=torch.where(valid & exact, log_ratio, 0.0),
         failed=failed,
         n_evaluations=len(log_ratio),
     )

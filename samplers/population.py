@@ -62,9 +62,7 @@ class Population(Protocol):
         ...
 
 
-def move_block(
-    block: Particles, evaluate: Evaluate, order: Move, seed: int, index: int
-) -> tuple[Particles, MoveInfo]:
+def move_block(block: Particles, evaluate: Evaluate, order: Move, seed: int, index: int) -> tuple[Particles, MoveInfo]:
     """Move the block number `index`: a pure function of its arguments, wherever it runs."""
     stream = generator(seed, Stage.MOVE, order.step, index)
     kernels: dict[str, Callable[..., tuple[Particles, KernelInfo]]] = {

@@ -92,9 +92,7 @@ def count_roots(log_w: FloatArray, roots: IntArray) -> int:
     return len(np.unique(roots[np.isfinite(log_w)]))
 
 
-def smc_step(
-    population: Population, config: SMCConfig, seed: int, state: SMCState
-) -> tuple[SMCStep, SMCState]:
+def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCState) -> tuple[SMCStep, SMCState]:
     """One step: next λ, reweight, resample if the ESS is low, move at the new λ, adapt the step size."""
     step, n = state.step + 1, len(state.log_w)
     log_q, log_p = population.scalars()

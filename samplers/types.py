@@ -68,18 +68,14 @@ class Particles(NamedTuple):
     def where(self, mask: Tensor, other: "Particles") -> "Particles":
         """These particles where `mask` (B,), the `other` ones elsewhere."""
         pairs = zip(self, other, strict=True)
-        return Particles(
-            *(torch.where(mask.view(-1, *[1] * (mine.ndim - 1)), mine, its) for mine, its in pairs)
-        )
+        return Particles(*(torch.where(mask.view(-1, *[1] * (mine.ndim - 1)), mine, its) for mine, its in pairs))
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays for a checkpoint, or for sending between processes."""
         return {name: part.cpu().numpy() for name, part in self._asdict().items()}
 
     @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu"
-    ) -> "Particles":
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu") -> "Particles":
         """The inverse of `to_arrays`, bit for bit."""
         return cls(*(torch.tensor(arrays[name], device=device) for name in cls._fields))
 
@@ -100,9 +96,7 @@ def evaluate_particles(x: Tensor, evaluate: Evaluate) -> Particles:
     shapes = [tuple(part.shape) for part in (log_q, log_p, ok, grad_q, grad_p)]
     expected = [(len(x),)] * 3 + [tuple(x.shape)] * 2
     if shapes != expected:
-        raise ValueError(
-            f"evaluate(x) returned shapes {shapes} for log_q, log_p, ok, grad_q, grad_p; give {expected}"
-        )
+        raise ValueError(f"evaluate(x) returned shapes {shapes} for log_q, log_p, ok, grad_q, grad_p; give {expected}")
     log_q, log_p = log_q.detach().to(x.device, torch.float64), log_p.detach().to(x.device, torch.float64)
     grad_q, grad_p = grad_q.detach().to(x), grad_p.detach().to(x)
     finite = [torch.isfinite(part).flatten(1).all(1) for part in (x, grad_q, grad_p)]

@@ -53,9 +53,7 @@ def test_temperature(peptide: Peptide, tmp_path: Path) -> None:
     assert abs(mean - 310) < 5 * error, f"{mean:.1f} ± {error:.1f} K, expected 310 K"
 
 
-def test_run_again_is_identical_and_another_seed_is_not(
-    peptide: Peptide, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_run_again_is_identical_and_another_seed_is_not(peptide: Peptide, undisturbed: Path, tmp_path: Path) -> None:
     list(simulate(peptide, tmp_path / "same", SHORT, 0.8, seed=5))
     assert contents(tmp_path / "same") == contents(undisturbed)
     list(simulate(peptide, tmp_path / "other", SHORT, 0.2, seed=6))
@@ -119,9 +117,7 @@ def test_longer_time_extends_and_shorter_does_nothing(peptide: Peptide, tmp_path
 def test_other_settings_are_refused(peptide: Peptide, undisturbed: Path) -> None:
     before = contents(undisturbed)
     other = MDConfig(warmup_ps=0.5, interval_ps=0.05, frames_per_chunk=4, temperature_k=300.0)
-    with pytest.raises(
-        ValueError, match=r"holds another run \(seed was 5 and is now 6; temperature_k was 310.0"
-    ):
+    with pytest.raises(ValueError, match=r"holds another run \(seed was 5 and is now 6; temperature_k was 310.0"):
         list(simulate(peptide, undisturbed, other, 0.8, seed=6))
     with pytest.raises(ValueError, match="sequence was AA and is now AG"):
         list(simulate(Peptide.from_sequence("AG"), undisturbed, SHORT, 0.8, seed=5))

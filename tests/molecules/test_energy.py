@@ -80,9 +80,7 @@ def test_gradient_is_the_derivative(peptide: Peptide) -> None:
     shifts = np.eye(x[0].size).reshape(-1, *x[0].shape) * step
     upper, lower = (energy.evaluate(x + sign * shifts, gradient=False).energy for sign in (1, -1))
     assert gradient is not None
-    np.testing.assert_allclose(
-        ((upper - lower) / (2 * step)).reshape(x.shape), gradient, atol=1e-3, rtol=1e-4
-    )
+    np.testing.assert_allclose(((upper - lower) / (2 * step)).reshape(x.shape), gradient, atol=1e-3, rtol=1e-4)
 
 
 def test_temperature_scales(peptide: Peptide, energy: OpenMMEnergy) -> None:
@@ -172,9 +170,7 @@ def test_a_row_does_not_depend_on_the_others(energy: OpenMMEnergy, moved_nm: flo
     walk = np.repeat(FRAMES[:10], 4, 0)
     atom = rng.integers(23, size=len(walk))
     direction = rng.normal(size=(len(walk), 3))
-    walk[np.arange(len(walk)), atom] += (
-        moved_nm * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
-    )
+    walk[np.arange(len(walk)), atom] += moved_nm * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
     together = energy.evaluate(walk)
     order = rng.permutation(len(walk))
     shuffled = energy.evaluate(walk[order])

@@ -46,9 +46,7 @@ def test_golden_encodings_and_orderings(name: str, sequence: str, source: str) -
     )
     assert peptide.sequence == sequence
     for field, arrays in (("encodings", peptide.encodings), ("permutations", peptide.orderings)):
-        expected = {
-            key.split("/")[2]: golden[key] for key in golden if key.startswith(f"{sequence}/{field}/")
-        }
+        expected = {key.split("/")[2]: golden[key] for key in golden if key.startswith(f"{sequence}/{field}/")}
         assert arrays.keys() == expected.keys()
         for key, value in arrays.items():
             assert value.dtype == np.int64
@@ -177,8 +175,7 @@ def test_positions_all_equal_have_no_chirality() -> None:
 
 def test_tables_import_without_openmm() -> None:
     code = (
-        "import sys, molecules, molecules.residues;"
-        "print([m for m in ('openmm', 'torch', 'Bio') if m in sys.modules])"
+        "import sys, molecules, molecules.residues;print([m for m in ('openmm', 'torch', 'Bio') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stderr

@@ -63,12 +63,12 @@ class Problem:
         )
 
     def moments(self, x: Tensor, log_w: Tensor) -> dict[str, float]:
-        """Weighted mean and variance, averaged over coordinates, E[x₀x₁] and P(x₀ > 0)."""
+        """Mean, and variance about the exact mean, averaged over coordinates; E[x₀x₁]; P(x₀ > 0)."""
         flat, w = x.double().flatten(1), torch.softmax(log_w, 0)
-        mean = w @ flat
+        exact_mean = self.weights @ self.means
         return {
-            "mean": float(mean.mean()),
-            "variance": float((w @ (flat - mean).square()).mean()),
+            "mean": float((w @ flat).mean()),
+            "variance": float((w @ (flat - exact_mean).square()).mean()),
             "product": float(w @ (flat[:, 0] * flat[:, 1])),
             "mode weight": float(w @ (flat[:, 0] > 0).double()),
         }

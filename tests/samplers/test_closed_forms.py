@@ -9,7 +9,7 @@ import torch
 
 from samplers import SMCConfig, run_smc, snis
 
-N_SEEDS = 16
+N_SEEDS = 32
 CASES = {
     "gaussian": {"n_atoms": 23, "mean": 0.1, "std": 0.9, "log_z": 2.0},
     "correlated": {},
@@ -44,9 +44,7 @@ def test_snis(name: str, problems: dict[str, Any], check: Callable[..., None]) -
 @pytest.mark.parametrize("schedule", ["adaptive", "linear"])
 @pytest.mark.parametrize("kernel", ["mala", "hmc", "ula"])
 @pytest.mark.parametrize("name", CASES)
-def test_smc(
-    name: str, kernel: Any, schedule: Any, problems: dict[str, Any], check: Callable[..., None]
-) -> None:
+def test_smc(name: str, kernel: Any, schedule: Any, problems: dict[str, Any], check: Callable[..., None]) -> None:
     problem = problems[name](**CASES[name])
     config = SMCConfig(
         kernel=kernel, schedule=schedule, n_steps=12, cess_target=0.9, step_size=STEP[kernel], n_leapfrog=3
@@ -63,8 +61,8 @@ def test_smc(
 
 def test_log_z_error_is_the_spread_of_log_z(problems: dict[str, Any]) -> None:
     problem = problems["correlated"]()
-    config = SMCConfig(kernel="hmc", step_size=0.3, ess_threshold=0.8)
-    runs = [run_smc(problem.propose(500, seed), problem.evaluate, config, seed) for seed in range(60)]
+    config = SMCConfig(step_size=0.05, ess_threshold=0.8)
+    runs = [run_smc(problem.propose(300, seed), problem.evaluate, config, seed) for seed in range(60)]
     spread = np.std([run.log_z for run in runs], ddof=1)
     claimed = np.mean([run.log_z_error for run in runs])
     print(f"spread of log Z {spread:.4f}, mean claimed error {claimed:.4f}")
@@ -86,19 +84,12 @@ def test_the_path_ends_at_the_target(problems: dict[str, Any], check: Callable[.
 
 
 @pytest.mark.parametrize(("weights", "unbiased"), [("exact", True), ("continuous", False)])
-def test_exact_ula_is_unbiased_at_a_large_step(
-    weights: Any, unbiased: bool, problems: dict[str, Any]
-) -> None:
+def test_exact_ula_is_unbiased_at_a_large_step(weights: Any, unbiased: bool, problems: dict[str, Any]) -> None:
     """h = 0.2 where σ² / h of the target is 1.25; 0.02 would be a careful choice."""
     problem = problems["gaussian"](n_atoms=1, mean=0.5, std=0.5)
-    config = SMCConfig(
-        kernel="ula", schedule="linear", n_steps=8, step_size=0.2, ula_weights=weights, moves_per_step=2
-    )
+    config = SMCConfig(kernel="ula", schedule="linear", n_steps=8, step_size=0.2, ula_weights=weights, moves_per_step=2)
     z = np.array(
-        [
-            np.exp(run_smc(problem.propose(64, seed), problem.evaluate, config, seed).log_z)
-            for seed in range(200)
-        ]
+        [np.exp(run_smc(problem.propose(64, seed), problem.evaluate, config, seed).log_z) for seed in range(200)]
     )
     error = z.std(ddof=1) / len(z) ** 0.5
     print(f"{weights}: mean Ẑ {z.mean():.4f} ± {error:.4f} over 200 seeds, exact 1")
@@ -120,9 +111,7 @@ def test_initial_weights_count(problems: dict[str, Any], check: Callable[..., No
     compare(check, runs, {**problem.exact_moments(), "Z ratio": 1.0})
 
 
-def test_a_steep_target_is_reached_from_afar(
-    problems: dict[str, Any], check: Callable[..., None]
-) -> None:
+def test_a_steep_target_is_reached_from_afar(problems: dict[str, Any], check: Callable[..., None]) -> None:
     """log π̃ − log q down to −10⁸: variance 10⁻⁷ from a proposal of variance 1."""
     problem = problems["gaussian"](n_atoms=2, mean=0.0, std=10**-3.5)
     config = SMCConfig(step_size=0.5, moves_per_step=2)

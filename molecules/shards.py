@@ -1,0 +1,151 @@
+"""The public layout on disk: tars of single frames, reference trajectories, PDB files.
+
+webdatasets/single_frames/{0000..}.tar    members SEQ_FRAME.bin: float32, little-endian, (N, 3), nm
+trajectories_subsampled/SPLIT/LAA/SEQ_subsampled.npz
+pdbs/SPLIT/SEQ.pdb
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from molecules.references import (
+    check_letters,
+    find_pdb,
+    find_reference,
+    load_reference,
+    published_split,
+    save_reference,
+)
+from molecules.tars import Frame, ShardContent, read_shard
+
+FRAMES = Path("webdatasets", "single_frames")
+__all__ = [
+    "Frame",
+    "ShardContent",
+    "check_manifest",
+    "find_pdb",
+    "find_reference",
+    "list_shards",
+    "load_reference",
+    "published_split",
+    "read_manifest",
+    "read_shard",
+    "save_reference",
+    "write_shards",
+]
+
+
+def list_shards(data_dir: str | Path) -> list[Path]:
+    """The tars of a data folder, in order of name.
+
+    Raises: ValueError when there is none.
+    """
+    folder = Path(data_dir) / FRAMES
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise ValueError(f"no .tar in {folder.absolute()}; run the simulate job, or point data_dir elsewhere")
+    return shards
+
+
+def write_shards(
+    data_dir: str | Path,
+    trajectories: Mapping[str, ArrayLike | Iterable[ArrayLike]],
+    seed: int,
+    frames_per_shard: int,
+) -> list[Path]:
+    """Write all frames, shuffled over all peptides, and a manifest; replaces what it wrote before.
+
+    A trajectory is an array (T, N, 3), or an iterable of such arrays, in nm. All of it is held in memory.
+    At any moment of a crash the manifest names every tar that is ours, so that writing again mends it.
+
+    Raises: ValueError for bad trajectories, and when the folder holds tars from elsewhere.
+    """
+    if frames_per_shard < 1:
+        raise ValueError(f"frames_per_shard must be 1 or more, got {frames_per_shard}")
+    frames = {sequence: _stack(sequence, parts) for sequence, parts in trajectories.items()}
+    index = [(sequence, i) for sequence, x in frames.items() for i in range(len(x))]
+    if not index:
+        raise ValueError("no frames to write; give at least one trajectory")
+    folder = Path(data_dir) / FRAMES
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = set(read_manifest(data_dir))
+    foreign = sorted(p.name for p in folder.glob("*.tar") if p.name not in ours)
+    if foreign:
+        raise ValueError(f"{folder} holds tars written by someone else ({foreign[0]}, ...); choose another data_dir")
+
+    order = np.random.default_rng(seed).permutation(len(index))
+    manifest: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(order), frames_per_shard):
+        chosen = [index[i] for i in order[start : start + frames_per_shard]]
+        tar = _tar((f"{sequence}_{i:06d}.bin", frames[sequence][i].tobytes()) for sequence, i in chosen)
+        name = f"{len(manifest):04d}.tar"
+        (folder / f"{name}.tmp").write_bytes(tar)
+        manifest[name] = {
+            "samples": len(chosen),
+            "bytes": len(tar),
+            "sha256": hashlib.sha256(tar).hexdigest(),
+        }
+    for stale in ours - set(manifest):
+        (folder / stale).unlink(missing_ok=True)
+    temporary = folder / "manifest.json.tmp"
+    temporary.write_text(json.dumps({"seed": seed, "shards": manifest}, indent=1) + "\n")
+    temporary.replace(folder / "manifest.json")
+    return [(folder / f"{name}.tmp").replace(folder / name) for name in manifest]
+
+
+def read_manifest(data_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """Samples, bytes and sha256 of each shard by file name; empty without a manifest (public data).
+
+    Raises: ValueError when the file is no manifest of ours.
+    """
+    path = Path(data_dir) / FRAMES / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        shards = json.loads(path.read_text())["shards"]
+    except (ValueError, KeyError, TypeError):
+        shards = None
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"\d{4,}\.tar", name) for name in shards):
+        raise ValueError(f"{path} is not a manifest of shards; remove it, or choose another data_dir")
+    return shards
+
+
+def check_manifest(data_dir: str | Path) -> list[str]:
+    """One line for each shard that is missing, or not the bytes that were written."""
+    problems = []
+    for name, expected in read_manifest(data_dir).items():
+        path = Path(data_dir) / FRAMES / name
+        if not path.exists():
+            problems.append(f"{name}: missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
+            problems.append(f"{name}: not as written ({path.stat().st_size} of {expected['bytes']} bytes)")
+    return problems
+
+
+def _stack(sequence: str, parts: ArrayLike | Iterable[ArrayLike]) -> NDArray[np.float32]:
+    check_letters(sequence)
+    chunks = [parts] if isinstance(parts, np.ndarray) else list(parts)  # type: ignore[arg-type]
+    frames = np.concatenate([np.asarray(c, dtype="<f4") for c in chunks]) if chunks else np.empty((0, 1, 3), "<f4")
+    if frames.ndim != 3 or frames.shape[2] != 3 or not np.isfinite(frames).all():
+        raise ValueError(f"{sequence}: positions of shape {frames.shape} must be (frames, atoms, 3) and finite")
+    return frames
+
+
+def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """A ustar archive without times or owners: the same frames give the same bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, payload in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    return buffer.getvalue()

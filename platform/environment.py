@@ -1,0 +1,19 @@
+"""Environment variables that Ray reads when it is imported: call `prepare` before that."""
+
+import os
+import secrets
+
+
+def prepare() -> None:
+    """Defaults for Ray in this process and its children; whatever is set already stays.
+
+    A local cluster is guarded from other users by a token of its own, which leaves no file behind (Ray would write
+    one to the home folder, and later commands of Ray would stumble over it).
+    """
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

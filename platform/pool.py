@@ -1,0 +1,58 @@
+"""Work for a set of actors: results in order, at most a few calls in flight, and a dead actor's calls done again."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+IN_FLIGHT = 2  # calls an actor has waiting, so that it never idles between two
+MAX_TRIES = 5  # of one call; an input that kills its actor every time must end the run with its name
+
+
+def run_on(
+    actors: Sequence[Any],
+    calls: Sequence[Callable[[Any], Any]],
+    on_done: Callable[[int], None] | None = None,
+) -> list[Any]:
+    """Give each of `calls` to some actor; returns what `ray.get` gives of the last reference of each, in order.
+
+    A call takes an actor and returns a reference, or a list of them of which the last is waited for. The actors
+    restart by themselves (`max_restarts`); a call lost with one is made again, on any.
+    Raises: the error of a call that raised; RuntimeError when a call killed its actor `MAX_TRIES` times.
+    """
+    results: dict[int, Any] = {}
+    for done, (index, references) in enumerate(_completed(actors, calls), start=1):
+        results[index] = references
+        if on_done:
+            on_done(done)
+    return [results[index] for index in range(len(calls))]
+
+
+def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> Iterator[tuple[int, Any]]:
+    waiting = deque(range(len(calls)))
+    tries = [0] * len(calls)
+    load = [0] * len(actors)
+    running: dict[Any, tuple[int, int, Any]] = {}
+    while waiting or running:
+        while waiting and min(load) < IN_FLIGHT:
+            index, actor = waiting.popleft(), load.index(min(load))
+            references = calls[index](actors[actor])
+            last = references[-1] if isinstance(references, list) else references
+            running[last] = (index, actor, references)
+            load[actor] += 1
+            tries[index] += 1
+        for reference in ray.wait(list(running), num_returns=1)[0]:
+            index, actor, references = running.pop(reference)
+            load[actor] -= 1
+            try:
+                value = ray.get(reference)
+            except RayActorError as error:
+                if tries[index] >= MAX_TRIES:
+                    raise RuntimeError(f"part {index} of the work ended {MAX_TRIES} actors: {error}") from error
+                waiting.appendleft(index)
+                continue
+            except RayTaskError as error:
+                raise error.cause or error from error
+            yield index, ([*references[:-1], value] if isinstance(references, list) else value)

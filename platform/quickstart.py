@@ -1,0 +1,56 @@
+"""The whole pipeline on one small peptide: MD, training, sampling, report."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cluster import ClusterConfig, cluster
+from .config import data_folder, results_home
+from .evaluation import evaluate_folder, show
+from .progress import duration, say
+from .sampling import SampleJob, sample
+from .simulation import SimulateJob, simulate
+from .tracking import Tracker
+from .training import TrainJob, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartJob:
+    """One job of each kind, one after the other in one cluster."""
+
+    simulate: SimulateJob = field(default_factory=SimulateJob)
+    train: TrainJob = field(default_factory=TrainJob)
+    sample: SampleJob = field(default_factory=SampleJob)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def quickstart(job: QuickstartJob) -> None:
+    """Run all; each part is resumed, or skipped when it is done."""
+    started = time.monotonic()
+    with cluster(job.cluster):
+        say("\n1/4  molecular dynamics")
+        data = simulate(job.simulate)
+        say("\n2/4  training")
+        train(job.train)
+        say("\n3/4  sampling")
+        out = sample(job.sample)
+    say("\n4/4  report")
+    run = Tracker.find(results_home() / job.train.out)
+    training = [{"step": s, "loss": loss} for s, loss in run.history("loss")] if run else None
+    result = evaluate_folder(out, data_folder(job.sample.data), seed=job.sample.seed, training=training)
+    show(out, result)
+    _where(data, out, job, time.monotonic() - started)
+
+
+def _where(data: Path, out: Path, job: QuickstartJob, seconds: float) -> None:
+    rows = [
+        ("report", out / "report.html"),
+        ("ensemble", out / "ensemble.xtc"),
+        ("weights", out / "samples.npz"),
+        ("flow", results_home() / job.train.out / "checkpoint"),
+        ("data", data),
+    ]
+    say(f"\ndone in {duration(seconds)}")
+    for name, path in rows:
+        say(f"  {name:<9} {path}")
+    say("  curves    make ui")

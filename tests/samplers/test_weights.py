@@ -1,0 +1,129 @@
+"""Weights, SNIS diagnostics and the centre of mass."""
+
+import builtins
+import sys
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from samplers import com_log_density, ess, log_mean_exp, log_z_error, psis, snis, treat
+
+
+def test_ess_and_log_z_of_huge_logarithms() -> None:
+    assert ess(np.full(10, -1e7)) == pytest.approx(1.0)
+    assert ess([0.0, -np.inf, -np.inf, -np.inf]) == pytest.approx(0.25)
+    assert log_mean_exp([1e7, 1e7 + np.log(3.0)]) == pytest.approx(1e7 + np.log(2.0))
+    assert log_mean_exp([0.0, -np.inf]) == pytest.approx(np.log(0.5))
+
+
+def test_log_z_error_counts_families() -> None:
+    n = 100
+    assert log_z_error(np.zeros(n)) == pytest.approx(0.0)
+    assert log_z_error(np.zeros(n), np.zeros(n, dtype=np.int64)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bad", [[], [0.0, np.nan], [0.0, np.inf], [[0.0]]])
+def test_unusable_log_weights_are_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match="log-weights"):
+        ess(bad)
+
+
+def test_all_zero_weights_are_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="all 3 particles have weight zero"):
+        snis(torch.zeros(3, 1, 3), torch.zeros(3), torch.full((3,), -torch.inf))
+
+
+def test_treatments() -> None:
+    log_w = np.random.default_rng(0).standard_normal(5000) * 3.0
+    log_w[7] = -np.inf
+    top = np.argsort(log_w)[-10:]
+    assert np.array_equal(treat(log_w, "none"), log_w)
+    dropped = treat(log_w, "drop_top")
+    assert np.isneginf(dropped[top]).all()
+    assert np.isneginf(dropped).sum() == 11
+    truncated = treat(log_w, "truncate")
+    assert truncated.max() <= log_mean_exp(log_w) + 0.5 * np.log(5000) + 1e-12
+    smoothed, k_hat = psis(log_w)
+    assert np.array_equal(treat(log_w, "psis"), smoothed)
+    assert smoothed.max() <= log_w.max() + 1e-12
+    assert np.isneginf(smoothed[7])
+    assert k_hat > 0.5
+    with pytest.raises(ValueError, match="choose one of none, psis, truncate, drop_top"):
+        treat(log_w, "clip")  # type: ignore[arg-type]
+
+
+def test_k_hat_recovers_a_pareto_tail() -> None:
+    """Weights u^(−k) are Pareto with shape k."""
+    uniform = np.random.default_rng(1).random(100_000)
+    for shape in (0.3, 0.7, 1.2):
+        k_hat = psis(-shape * np.log(uniform))[1]
+        print(f"k̂ {k_hat:.3f}, exact {shape}")
+        assert abs(k_hat - shape) < 0.2
+    assert psis(np.zeros(100))[1] == 0.0
+
+
+def test_snis_reports_raw_weights_and_failures() -> None:
+    source = np.random.default_rng(2)
+    log_q, log_p = source.standard_normal(2000), source.standard_normal(2000)
+    log_p[:5] = [-np.inf, np.nan, np.inf, 0.0, 0.0]
+    log_q[3] = np.nan
+    result = snis(torch.zeros(2000, 1, 3), torch.from_numpy(log_q), log_p)
+    assert result.n_failed == 4
+    assert result.n_evaluations == 2000
+    raw = log_p - log_q
+    raw[:4] = -np.inf
+    assert result.ess == pytest.approx(ess(raw))
+    assert result.max_weight_share == pytest.approx(np.exp(raw).max() / np.exp(raw).sum())
+    assert isinstance(result.log_w, torch.Tensor)
+    assert result.log_w.dtype == torch.float64
+    with pytest.raises(ValueError, match="give one of each"):
+        snis(torch.zeros(3, 1, 3), log_q, log_p)
+
+
+def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`none` works, `psis` says what to install."""
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("arviz"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "arviz"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(import_module("samplers.snis"), "find_spec", lambda name: None)
+    x, log_q = torch.zeros(10, 1, 3), torch.linspace(0, 1, 10)
+    assert snis(x, log_q, torch.zeros(10), treatment="none").k_hat is None
+    with pytest.raises(ImportError, match="pip install"):
+        snis(x, log_q, torch.zeros(10))
+
+
+@pytest.mark.parametrize("n_atoms", [23, 63, 138])
+def test_center_of_mass_costs_nothing_if_gaussian(n_atoms: int) -> None:
+    """A proposal perfect in shape, centre N(0, 1/N): ESS 1 and, with the public code's radius, 9/15."""
+    noise = torch.randn(40_000, 1, 3, generator=torch.Generator().manual_seed(n_atoms)).double()
+    shape = torch.randn(1, n_atoms, 3, generator=torch.Generator().manual_seed(1)).double()
+    x = shape - shape.mean(1, keepdim=True) + noise / n_atoms**0.5
+    log_q = -0.5 * noise.square().sum((1, 2))
+    gaussian = ess(com_log_density(x)[0] - log_q)
+    radial = ess(com_log_density(x, mode="radial")[0] - log_q)
+    print(f"N = {n_atoms}: ESS gaussian {gaussian:.4f}, radial {radial:.4f}, exact 1 and 0.6")
+    assert gaussian == pytest.approx(1.0, abs=1e-9)
+    assert radial == pytest.approx(0.6, abs=0.012)
+    hot = ess(com_log_density(x * 1.5, scale=2.25)[0] - log_q)
+    assert hot == pytest.approx(ess(com_log_density((x - x.mean(1, keepdim=True)) + 1.0)[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "radial"])
+def test_center_of_mass_gradient(mode: Any) -> None:
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    log_density, gradient = com_log_density(x, mode=mode, scale=1.7)
+    (auto,) = torch.autograd.grad(log_density.sum(), x)
+    torch.testing.assert_close(gradient, auto)
+    with pytest.raises(ValueError, match="gaussian or radial"):
+        com_log_density(x, mode="none")  # type: ignore[arg-type]
