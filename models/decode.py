@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.flow import Block
-from models.layers import AdaptiveLayer, Attention, Modulation
+from models.layers import AdaptiveLayer, Attention, Modulation, PlainLayer
 
 
 def _attend(attention: Attention, x: Tensor, keys: Tensor, values: Tensor, i: int) -> Tensor:
@@ -30,8 +30,7 @@ def decode_block(
     Shape: z (B, N, 3) in the block's ordering → u (B, N, 3), Σa (B,).
     """
     batch, n, _ = z.shape
-    heads = block.channels // block.layers[0].attention.head_dim
-    shape = (len(block.layers), 2, batch, heads, n, block.channels // heads)
+    shape = (len(block.layers), 2, batch, block.heads, n, block.channels // block.heads)
     cache = z.new_empty(shape)
     position = block.positions(n)
     u = z.clone()
@@ -47,6 +46,7 @@ def decode_block(
                 h = h + y * gate1
                 h = h + layer.transition(F.layer_norm(h, h.shape[-1:]) * scale2 + shift2) * gate2
             else:
+                assert isinstance(layer, PlainLayer)
                 assert isinstance(modulation, Tensor)
                 h = h + modulation[:, i]
                 h = h + _attend(layer.attention, h, keys, values, i)

@@ -110,7 +110,7 @@ class Block(nn.Module):
         super().__init__()
         c = config.channels
         layer = AdaptiveLayer if config.adaptive else PlainLayer
-        self.channels = c
+        self.channels, self.heads = c, c // config.head_dim
         self.lookahead = config.lookahead
         self.proj_in = nn.Linear(3, c)
         self.proj_cond: nn.Module = (
@@ -127,7 +127,7 @@ class Block(nn.Module):
         if self.lookahead:
             c = torch.cat([c, nn.functional.pad(c[:, 1:], (0, 0, 0, 1))], dim=-1)
         e = self.proj_cond(c)
-        return [layer.modulation(e) for layer in self.layers]
+        return [layer.modulation(e) for layer in self.layers]  # type: ignore[operator]
 
     def positions(self, n: int) -> Tensor:
         """What is added to tokens 0..n-1 to tell them apart (n, C)."""
@@ -157,7 +157,7 @@ class Flow(nn.Module):
         self.config = config
         self.scale_nm = scale_nm
         self.embedding = Embedding(config.channels)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config) for _ in range(config.blocks))  # type: ignore[assignment]
 
     def tables(self, peptides: Sequence[PeptideLike]) -> PeptideTables:
         return PeptideTables.of(peptides, self.config.ordering_names).to(self.blocks[0].position_scale.device)
@@ -208,9 +208,7 @@ class Flow(nn.Module):
 
         logdet = z.new_zeros(z.shape[0])
         for k in reversed(range(len(self.blocks))):
-            block = self.blocks[k]
-            assert isinstance(block, Block)
-            u, a_sum = decode_block(block, _reorder(z, c.order[k]), c.modulations[k], c.mask)
+            u, a_sum = decode_block(self.blocks[k], _reorder(z, c.order[k]), c.modulations[k], c.mask)
             z = _reorder(u, c.inverse_order[k])
             logdet = logdet + a_sum
         return z, logdet

@@ -1,5 +1,6 @@
 """What holds a flow, and what holds an energy: plain classes, made into Ray actors at the end of the file."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,17 @@ class EnergyServer:
 
 
 class FlowServer:
-    """A flow conditioned on one peptide, and energies from `energies` (handles of `EnergyServer` actors)."""
+    """A flow conditioned on one peptide; its energies come from `EnergyServer` actors, given by name.
 
-    def __init__(self, checkpoint: str, target: Target, energies: Sequence[Any], threads: int = 1) -> None:
-        torch.set_num_threads(threads)
+    One thread: the result must not depend on how many a machine has, and there are as many replicas as cores.
+    """
+
+    def __init__(self, checkpoint: str, target: Target, energies: Sequence[str]) -> None:
+        torch.set_num_threads(1)
         self.flow: Flow = models.load(checkpoint).requires_grad_(False)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
-        self.target, self.energies = target, list(energies)
+        self.target, self.energies = target, [ray.get_actor(name) for name in energies]
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
 
@@ -157,11 +161,12 @@ def start_actors(
     n_energy = config.energy_actors or max(1, resources.cpus - (resources.gpus > 0))
     n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
     restarts = {"max_restarts": -1, "max_task_retries": 5}
-    energy = ray.remote(EnergyServer).options(num_cpus=share, **restarts)
-    energies = [energy.remote(target) for _ in range(n_energy)]
+    energy = ray.remote(num_cpus=share, **restarts)(EnergyServer)
+    names = [f"energy-{uuid.uuid4().hex}" for _ in range(n_energy)]
+    energies = [energy.options(name=name).remote(target) for name in names]
     gpus = 1 if resources.gpus else 0
     flow = ray.remote(FlowServer).options(num_cpus=0 if gpus else share, num_gpus=gpus, **restarts)
-    flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
+    flows = [flow.remote(str(checkpoint), target, names) for _ in range(n_flow)]
     ray.get([actor.ready.remote() for actor in [*energies, *flows]])
     return flows, energies
 

@@ -26,13 +26,13 @@ __all__ = ["EvaluateJob", "SampleJob", "evaluate", "evaluate_folder", "sample_an
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
-    """Compare finished samples with the reference MD below `data`.
+    """Compare finished samples with the reference MD below `data_dir`.
 
     `intervals`: bootstrap replicates of each metric, for confidence intervals; each costs as much as the comparison.
     """
 
     samples: tuple[str, ...] = ()
-    data: str = "data"
+    data_dir: str = "data"
     intervals: int = 0
     seed: int = 0
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -50,7 +50,7 @@ def evaluate(job: EvaluateJob) -> None:
     with cluster(job.cluster):
         task = ray.remote(num_cpus=1)(evaluate_folder)
         running = {
-            task.remote(folder, data_folder(job.data), intervals=job.intervals, seed=job.seed): folder
+            task.remote(folder, data_folder(job.data_dir), intervals=job.intervals, seed=job.seed): folder
             for folder in folders
         }
         while running:
@@ -61,7 +61,7 @@ def evaluate(job: EvaluateJob) -> None:
 def sample_and_report(job: SampleJob) -> Path:
     """Draw the samples of `job`, compare them with reference MD where there is some, and write the report."""
     out = sample(job)
-    show(out, evaluate_folder(out, data_folder(job.data), seed=job.seed))
+    show(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed))
     return out
 
 

@@ -28,7 +28,7 @@ MAX_FREE_ENERGY_KT = 7.0
 MAX_SVG_BYTES = 200_000
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart by colour-blind readers
 REFERENCE_COLOUR = "#8a8a8a"
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types the keys one by one
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -135,7 +135,7 @@ def _ramachandran(report: "Report") -> Iterator[Picture]:
             axis.set(xticks=(-120, 0, 120), yticks=(-120, 0, 120))
             axis.spines[:].set_visible(True)
         axes[0].set_ylabel(f"{psi_name} / °")
-        bar = {"location": "bottom", "shrink": 0.7, "aspect": 30}
+        bar: dict[str, Any] = {"location": "bottom", "shrink": 0.7, "aspect": 30}
         figure.colorbar(image, ax=axes, label="free energy / kT", **bar)
         names = f"{phi_name.replace(' ', '')} and {psi_name.replace(' ', '')}"
         yield Picture(
@@ -228,9 +228,12 @@ def _weights(ensembles: Sequence["Ensemble"]) -> Picture:
         marker = "o" if some.sum() < 10 else None
         left.plot(share[some], n * ordered[some], color=colour, marker=marker, markersize=3, label=ensemble.name)
         right.plot(np.r_[0.0, share], np.r_[0.0, np.cumsum(ordered)], color=colour)
+    shown = np.concatenate([len(e.weights) * e.weights for e in ensembles] + [np.ones(1)])
+    low, high = shown[shown > 1e-6].min() / 2, shown.max() * 2  # given, because log axes fail without data
     left.axhline(1.0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     left.set(xscale="log", yscale="log", xlabel="rank / number of draws", ylabel="weight / mean weight")
-    left.legend(loc="lower left")
+    left.set(xlim=(0.5 / max(len(e.weights) for e in ensembles), 1.5), ylim=(low, high))
+    left.legend(loc="upper right")
     right.plot((0, 1), (0, 1), color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     right.set(xlabel="share of draws, heaviest first", ylabel="share of the weight", ylim=(0, 1.04))
     caption = "Sorted weights, and how much of the weight the heaviest draws hold. Dashed: equal weights."
@@ -276,7 +279,8 @@ def _training(training: list[dict[str, Any]]) -> Picture:
         usual = losses[np.isfinite(losses)]
         axis.set_ylim(top=float(np.quantile(usual, 0.98) + 0.2 * np.ptp(np.quantile(usual, (0.02, 0.98)))))
     axis.set(xlabel="step", ylabel="training loss")
-    return Picture(name="training", section="Training", caption="Loss of the flow's training.", figure=figure)
+    caption = "Loss in training; the highest values, those of the first steps, may lie above the range."
+    return Picture(name="training", section="Training", caption=caption, figure=figure)
 
 
 # --- shared -------------------------------------------------------------------------------------

@@ -34,18 +34,24 @@ def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> 
     waiting = deque(range(len(calls)))
     tries = [0] * len(calls)
     load = [0] * len(actors)
-    running: dict[Any, tuple[int, int, Any]] = {}
+    running: dict[Any, tuple[int, int, int, Any]] = {}
     while waiting or running:
-        while waiting and min(load) < IN_FLIGHT:
-            index, actor = waiting.popleft(), load.index(min(load))
+        while waiting:
+            index = waiting[0]
+            # A call that was lost is made again with an actor to itself: so a death counts against its cause alone.
+            weight = IN_FLIGHT if tries[index] else 1
+            actor = load.index(min(load))
+            if load[actor] + weight > IN_FLIGHT:
+                break
+            waiting.popleft()
             references = calls[index](actors[actor])
             last = references[-1] if isinstance(references, list) else references
-            running[last] = (index, actor, references)
-            load[actor] += 1
+            running[last] = (index, actor, weight, references)
+            load[actor] += weight
             tries[index] += 1
         for reference in ray.wait(list(running), num_returns=1)[0]:
-            index, actor, references = running.pop(reference)
-            load[actor] -= 1
+            index, actor, weight, references = running.pop(reference)
+            load[actor] -= weight
             try:
                 value = ray.get(reference)
             except RayActorError as error:

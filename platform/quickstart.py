@@ -37,7 +37,7 @@ def quickstart(job: QuickstartJob) -> None:
     say("\n4/4  report")
     run = Tracker.find(results_home() / job.train.out)
     training = [{"step": s, "loss": loss} for s, loss in run.history("loss")] if run else None
-    result = evaluate_folder(out, data_folder(job.sample.data), seed=job.sample.seed, training=training)
+    result = evaluate_folder(out, data_folder(job.sample.data_dir), seed=job.sample.seed, training=training)
     show(out, result)
     _where(data, out, job, time.monotonic() - started)
 

@@ -109,11 +109,20 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """Molecular dynamics to compare with. Shape: (T, N, 3), (T,)."""
+    """Molecular dynamics to compare with.
+
+    Shape: (T, N, 3), (T,).
+    Raises: ValueError if the shapes differ or no energy is finite.
+    """
 
     positions_nm: NDArray[np.float32]
     energy_kT: Floats
     source: str
+
+    def __post_init__(self) -> None:
+        n = len(self.positions_nm)
+        if self.energy_kT.shape != (n,) or not np.isfinite(self.energy_kT).any():
+            raise ValueError(f"reference: {n} frames; give an energy for each of them, finite ones among them")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,7 +263,7 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share of one for a reader."""
-    return f"{number(100 * share)} %"
+    return f"{number(100 * share)}\u00a0%"
 
 
 def rows(
@@ -279,7 +288,7 @@ def rows(
 
 
 def _cell(table: dict[str, float], key: str, kind: str, ensemble: Ensemble) -> str:
-    scale, unit = (100.0, " %") if kind in ("share", "ess") else (1.0, "")
+    scale, unit = (100.0, "\u00a0%") if kind in ("share", "ess") else (1.0, "")
     text = number(scale * table[key]) + unit
     if kind == "ess":
         text += f" ({number(ensemble.effective)} of {number(len(ensemble.weights))})"

@@ -42,7 +42,7 @@ def write_samples(out: Path, peptide: Peptide, sets: Sequence[SampleSet], seed: 
     final = sets[-1]
     (out / "topology.pdb").write_text(peptide.to_pdb())
     n = min(ENSEMBLE_FRAMES, len(final.log_weights))
-    chosen = np.sort(resample(final.log_weights, n, generator(seed, RESAMPLE_FOR_FILES)))
+    chosen = np.sort(resample(final.log_weights, n, generator(seed, RESAMPLE_FOR_FILES), "systematic"))
     topology = mdtraj.Topology.from_openmm(peptide.topology)
     temporary = out / ".ensemble.xtc"
     mdtraj.Trajectory(final.positions_nm[chosen], topology).save_xtc(str(temporary))

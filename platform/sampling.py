@@ -46,7 +46,7 @@ class SampleJob:
     """Draw weighted conformations of one peptide from a flow.
 
     `sequence`, or `pdb` for one that has a file. `samples` are drawn by the flow; `sampler=smc` anneals the first
-    `smc_particles` of them. `data`: where to look for reference MD to compare with.
+    `smc_particles` of them. `data_dir`: where to look for reference MD to compare with.
     """
 
     sequence: str = ""
@@ -60,7 +60,7 @@ class SampleJob:
     com: CenterOfMass = "gaussian"
     weights: Treatment = "psis"
     seed: int = 0
-    data: str = "data"
+    data_dir: str = "data"
     smc: SMCConfig = field(default_factory=SMCConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -83,7 +83,7 @@ def peptide_of(job: SampleJob) -> Peptide:
     if job.pdb:
         return Peptide.from_pdb(results_home() / job.pdb)
     sequence = check_sequence(job.sequence)
-    path = find_pdb(data_folder(job.data), sequence)
+    path = find_pdb(data_folder(job.data_dir), sequence)
     return Peptide.from_pdb(path) if path else Peptide.from_sequence(sequence)
 
 
@@ -94,7 +94,7 @@ def sample(job: SampleJob) -> Path:
     flow = models.load(checkpoint)
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
     out = results_folder(job.folder)
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(("cluster.", "actors.", "out", "data"))}
+    settings = {k: v for k, v in flat(job).items() if not k.startswith(("cluster.", "actors.", "out", "data_dir"))}
     weights = (checkpoint / models.weights.WEIGHTS) if checkpoint.is_dir() else checkpoint
     claim(out, "sample", settings)
     if (out / "samples.npz").exists():

@@ -1,0 +1,48 @@
+# `make quickstart` and `make test` set up what they need: a virtual environment in .venv with pinned packages.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: quickstart test test-slow lint ui clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make quickstart   the whole pipeline on one small peptide, with a report"
+	@echo "make test         the tests"
+	@echo "make test-slow    statistical and long tests"
+	@echo "make lint         format, lint and types"
+	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "no virtual environment could be made: install python3-venv"; exit 1; }
+	@echo "installing pinned packages into .venv (once; one to three minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+quickstart: $(STAMP)
+	@$(BIN)/python jobs/quickstart.py $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# mypy cannot see a package behind a name that the standard library owns, so it is shown platform/ as boltzray/.
+lint: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@mkdir -p .build/types && ln -sfn ../../platform .build/types/boltzray
+	@MYPYPATH=.build/types:. $(BIN)/mypy -p boltzray -p models -p molecules -p samplers
+
+ui: $(STAMP)
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${BOLTZRAY_HOME:-$$PWD}/mlflow.db}"
+
+clean:
+	rm -rf .venv .build .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,32 @@
+"""Flows to test: random ones away from zero, and peptides with what a flow needs of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import Flow, FlowConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def peptide(archive: Any, sequence: str) -> Any:
+    """A stand-in with the golden encodings and orderings: flows ask for nothing else."""
+    parts: dict[str, dict[str, np.ndarray]] = {"encodings": {}, "permutations": {}}
+    for key in archive.files:
+        name, kind, *rest = key.split("/")
+        if name == sequence and kind in parts:
+            parts[kind][rest[0]] = archive[key]
+    return SimpleNamespace(sequence=sequence, encodings=parts["encodings"], orderings=parts["permutations"])
+
+
+def random_flow(seed: int = 0, **config: Any) -> Flow:
+    """A float64 flow whose every parameter is away from its initial value."""
+    torch.manual_seed(seed)
+    flow = Flow(FlowConfig(**({"channels": 16, "head_dim": 8, "blocks": 2, "layers_per_block": 2} | config)))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return flow.double().requires_grad_(False).eval()
