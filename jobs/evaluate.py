@@ -2,7 +2,5 @@
 
 from _door import run
 
-from boltzray.evaluation import EvaluateJob, evaluate
-
 if __name__ == "__main__":
-    run("evaluate", EvaluateJob, evaluate)
+    run("evaluate", "boltzray.evaluation", "EvaluateJob", "evaluate")

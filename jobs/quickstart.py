@@ -2,7 +2,5 @@
 
 from _door import run
 
-from boltzray.quickstart import QuickstartJob, quickstart
-
 if __name__ == "__main__":
-    run("quickstart", QuickstartJob, quickstart)
+    run("quickstart", "boltzray.quickstart", "QuickstartJob", "quickstart")

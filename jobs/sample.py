@@ -1,8 +1,6 @@
-"""Draw a weighted ensemble of one peptide."""
+"""Draw a weighted ensemble of one peptide, and write its report."""
 
 from _door import run
 
-from boltzray.evaluation import SampleJob, sample_and_report
-
 if __name__ == "__main__":
-    run("sample", SampleJob, sample_and_report)
+    run("sample", "boltzray.evaluation", "SampleJob", "sample_and_report")

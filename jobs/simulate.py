@@ -2,7 +2,5 @@
 
 from _door import run
 
-from boltzray.simulation import SimulateJob, simulate
-
 if __name__ == "__main__":
-    run("simulate", SimulateJob, simulate)
+    run("simulate", "boltzray.simulation", "SimulateJob", "simulate")

@@ -2,7 +2,5 @@
 
 from _door import run
 
-from boltzray.training import TrainJob, train
-
 if __name__ == "__main__":
-    run("train", TrainJob, train)
+    run("train", "boltzray.training", "TrainJob", "train")

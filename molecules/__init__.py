@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from molecules.batched_energy import BatchedEnergy
     from molecules.energy import EnergyBatch, OpenMMEnergy
     from molecules.peptide import Peptide
 
-__all__ = ["EnergyBatch", "OpenMMEnergy", "Peptide"]
+__all__ = ["BatchedEnergy", "EnergyBatch", "OpenMMEnergy", "Peptide"]
 
 _HOME = {
+    "BatchedEnergy": "molecules.batched_energy",
     "EnergyBatch": "molecules.energy",
     "OpenMMEnergy": "molecules.energy",
     "Peptide": "molecules.peptide",

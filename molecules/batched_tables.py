@@ -82,9 +82,7 @@ def _angles(force: openmm.HarmonicAngleForce) -> Tables:
 
 def _torsions(force: openmm.PeriodicTorsionForce) -> Tables:
     """k (1 + cos(nφ − δ)) = k + k cos δ cos nφ + k sin δ sin nφ; all n of the same four atoms in one row."""
-    series: dict[tuple[int, ...], npt.NDArray[np.float64]] = defaultdict(
-        lambda: np.zeros((3, MAX_PERIODICITY))
-    )
+    series: dict[tuple[int, ...], npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, MAX_PERIODICITY)))
     for i in range(force.getNumTorsions()):
         *atoms, n, phase, k = force.getTorsionParameters(i)
         if not 1 <= n <= MAX_PERIODICITY:
@@ -195,7 +193,9 @@ def _gbsa_obc(force: openmm.GBSAOBCForce) -> Tables:
         "solventDielectric": force.getSolventDielectric(),
     }
     n = force.getNumParticles()
-    charge, radius, scale = np.array([_plain(force.getParticleParameters(i)[:2]) + [force.getParticleParameters(i)[2]] for i in range(n)]).T
+    charge, radius, scale = np.array(
+        [[*_plain(force.getParticleParameters(i)[:2]), force.getParticleParameters(i)[2]] for i in range(n)]
+    ).T
     own = radius - found["offset"]
     return _born(np.array([charge, own, scale * own]), found, np.inf, beta=0.8, engulfed=1.0)
 

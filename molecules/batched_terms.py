@@ -41,14 +41,10 @@ def potential(tables: Tables, x: Tensor, gradient: bool) -> tuple[dict[str, Tens
     }
     if not gradient:
         return energies, None
-    slope = pair_slope + born_slope
-    through_born = _i(chain) * born.slope + _j(chain) * born.slope.transpose(1, 2)
+    slope = pair_slope + born_slope + _i(chain) * born.slope + _j(chain) * born.slope.transpose(1, 2)
     bonded = zip(*bond_rows, *angle_rows, *torsion_rows, strict=True)
     slots = tables["slots"]
-    sums = [
-        (slope * d).sum(2) + (through_born * d).sum(2) + _gather(rows, slots)
-        for d, rows in zip(pairs.d, bonded, strict=True)
-    ]
+    sums = [(slope * d).sum(2) + _gather(rows, slots) for d, rows in zip(pairs.d, bonded, strict=True)]
     return energies, torch.stack(sums, 1)
 
 

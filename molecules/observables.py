@@ -9,7 +9,6 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-from deeptime.decomposition import TICA
 from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 
@@ -81,6 +80,8 @@ def fit_tica(positions_nm: ArrayLike, topology: Topology, lag: int = 100, dim: i
     Raises: ValueError when there are too few frames for the lag.
     Source: Pérez-Hernández et al. 2013; kinetic map: Noé & Clementi 2015.
     """
+    from deeptime.decomposition import TICA  # a second to import, and needed only here
+
     features = tica_features(positions_nm, topology)
     if len(features) < 2 * lag:
         raise ValueError(f"TICA with lag {lag} needs {2 * lag} frames or more, got {len(features)}; simulate longer")

@@ -16,10 +16,11 @@ from molecules.references import find_reference, load_reference
 from .cluster import ClusterConfig, cluster
 from .config import data_folder, results_home, write_json
 from .progress import say
-from .report import Ensemble, Reference, Report, save_figures, verdict, write_report
+from .report import save_figures, write_report
 from .results import SampleSet, read_samples
 from .sampling import SampleJob, sample
 from .tracking import Tracker, provenance
+from .verdict import Ensemble, Reference, Report, headline, verdict
 
 __all__ = ["EvaluateJob", "SampleJob", "evaluate", "evaluate_folder", "sample_and_report"]
 
@@ -107,10 +108,12 @@ def evaluate_folder(
         provenance=facts,
         notes=notes,
     )
+    findings = verdict(report)
     result = {
         "sequence": peptide.sequence,
         "reference": reference.source if reference else None,
-        "verdict": [[finding.level, finding.text] for finding in verdict(report)],
+        "verdict": [[finding.level, finding.text] for finding in findings],
+        "headline": headline(report, findings).text,
         **{e.name: {"diagnostics": e.diagnostics, "metrics": e.metrics} for e in ensembles},
     }
     write_json(folder / "metrics.json", result)
@@ -159,7 +162,9 @@ def _ensemble(sample_set: SampleSet, metrics: dict[str, float]) -> Ensemble:
 
 
 def show(folder: Path, result: dict[str, Any]) -> None:
-    """The findings and where to look, on the terminal."""
+    """The verdict and where to look, on the terminal."""
+    say(f"\n{result['headline']}")
     for level, text in result["verdict"]:
-        say(f"{level.upper():>5}  {text}")
+        if level == "bad":
+            say(f"  ✕ {text}")
     say(f"report: {folder / 'report.html'}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from molecules.observables import dihedrals
 
 if TYPE_CHECKING:
-    from .report import Ensemble, Report
+    from .verdict import Ensemble, Report
 
 Floats = NDArray[np.float64]
 

@@ -1,33 +1,27 @@
 """Training on Ray Train: every worker streams its own frames; the driver watches and keeps the result."""
 
 import os
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 
 import models
 from models.flow import Flow, FlowConfig
 
 from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
-from .learner import Batcher, Learner, LogDensity, TrainConfig
+from .learner import TrainConfig
 from .progress import progress, say
-from .stream import Catalogue, DataConfig, batches, catalogue
+from .stream import Catalogue, DataConfig, catalogue
 from .tracking import Tracker
-
-FLOW, STATE = "flow", "state.pt"
+from .train_worker import FLOW, WorkerTask, train_worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +77,9 @@ def train(job: TrainJob) -> Path:
         tracker.tag({"data_fingerprint": data.fingerprint})
         say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
         try:
-            with watched(tracker, job.train.steps):
-                _fit(job, data, out, tracker, resources)
+            trainer = _trainer(job, data, out, tracker, resources)
+            result = watched(trainer.fit, tracker, job.train.steps)
+            export(result.checkpoint, out)
         except KeyboardInterrupt:
             tracker.close("KILLED")
             raise
@@ -97,7 +92,7 @@ def train(job: TrainJob) -> Path:
     return finished
 
 
-def _fit(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources: Cluster) -> None:
+def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources: Cluster) -> TorchTrainer:
     use_gpu = bool(resources.gpus) if job.workers.use_gpu is None else job.workers.use_gpu
     workers = job.workers.workers or (max(1, resources.gpus) if use_gpu else 1)
     if job.train.batch % workers:
@@ -105,9 +100,18 @@ def _fit(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources:
     # On a cluster of CPUs a worker holds one of them for Ray, and computes on as many threads as it is told to:
     # the rest is left to the data tasks, which sleep most of the time.
     threads = job.workers.threads or max(1, (os.cpu_count() or 1) // (workers if resources.local else 1))
-    trainer = TorchTrainer(
+    task = WorkerTask(
+        data=data,
+        model=job.model,
+        train=job.train,
+        shards_per_window=job.data.shards_per_window,
+        checkpoint_every=job.checkpoint_every,
+        log_every=job.log_every,
+        threads=threads,
+    )
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "data": data, "threads": threads, "workers": workers},
+        train_loop_config={"task": task},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name="ray_train",
@@ -117,9 +121,6 @@ def _fit(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources:
             callbacks=[Recorder(tracker, out)],
         ),
     )
-    result = trainer.fit()
-    assert result.checkpoint is not None
-    export(result.checkpoint, out)
 
 
 class Recorder(UserCallback):
@@ -145,107 +146,25 @@ def export(checkpoint: Checkpoint, out: Path) -> None:
         models.save(flow, out / "checkpoint", models.weights.describe(Path(folder) / FLOW)["provenance"])
 
 
-@contextmanager
-def watched(tracker: Tracker, steps: int) -> Iterator[None]:
-    """Show a run's progress from its metrics in MLflow, whoever writes them, wherever they run."""
-    stop = threading.Event()
+def watched(fit: Callable[[], Any], tracker: Tracker, steps: int) -> Any:
+    """What `fit` returns, showing meanwhile the run's metrics in MLflow, whoever writes them, wherever they run.
 
-    def watch() -> None:
-        first = tracker.latest().get("step", 0.0)
-        with progress("train", steps, first) as update:
-            while not stop.wait(2.0):
-                latest = tracker.latest()
-                if latest.get("step", 0.0) > first:
-                    update(
-                        latest["step"],
-                        f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  "
-                        f"{latest['samples_per_s']:.0f} frames/s",
-                    )
+    `fit` runs in a thread of its own: in the main thread Ray Train would take Ctrl-C for itself, and keep it.
+    """
+    outcome: Future[Any] = Future()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    def work() -> None:
+        try:
+            outcome.set_result(fit())
+        except BaseException as error:
+            outcome.set_exception(error)
 
-
-def train_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    job: TrainJob = config["job"]
-    data: Catalogue = config["data"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(config["threads"])
-    torch.manual_seed(job.train.seed)
-    learner, batcher = _learner(job, data, world)
-    restored = ray.train.get_checkpoint()
-    if restored:
-        with restored.as_directory() as folder:
-            learner.load_state(torch.load(Path(folder) / STATE, map_location=learner.device, weights_only=True))
-    stream = batches(
-        data,
-        batch=job.train.batch // world,
-        start_step=learner.steps_done,
-        stop_step=job.train.steps,
-        per_window=job.data.shards_per_window,
-        seed=job.train.seed,
-        rank=rank,
-        world=world,
-    )
-    since, losses = time.monotonic(), []
-    for sequences, frames in stream:
-        statistics = learner.step(*batcher(sequences, frames), world=world)
-        losses.append(statistics["loss"])
-        step = learner.steps_done
-        save = step % job.checkpoint_every == 0 or step == job.train.steps
-        if save or step % job.log_every == 0 or step == 1:
-            learner.check()
-            loss = torch.stack(losses).mean()
-            if world > 1:
-                torch.distributed.all_reduce(loss)
-            elapsed = time.monotonic() - since
-            metrics = {
-                "step": step,
-                "loss": float(loss),
-                "grad_norm": float(statistics["grad_norm"]),
-                "lr": learner.schedule.get_last_lr()[0],
-                "samples_per_s": len(losses) * job.train.batch / elapsed,
-                "epoch": step * job.train.batch / data.n_frames,
-                "skipped_steps": float(learner.bad),
-            }
-            if save:
-                _report_checkpoint(learner, job, data, metrics, rank)
-            else:
-                ray.train.report(metrics)
-            since, losses = time.monotonic(), []
-
-
-def _learner(job: TrainJob, data: Catalogue, world: int) -> tuple[Learner, Batcher]:
-    flow = Flow(job.model, data.scale_nm)
-    device = get_device()
-    model: torch.nn.Module = LogDensity(flow.to(device))
-    if world > 1:
-        model = torch.nn.parallel.DistributedDataParallel(model)
-    return Learner(flow, job.train, device=device, model=model), Batcher(flow, data.peptides())
-
-
-def _report_checkpoint(learner: Learner, job: TrainJob, data: Catalogue, metrics: dict[str, Any], rank: int) -> None:
-    """Report with a checkpoint from rank 0; every rank must call it."""
-    if rank:
-        ray.train.report(metrics)
-        return
-    folder = Path(tempfile.mkdtemp())
-    try:
-        provenance = {
-            "step": learner.steps_done,
-            "data_fingerprint": data.fingerprint,
-            "sequences": sorted(data.pdbs)[:1000],
-            "train": asdict(job.train),
-        }
-        models.save(learner.averaged(), folder / FLOW, provenance)
-        torch.save(learner.state(), folder / STATE)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    threading.Thread(target=work, daemon=True).start()
+    first = tracker.latest().get("step", 0.0)
+    with progress("train", steps, first) as update:
+        while not wait([outcome], timeout=2.0).done:
+            latest = tracker.latest()
+            if latest.get("step", 0.0) > first:
+                speed = f"{latest['samples_per_s']:.0f} frames/s"
+                update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
+    return outcome.result()

@@ -12,19 +12,8 @@ import pytest
 
 from boltzray import report as report_module
 from boltzray.figures import BINS, angle_pairs, draw, free_energy
-from boltzray.report import (
-    DIAGNOSTICS,
-    METRICS,
-    Ensemble,
-    Finding,
-    Reference,
-    Report,
-    headline,
-    number,
-    save_figures,
-    verdict,
-    write_report,
-)
+from boltzray.report import DIAGNOSTICS, METRICS, save_figures, write_report
+from boltzray.verdict import Ensemble, Finding, Reference, Report, headline, number, verdict
 from molecules import OpenMMEnergy, Peptide
 from molecules.observables import dihedrals
 

@@ -20,9 +20,7 @@ def found(data: Path) -> Catalogue:
 
 def stream(found: Catalogue, start: int, stop: int, rank: int = 0, world: int = 1, batch: int = 64) -> list:
     return list(
-        batches(
-            found, batch=batch, start_step=start, stop_step=stop, per_window=1, seed=3, rank=rank, world=world
-        )
+        batches(found, batch=batch, start_step=start, stop_step=stop, per_window=1, seed=3, rank=rank, world=world)
     )
 
 

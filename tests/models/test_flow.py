@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_flows import GOLDEN, peptide, random_flow
 
 import models
+from golden_flows import GOLDEN, peptide, random_flow
 from models.flow import PROSE_ORDERINGS
 
 CASES = [("prose_small", s) for s in ("AA", "GP", "TVWY", "ACDEFGHI", "KLMNPQRS")] + [

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_flows import GOLDEN, peptide, random_flow
 
 import models
+from golden_flows import GOLDEN, peptide, random_flow
 from models.weights import from_public
 
 
@@ -47,7 +47,10 @@ def test_prefixes_and_copies_of_training_checkpoints(tmp_path: Path, public: dic
     [
         (lambda s: s.pop("net.blocks.3.proj_out.bias"), r"lacks blocks\.3\.proj_out\.bias"),
         (lambda s: s.update({"net.blocks.0.surprise": torch.zeros(1)}), r"unknown key blocks\.0\.surprise"),
-        (lambda s: s.update({"net.blocks.2.proj_in.weight": torch.zeros(9, 9)}), r"blocks\.2\.proj_in\.weight has shape"),
+        (
+            lambda s: s.update({"net.blocks.2.proj_in.weight": torch.zeros(9, 9)}),
+            r"blocks\.2\.proj_in\.weight has shape",
+        ),
     ],
 )
 def test_every_key_is_accounted_for(public: dict[str, torch.Tensor], spoil: Any, message: str) -> None:

@@ -1,0 +1,162 @@
+"""SNIS and SMC over actors: the bits of one process, whatever the number of actors and whichever of them dies."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+import models
+from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors, stop_actors
+from boltzray.cluster import Cluster
+from boltzray.results import read_samples
+from boltzray.sampling import Proposals, RayPopulation, SampleJob, sample
+from molecules import OpenMMEnergy, Peptide
+from samplers import SMCConfig, SMCState, run_smc, smc_steps
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+CONFIG = SMCConfig(schedule="linear", n_steps=4, block_size=8, step_size=1e-5, moves_per_step=2)
+N, SEED = 20, 5  # three blocks, the last one shorter
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flow, away from the identity."""
+    torch.manual_seed(0)
+    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
+
+
+@pytest.fixture(scope="module")
+def target(data: Path) -> Target:
+    return Target(pdb=(data / "pdbs" / "test" / "AA.pdb").read_text(), temperature_k=310.0)
+
+
+class InProcess(FlowServer):
+    """The same server without Ray: its energies are computed where it asks for them."""
+
+    def __init__(self, checkpoint: Path, target: Target) -> None:
+        super().__init__(str(checkpoint), target, [])
+        self.openmm = OpenMMEnergy(self.peptide, target.temperature_k)
+
+    def _ask(self, x: np.ndarray, gradient: bool) -> Any:
+        return self.openmm.evaluate(x.astype(np.float64) * self.flow.scale_nm, gradient)
+
+    def _collect(self, references: Any) -> Any:
+        return references
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path, target: Target) -> Any:
+    """Proposals and SMC in this process, with threads as the actors have them."""
+    threads = torch.get_num_threads()
+    server = InProcess(checkpoint, target)
+    x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
+    result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
+    torch.set_num_threads(threads)
+    return x, result
+
+
+def run(checkpoint: Path, target: Target, flows: int, energies: int, disturb: Any = None) -> Any:
+    actors = start_actors(
+        checkpoint,
+        target,
+        ActorsConfig(flow_replicas=flows, energy_actors=energies),
+        Cluster(cpus=4, gpus=0, local=True),
+    )
+    try:
+        drawn = Proposals.draw(actors[0], N, CONFIG.block_size, SEED)
+        x = drawn.positions()
+        population = RayPopulation.start(actors[0], x, CONFIG.block_size, SEED)
+        state = SMCState.start(N, CONFIG)
+        for record, after in smc_steps(population, CONFIG, SEED, state):
+            state = after
+            if disturb:
+                disturb(record.step, *actors)
+        return x, population.positions(), state, record.log_z
+    finally:
+        stop_actors([*actors[0], *actors[1]])
+
+
+@pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 3)])
+def test_actors_give_the_bits_of_one_process(
+    checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
+) -> None:
+    x, positions, state, log_z = run(checkpoint, target, flows, energies)
+    drawn, result = expected
+    assert np.array_equal(x, drawn)
+    assert np.array_equal(positions, result.x.numpy())
+    assert np.array_equal(state.log_w, result.log_w.numpy())
+    assert log_z == result.log_z
+    assert any(step.resampled for step in result.steps)
+
+
+def pid_of(actor: Any) -> int:
+    def pid(_: Any) -> int:
+        return os.getpid()
+
+    return ray.get(actor.__ray_call__.remote(pid))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_killed_actor_changes_nothing(checkpoint: Path, target: Target, expected: Any, kind: int) -> None:
+    def disturb(step: int, *actors: Any) -> None:
+        if step == 2:
+            os.kill(pid_of(actors[kind][0]), signal.SIGKILL)
+
+    _, positions, _, log_z = run(checkpoint, target, 2, 2, disturb)
+    assert np.array_equal(positions, expected[1].x.numpy())
+    assert log_z == expected[1].log_z
+
+
+def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
+    """Against a plain computation, with the centre-of-mass term written out."""
+    server = InProcess(checkpoint, target)
+    peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
+    x = torch.from_numpy((peptide.positions - peptide.positions.mean(0))[None].astype(np.float32) / 0.17)
+    x = x + 0.1
+    ends = server.evaluate(x)
+    energy = OpenMMEnergy(peptide, 310.0).evaluate(x.numpy().astype(np.float64) * 0.17)
+    com = -0.5 * 23 * float(x.double().mean(1).square().sum())
+    assert float(ends.log_p[0]) == pytest.approx(com - energy.energy[0], rel=1e-9)
+    h, direction = 1e-4, torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    for log_density, gradient in ((ends.log_p, ends.grad_p), (ends.log_q, ends.grad_q)):
+        which = 1 if log_density is ends.log_p else 0
+        up, down = (server.evaluate(x + s * h * direction)[which] for s in (1, -1))
+        assert float((up - down) / (2 * h)) == pytest.approx(float((gradient * direction).sum()), rel=2e-2)
+
+
+def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path) -> None:
+    import mdtraj
+
+    job = SampleJob(
+        sequence="AA",
+        checkpoint=str(checkpoint),
+        out=str(home / "aa"),
+        data_dir=str(data),
+        samples=40,
+        smc_particles=16,
+        smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
+    )
+    out = sample(job)
+    peptide, sets = read_samples(out)
+    assert [s.name for s in sets] == ["SNIS", "SMC"]
+    with np.load(out / "samples.npz") as arrays:
+        assert {"positions_nm", "log_weights", "energy_kT", "log_q"} <= set(arrays)
+        positions, energy = arrays["positions_nm"], arrays["energy_kT"]
+    assert positions.shape == (16, 23, 3)
+    again = OpenMMEnergy(peptide).evaluate(positions.astype(np.float64)).energy
+    np.testing.assert_allclose(energy, again, rtol=1e-3)
+    trajectory = mdtraj.load(str(out / "ensemble.xtc"), top=str(out / "topology.pdb"))
+    assert trajectory.n_atoms == 23
+    assert len(trajectory) == 16
+    before = (out / "samples.npz").stat().st_mtime_ns
+    assert sample(job) == out  # a finished run is not run twice
+    assert (out / "samples.npz").stat().st_mtime_ns == before

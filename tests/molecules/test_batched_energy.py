@@ -1,0 +1,374 @@
+"""The batched force field: against OpenMM's Reference platform, as a derivative, and for bad rows."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+import torch
+
+from molecules import BatchedEnergy, OpenMMEnergy, Peptide
+from molecules.batched_energy import MAX_RADIUS_NM
+from molecules.batched_tables import read_system
+from molecules.forcefield import KB, create_system
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
+FRAMES = GOLDEN["reference"].astype(np.float64)
+KT = KB * 310.0
+ALL_TWENTY = ["AA", "ARIP", "ACDEFGHI", "KLMNPQRS", "TVWY"]
+CAPPED = """\
+ATOM      1  H1  ACE A   1       2.000   1.000  -0.000  1.00  0.00           H
+ATOM      2  CH3 ACE A   1       2.000   2.090   0.000  1.00  0.00           C
+ATOM      3  H2  ACE A   1       1.486   2.454   0.890  1.00  0.00           H
+ATOM      4  H3  ACE A   1       1.486   2.454  -0.890  1.00  0.00           H
+ATOM      5  C   ACE A   1       3.427   2.641  -0.000  1.00  0.00           C
+ATOM      6  O   ACE A   1       4.391   1.877  -0.000  1.00  0.00           O
+ATOM      7  N   ALA A   2       3.555   3.970  -0.000  1.00  0.00           N
+ATOM      8  H   ALA A   2       2.733   4.556  -0.000  1.00  0.00           H
+ATOM      9  CA  ALA A   2       4.853   4.614  -0.000  1.00  0.00           C
+ATOM     10  HA  ALA A   2       5.408   4.316   0.890  1.00  0.00           H
+ATOM     11  CB  ALA A   2       5.661   4.221  -1.232  1.00  0.00           C
+ATOM     12  HB1 ALA A   2       5.123   4.521  -2.131  1.00  0.00           H
+ATOM     13  HB2 ALA A   2       6.630   4.719  -1.206  1.00  0.00           H
+ATOM     14  HB3 ALA A   2       5.809   3.141  -1.241  1.00  0.00           H
+ATOM     15  C   ALA A   2       4.713   6.129   0.000  1.00  0.00           C
+ATOM     16  O   ALA A   2       3.601   6.653   0.000  1.00  0.00           O
+ATOM     17  N   NME A   3       5.846   6.835   0.000  1.00  0.00           N
+ATOM     18  H   NME A   3       6.737   6.359  -0.000  1.00  0.00           H
+ATOM     19  C   NME A   3       5.846   8.284   0.000  1.00  0.00           C
+ATOM     20  H1  NME A   3       4.819   8.648   0.000  1.00  0.00           H
+ATOM     21  H2  NME A   3       6.360   8.648   0.890  1.00  0.00           H
+ATOM     22  H3  NME A   3       6.360   8.648  -0.890  1.00  0.00           H
+END
+"""
+
+
+@pytest.fixture(scope="module")
+def peptide() -> Peptide:
+    return Peptide.from_pdb(GOLDEN["pdb"].tobytes().decode())
+
+
+@pytest.fixture(scope="module")
+def energy(peptide: Peptide) -> BatchedEnergy:
+    return BatchedEnergy(peptide)
+
+
+def system_of(name: str) -> tuple[Peptide, str]:
+    if name == "capped":
+        return Peptide.from_pdb(CAPPED), "amber99sbildn-obc"
+    return Peptide.from_sequence(name), "amber14-obc1"
+
+
+def shaken(peptide: Peptide) -> np.ndarray:
+    """Extended, as warm as dynamics, and far too hot."""
+    noise = np.random.default_rng(0).normal(size=(4, peptide.n_atoms, 3))
+    return peptide.positions + np.array([0, 0.003, 0.01, 0.06])[:, None, None] * noise
+
+
+def tensor(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames)
+
+
+@pytest.mark.parametrize("name", [*ALL_TWENTY, "capped"])
+def test_equals_reference(name: str) -> None:
+    peptide, forcefield = system_of(name)
+    x = shaken(peptide)
+    expected = OpenMMEnergy(peptide, forcefield=forcefield, platform="Reference").evaluate(x)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        batch = BatchedEnergy(peptide, forcefield=forcefield).to(dtype).evaluate(tensor(x))
+        assert batch.energy.dtype == dtype
+        assert batch.ok.all()
+        np.testing.assert_allclose(batch.energy, expected.energy, rtol=tolerance)
+        assert batch.gradient is not None
+        assert expected.gradient is not None
+        scale = np.abs(expected.gradient).max((1, 2), keepdims=True)
+        np.testing.assert_allclose(batch.gradient / scale, expected.gradient / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["KLMNPQRS", "TVWY", "capped"])
+def test_every_term_equals_reference(name: str) -> None:
+    peptide, forcefield = system_of(name)
+    system, x = create_system(peptide, forcefield), shaken(peptide)
+    names = [force.getName() for force in system.getForces()]
+    for group, force in enumerate(system.getForces()):
+        force.setForceGroup(group)
+    integrator, platform = openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, integrator, platform)
+    module = BatchedEnergy(peptide, forcefield=forcefield)
+    double, single = module.terms(tensor(x)), module.float().terms(tensor(x))
+    for row, frame in enumerate(x):
+        context.setPositions(frame)
+        for group, name in enumerate(names):
+            state = context.getState(energy=True, groups={group})
+            expected = state.getPotentialEnergy()._value / KT
+            name = "GBForce" if "GB" in name else name
+            if name in double:
+                assert double[name][row].item() == pytest.approx(expected, rel=1e-9), name
+                assert single[name][row].item() == pytest.approx(expected, rel=1e-4), name
+
+
+def test_stored_energies(energy: BatchedEnergy) -> None:
+    for key in ("reference", "generated"):
+        batch = energy.evaluate(torch.from_numpy(GOLDEN[key][:200]), gradient=False)
+        assert batch.gradient is None
+        np.testing.assert_allclose(batch.energy, GOLDEN[f"{key}_energy_kT"][:200], rtol=1e-5)
+
+
+def test_gradient_is_the_derivative(energy: BatchedEnergy) -> None:
+    x, size = tensor(FRAMES[:1]), FRAMES[0].size
+    shifts = torch.eye(size, dtype=torch.float64).reshape(-1, *x[0].shape) * 1e-6
+    gradient = energy.evaluate(x).gradient
+    difference = (energy(x + shifts) - energy(x - shifts)) / 2e-6
+    assert gradient is not None
+    torch.testing.assert_close(difference.reshape(x.shape), gradient, atol=1e-3, rtol=1e-6)
+
+
+def test_gradient_where_atoms_engulf_each_other(energy: BatchedEnergy) -> None:
+    """Within 0.03 nm one atom's sphere lies in the other's: another branch of the Born integral."""
+    x = tensor(FRAMES[:1]).clone()
+    x[0, 22] = x[0, 8] + torch.tensor([0.02, 0.004, 0.0])
+    x.requires_grad_()
+    solvation = energy.terms(x)["GBForce"]
+    assert solvation.isfinite().all()
+    assert torch.autograd.gradcheck(energy, x, eps=1e-9, atol=1e6, rtol=1e-4)
+
+
+def test_differentiable_once(energy: BatchedEnergy) -> None:
+    x = tensor(FRAMES[:3]).float().requires_grad_()
+    (2 * energy(x)).sum().backward()
+    batch = energy.evaluate(x)
+    assert x.grad is not None
+    assert batch.gradient is not None
+    assert not batch.gradient.requires_grad
+    torch.testing.assert_close(x.grad, 2 * batch.gradient.float())
+
+
+def spoilt(kind: str) -> np.ndarray:
+    x = FRAMES[0].copy()
+    match kind:
+        case "nan":
+            x[3, 1] = np.nan
+        case "inf":
+            x[3, 1] = -np.inf
+        case "1e30":
+            x[5] = 1e30
+        case "overflow":
+            x[5:8] = 1.7e308
+        case "far":
+            x[5] += 2 * MAX_RADIUS_NM
+        case "coincident":
+            x[22] = x[8]
+        case "bonded coincident":
+            x[0] = x[1]
+        case "nearly coincident":
+            x[22] = x[8] + [1e-6, 0, 0]
+        case "all equal":
+            x[:] = 0.0
+    return x
+
+
+KINDS = ["nan", "inf", "1e30", "overflow", "far", "coincident", "bonded coincident", "nearly coincident"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("kind", [*KINDS, "all equal"])
+def test_bad_rows_are_values(peptide: Peptide, kind: str, gradient: bool, dtype: torch.dtype) -> None:
+    energy = BatchedEnergy(peptide).to(dtype)
+    alone = energy.evaluate(tensor(FRAMES[:2]), gradient)
+    batch = energy.evaluate(tensor(np.stack([FRAMES[0], spoilt(kind), FRAMES[1]])), gradient)
+    assert batch.ok.tolist() == [True, False, True]
+    assert batch.energy[1] == torch.inf
+    assert torch.equal(batch.energy[[0, 2]], alone.energy)
+    if gradient:
+        assert batch.gradient is not None
+        assert alone.gradient is not None
+        assert (batch.gradient[1] == 0).all()
+        assert torch.equal(batch.gradient[[0, 2]], alone.gradient)
+
+
+def test_every_coincident_pair_is_bad(energy: BatchedEnergy) -> None:
+    i, j = np.triu_indices(23, 1)
+    x = np.repeat(FRAMES[:1], len(i), 0)
+    x[np.arange(len(i)), i] = x[np.arange(len(i)), j]
+    for gradient in (True, False):
+        assert not energy.evaluate(tensor(x), gradient).ok.any()
+
+
+def test_at_and_beyond_the_cutoff(peptide: Peptide, energy: BatchedEnergy) -> None:
+    """One pair of atoms just inside, at, and just outside 2 nm; then the halves far apart."""
+    x = np.repeat(FRAMES[:1], 8, 0)
+    direction = x[0, 22] - x[0, 0]
+    direction /= np.linalg.norm(direction)
+    for row, r in enumerate([2 - 1e-9, 2.0, 2 + 1e-9, 2.5]):
+        x[row, 22] = x[row, 0] + r * direction
+    x[4:, 12:] += np.array([2.0, 5.0, 20.0, 60.0])[:, None, None]
+    batch = energy.evaluate(tensor(x))
+    assert batch.ok.all()
+    expected = OpenMMEnergy(peptide, platform="Reference").evaluate(x)
+    inside = [0, 2, 3, 4, 5, 6, 7]  # at the cutoff, rounding decides
+    np.testing.assert_allclose(batch.energy[inside], expected.energy[inside], rtol=1e-9)
+    assert batch.energy[1] in (
+        pytest.approx(batch.energy[0].item(), rel=1e-9),
+        pytest.approx(batch.energy[2].item(), rel=1e-9),
+    )
+
+
+def random_conformations(count: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(count, 23, 3)) * 10.0 ** rng.uniform(-4, 3, size=(count, 1, 1))
+
+
+def compare_random(peptide: Peptide, count: int) -> None:
+    x = random_conformations(count)
+    expected = OpenMMEnergy(peptide).evaluate(x)
+    batch = BatchedEnergy(peptide).evaluate(tensor(x))
+    ok = batch.ok.numpy()
+    assert 0 < ok.sum() < count
+    # OpenMM's CPU platform works in float32: at the edge of its range the two may disagree.
+    assert (ok != expected.ok).mean() < 0.1
+    assert (expected.energy[ok != expected.ok & np.isfinite(expected.energy)] > 1e20).all()
+    both = ok & expected.ok
+    np.testing.assert_allclose(batch.energy[both], expected.energy[both], rtol=1e-4)
+
+
+def test_random_conformations(peptide: Peptide) -> None:
+    compare_random(peptide, 1000)
+
+
+@pytest.mark.slow
+def test_many_random_conformations(peptide: Peptide) -> None:
+    compare_random(peptide, 100_000)
+
+
+def test_a_row_does_not_depend_on_the_others(peptide: Peptide) -> None:
+    energy = BatchedEnergy(peptide).float()
+    together = energy.evaluate(tensor(FRAMES[:300]))
+    order = np.random.default_rng(2).permutation(300)
+    shuffled = energy.evaluate(tensor(FRAMES[order]))
+    assert torch.equal(shuffled.energy, together.energy[order])
+    assert shuffled.gradient is not None
+    assert together.gradient is not None
+    assert torch.equal(shuffled.gradient, together.gradient[order])
+    alone = torch.cat([energy.evaluate(tensor(FRAMES[i : i + 1])).energy for i in range(20)])
+    assert torch.equal(alone, together.energy[:20])
+
+
+def test_loads_without_openmm(peptide: Peptide, energy: BatchedEnergy, tmp_path: Path) -> None:
+    energy.save(tmp_path / "aa.npz")
+    np.save(tmp_path / "x.npy", FRAMES[:4])
+    code = (
+        "import sys; sys.modules['openmm'] = None\n"
+        "import numpy as np, torch; from molecules import BatchedEnergy\n"
+        f"energy = BatchedEnergy.load({str(tmp_path / 'aa.npz')!r})\n"
+        f"x = torch.from_numpy(np.load({str(tmp_path / 'x.npy')!r}))\n"
+        "print(energy.temperature_k, *energy.evaluate(x).energy.tolist())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = [310.0, *energy.evaluate(tensor(FRAMES[:4])).energy.tolist()]
+    np.testing.assert_allclose([float(word) for word in run.stdout.split()], expected, rtol=1e-12)
+    with pytest.raises(FileNotFoundError):
+        BatchedEnergy.load(tmp_path / "nothing.npz")
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "aa.npz").read_bytes()[:500])
+    np.savez(tmp_path / "other.npz", positions=FRAMES[:1])
+    for name in ("broken", "other", "x"):
+        path = tmp_path / f"{name}.{'npy' if name == 'x' else 'npz'}"
+        with pytest.raises(ValueError, match=f"{path.name} holds no batched energy: write it with"):
+            BatchedEnergy.load(path)
+
+
+def test_pickles_and_takes_an_empty_batch(energy: BatchedEnergy) -> None:
+    expected = energy.evaluate(tensor(FRAMES[:3]))
+    copy = pickle.loads(pickle.dumps(energy)).evaluate(tensor(FRAMES[:3]))
+    assert torch.equal(copy.energy, expected.energy)
+    empty = energy.evaluate(tensor(FRAMES[:0]))
+    assert empty.gradient is not None
+    assert (empty.energy.shape, empty.gradient.shape, empty.ok.shape) == ((0,), (0, 23, 3), (0,))
+    assert energy(tensor(FRAMES[:0])).shape == (0,)
+
+
+def test_temperature_scales(peptide: Peptide, energy: BatchedEnergy) -> None:
+    warm = BatchedEnergy(peptide, 620.0)(tensor(FRAMES[:2]))
+    torch.testing.assert_close(warm * 2, energy(tensor(FRAMES[:2])), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (FRAMES[0], r"shape \(23, 3\): give \(B, 23, 3\)"),
+        (FRAMES[:2, :22], r"give \(B, 23, 3\)"),
+        (FRAMES[:2].astype(np.int64), "dtype torch.int64: give floating-point"),
+    ],
+)
+def test_wrong_input(energy: BatchedEnergy, x: np.ndarray, message: str) -> None:
+    for call in (energy, energy.evaluate, energy.terms):
+        with pytest.raises(ValueError, match=message):
+            call(torch.from_numpy(x))
+
+
+def test_wrong_settings(peptide: Peptide) -> None:
+    with pytest.raises(ValueError, match="temperature_k=0"):
+        BatchedEnergy(peptide, 0)
+    with pytest.raises(ValueError, match="unknown force field 'amber'"):
+        BatchedEnergy(peptide, forcefield="amber")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.addForce(openmm.CustomBondForce("r")), "does not know CustomBondForce"),
+        (lambda s: s.addConstraint(0, 1, 0.1), "constraints or virtual sites"),
+        (lambda s: s.removeForce(0), "lacks bond_k"),
+        (lambda s: force(s, "Nonbonded").setNonbondedMethod(2), "NonbondedForce is periodic"),
+        (lambda s: force(s, "Nonbonded").setReactionFieldDielectric(78.0), "dielectric other than 1"),
+        (lambda s: force(s, "CustomGB").setComputedValueParameters(0, "I", "r", 2), "is not OBC1"),
+        (lambda s: force(s, "CustomGB").addEnergyTerm("charge", 0), "is not OBC1"),
+        (lambda s: force(s, "CustomGB").setCutoffDistance(1.5), "is not OBC1"),
+        (lambda s: force(s, "Torsion").addTorsion(0, 1, 2, 3, 7, 0.0, 1.0), "periodicity 7"),
+    ],
+)
+def test_unknown_systems_are_refused_by_name(peptide: Peptide, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    system = create_system(peptide)
+    change(system)
+    with pytest.raises(ValueError, match=message):
+        read_system(system)
+
+
+def force(system: openmm.System, name: str) -> openmm.Force:
+    return next(f for f in system.getForces() if name in f.getName())
+
+
+def test_torsions_with_any_phase(peptide: Peptide) -> None:
+    system = create_system(peptide)
+    for i in range(20):
+        force(system, "Torsion").addTorsion(i, i + 1, i + 2, i + 3, 1 + i % 6, 0.3 * i, 2.0)
+    module = BatchedEnergy(peptide)
+    module._fill(310.0, read_system(system))
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(FRAMES[0])
+    state = context.getState(energy=True, forces=True)
+    batch = module.evaluate(tensor(FRAMES[:1]))
+    assert batch.gradient is not None
+    np.testing.assert_allclose(batch.energy[0], state.getPotentialEnergy()._value / KT, rtol=1e-9)
+    expected = state.getForces(asNumpy=True)._value / -KT
+    np.testing.assert_allclose(batch.gradient[0], expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(peptide: Peptide) -> None:
+    """Also: one compilation serves other batch sizes and other peptides; rows stay independent."""
+    for molecule, frames in ((peptide, FRAMES), (Peptide.from_sequence("ARIP"), None)):
+        x = tensor(frames[:200] if frames is not None else shaken(molecule).repeat(50, 0))
+        eager, compiled = BatchedEnergy(molecule).float(), BatchedEnergy(molecule).float()
+        compiled.compile()
+        expected, batch = eager.evaluate(x), compiled.evaluate(x)
+        torch.testing.assert_close(batch.energy, expected.energy, rtol=1e-5, atol=1e-3)
+        assert batch.gradient is not None
+        assert expected.gradient is not None
+        scale = expected.gradient.abs().amax((1, 2), keepdim=True)
+        torch.testing.assert_close(batch.gradient / scale, expected.gradient / scale, rtol=0, atol=1e-5)
+        assert torch.equal(compiled.evaluate(x[7:8]).energy, batch.energy[7:8])
