@@ -1,5 +1,7 @@
 # `make quickstart` and `make test` set up what they need: a virtual environment in .venv with pinned packages.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+RECENT := 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c $(RECENT) 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -15,8 +17,7 @@ help:
 	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "no virtual environment could be made: install python3-venv"; exit 1; }
 	@echo "installing pinned packages into .venv (once; one to three minutes)"

@@ -3,6 +3,7 @@
 A checkpoint is a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance).
 """
 
+import hashlib
 import json
 import pickle
 import re
@@ -104,6 +105,13 @@ def describe(folder: str | Path) -> dict[str, Any]:
     if description.get("format") != FORMAT_VERSION:
         raise ValueError(f"{path} has format {description.get('format')}, this version reads {FORMAT_VERSION}")
     return description
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights, which says whether results were made with them."""
+    path = Path(path)
+    with (path / WEIGHTS if path.is_dir() else path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_folder(folder: Path) -> Flow:

@@ -160,6 +160,11 @@ def start_actors(
     share = 1.0 if resources.gpus else 0.5
     n_energy = config.energy_actors or max(1, resources.cpus - (resources.gpus > 0))
     n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
+    if resources.local and share * (n_energy + n_flow) > resources.cpus:
+        raise ValueError(
+            f"{n_flow} flow replicas and {n_energy} energy actors need {share * (n_energy + n_flow):g} CPUs, "
+            f"the cluster has {resources.cpus}: lower actors.flow_replicas or actors.energy_actors"
+        )
     restarts = {"max_restarts": -1, "max_task_retries": 5}
     energy = ray.remote(num_cpus=share, **restarts)(EnergyServer)
     names = [f"energy-{uuid.uuid4().hex}" for _ in range(n_energy)]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LOG_EVERY_S = 10.0
+QUICK_S = 2.0  # what is done by then needs no line
 
 Update = Callable[[float, str], None]
 
@@ -56,7 +57,7 @@ def _lines(label: str, total: float, done: float) -> Iterator[Update]:
     def update(value: float, note: str = "") -> None:
         nonlocal shown, last
         now = time.monotonic() - started
-        if value == last or (now - shown < LOG_EVERY_S and value < total):
+        if value == last or now < QUICK_S or (now - shown < LOG_EVERY_S and value < total):
             return
         shown, last = now, value
         rate = (value - done) / now if now > 0 else 0.0

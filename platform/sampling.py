@@ -95,12 +95,12 @@ def sample(job: SampleJob) -> Path:
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(("cluster.", "actors.", "out", "data_dir"))}
-    weights = (checkpoint / models.weights.WEIGHTS) if checkpoint.is_dir() else checkpoint
+    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
     claim(out, "sample", settings)
     if (out / "samples.npz").exists():
         say(f"already sampled: {out}")
         return out
-    tracker = Tracker.open("sample", out, {**settings, "checkpoint_bytes": weights.stat().st_size})
+    tracker = Tracker.open("sample", out, settings)
     target = Target(pdb=peptide.to_pdb(), temperature_k=job.temperature_k, com=job.com)
     scale_nm = flow.scale_nm
     del flow

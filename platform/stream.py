@@ -22,6 +22,7 @@ from molecules.shards import list_shards
 from molecules.tars import read_shard
 
 from .config import fingerprint
+from .progress import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,14 @@ def catalogue(config: DataConfig, folder: Path) -> Catalogue:
     chosen = _chosen(config, pdbs)
     n_atoms = {sequence: Peptide.from_pdb(text).n_atoms for sequence, text in pdbs.items()}
     task = ray.remote(inspect_shard)
-    facts: list[ShardFacts] = ray.get([task.remote(path, n_atoms, chosen) for path in shards])
+    pending = {task.remote(path, n_atoms, chosen): i for i, path in enumerate(shards)}
+    found: dict[int, ShardFacts] = {}
+    with progress("look through shards", len(shards)) as update:
+        while pending:
+            for reference in ray.wait(list(pending), num_returns=1)[0]:
+                found[pending.pop(reference)] = ray.get(reference)
+            update(len(found), "")
+    facts = [found[i] for i in range(len(shards))]
     problems = [problem for fact in facts for problem in fact.problems]
     counts = [sum(fact.frames.values()) for fact in facts]
     total, bad = sum(counts), len(problems)

@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or an SQLite file in the results' home: always absolute."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_home() / 'mlflow.db'}"
+
+
+@contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """A store of metrics that is down for a while must not end a run of days."""
+    try:
+        yield
+    except Exception as error:
+        print(f"warning: {what} failed: {error!r}", file=sys.stderr, flush=True)
 
 
 def provenance() -> dict[str, str]:
@@ -60,22 +70,28 @@ class Tracker:
     def open(
         cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None
     ) -> "Tracker":
-        """The run of results folder `out`: the one begun there earlier, or a new one."""
+        """The run of results folder `out`: the one begun there earlier with the same parameters, or a new one."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = tracking_uri()
         mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
-        if found is None and uri.startswith("sqlite:///"):
-            experiment_id = client.create_experiment(experiment, artifact_location=str(results_home() / "mlartifacts"))
+        if found:
+            experiment_id = found.experiment_id
         else:
-            experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+            local = uri.startswith("sqlite:///")
+            experiment_id = client.create_experiment(
+                experiment,
+                artifact_location=str(results_home() / "mlartifacts") if local else None,
+                tags={"mlflow.experimentKind": "custom_model_development"},  # the UI then shows curves, not chats
+            )
         key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
         path = out / "mlflow_run"
         if path.exists():
             runs = client.search_runs([experiment_id], f"tags.boltzray_out = '{key}'", max_results=1)
-            if runs and runs[0].info.run_id == path.read_text().strip():
+            same = {k: str(v)[:500] for k, v in parameters.items()}
+            if runs and runs[0].info.run_id == path.read_text().strip() and runs[0].data.params == same:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return cls(runs[0].info.run_id, uri)
         tags = {"boltzray_out": key, "out": str(out), **provenance()}

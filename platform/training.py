@@ -20,8 +20,14 @@ from .config import claim, data_folder, flat, results_folder, write_json
 from .learner import TrainConfig
 from .progress import progress, say
 from .stream import Catalogue, DataConfig, catalogue
-from .tracking import Tracker
+from .tracking import Tracker, forgiven
 from .train_worker import FLOW, WorkerTask, train_worker
+
+# What a run may go on with changed.
+INCIDENTAL = (
+    *("cluster.", "out", "checkpoint_every", "log_every", "keep"),
+    *("workers.threads", "workers.use_gpu", "workers.max_failures"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ def train(job: TrainJob) -> Path:
     Ctrl-C stops it between two steps; the same command goes on from the last checkpoint.
     """
     out = results_folder(job.out)
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(("cluster.", "workers.max_failures", "out"))}
+    settings = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
     with cluster(job.cluster) as resources:
         data = catalogue(job.data, data_folder(job.data.path))
         claim(out, "train", {**settings, "data_fingerprint": data.fingerprint})
@@ -109,10 +115,11 @@ def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resour
         log_every=job.log_every,
         threads=threads,
     )
+    cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers  # the data tasks need some, too
     return TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(out),
@@ -130,13 +137,15 @@ class Recorder(UserCallback):
         self.tracker, self.out = tracker, out
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
+        with forgiven("recording metrics"):
+            self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
         if checkpoint is not None:
             export(checkpoint, self.out)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = next(iter(worker_exceptions.items()))
-        self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
+        with forgiven("recording a failure"):
+            self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
 def export(checkpoint: Checkpoint, out: Path) -> None:
@@ -163,8 +172,9 @@ def watched(fit: Callable[[], Any], tracker: Tracker, steps: int) -> Any:
     first = tracker.latest().get("step", 0.0)
     with progress("train", steps, first) as update:
         while not wait([outcome], timeout=2.0).done:
-            latest = tracker.latest()
-            if latest.get("step", 0.0) > first:
-                speed = f"{latest['samples_per_s']:.0f} frames/s"
-                update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
+            with forgiven("reading the progress"):
+                latest = tracker.latest()
+                if latest.get("step", 0.0) > first:
+                    speed = f"{latest['samples_per_s']:.0f} frames/s"
+                    update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
     return outcome.result()
