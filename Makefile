@@ -39,7 +39,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@mkdir -p .build/types && ln -sfn ../../platform .build/types/boltzray
-	@MYPYPATH=.build/types:. $(BIN)/mypy -p boltzray -p models -p molecules -p samplers
+	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray models molecules samplers
 
 ui: $(STAMP)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \

@@ -165,14 +165,15 @@ def start_actors(
             f"{n_flow} flow replicas and {n_energy} energy actors need {share * (n_energy + n_flow):g} CPUs, "
             f"the cluster has {resources.cpus}: lower actors.flow_replicas or actors.energy_actors"
         )
-    restarts = {"max_restarts": -1, "max_task_retries": 5}
+    restarts: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 5}
     energy = ray.remote(num_cpus=share, **restarts)(EnergyServer)
     names = [f"energy-{uuid.uuid4().hex}" for _ in range(n_energy)]
     energies = [energy.options(name=name).remote(target) for name in names]
     gpus = 1 if resources.gpus else 0
     flow = ray.remote(FlowServer).options(num_cpus=0 if gpus else share, num_gpus=gpus, **restarts)
     flows = [flow.remote(str(checkpoint), target, names) for _ in range(n_flow)]
-    ray.get([actor.ready.remote() for actor in [*energies, *flows]])
+    everyone: list[Any] = [*energies, *flows]
+    ray.get([actor.ready.remote() for actor in everyone])
     return flows, energies
 
 

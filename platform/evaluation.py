@@ -49,7 +49,7 @@ def evaluate(job: EvaluateJob) -> None:
     for folder in folders:
         read_samples(folder)
     with cluster(job.cluster):
-        task = ray.remote(num_cpus=1)(evaluate_folder)
+        task: Any = ray.remote(num_cpus=1)(evaluate_folder)
         running = {
             task.remote(folder, data_folder(job.data_dir), intervals=job.intervals, seed=job.seed): folder
             for folder in folders

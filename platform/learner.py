@@ -82,7 +82,7 @@ class Learner:
         self.model = model or LogDensity(flow)
         if config.compile:
             for block in flow.blocks:
-                for layer in block.layers:  # type: ignore[union-attr]
+                for layer in block.layers:
                     layer.compile()
         self.ema = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.optimizer = torch.optim.AdamW(

@@ -45,8 +45,13 @@ def _bar(label: str, total: float, done: float) -> Iterator[Update]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(width=None)) as bar:
-        task = bar.add_task(label, total=total, completed=done, note="")
-        yield lambda value, note="": bar.update(task, completed=value, note=note)
+        task = bar.add_task(label, total=total, note="")
+        bar.update(task, completed=done)
+
+        def update(value: float, note: str) -> None:
+            bar.update(task, completed=value, note=note)
+
+        yield update
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -127,13 +128,13 @@ def _run_all(job: SimulateJob, runs: list[Run], tracker: Tracker) -> None:
     """All runs as tasks that yield after each chunk; each chunk counts towards the progress."""
     time_ps = job.time_ns * 1000
     task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=3)(run_replica)
-    streams = {task.remote(run, job.md, time_ps): run for run in runs}
+    streams: dict[Any, Run] = {task.remote(run, job.md, time_ps): run for run in runs}
     per_run = int(np.ceil(time_ps / job.md.ps_per_chunk - 1e-9))
     before = {run: _chunks(run) for run in runs}
     done = {run: min(per_run, before[run]) for run in runs}
     with progress("simulate", per_run * len(runs), sum(done.values())) as update:
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1, fetch_local=False)
+            ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
             for stream in ready:
                 run = streams[stream]
                 try:

@@ -264,6 +264,7 @@ def batches(
     tables = dataset.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=2, drop_last=True)
     for step, table in zip(range(start_step, stop_step), tables, strict=False):
         del step
+        assert isinstance(table, pa.Table)
         columns = table.combine_chunks()
         lists = columns["x"].chunk(0)
         offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()

@@ -125,7 +125,7 @@ def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resour
             storage_path=str(out),
             failure_config=FailureConfig(max_failures=job.workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
-            callbacks=[Recorder(tracker, out)],
+            callbacks=[Recorder(tracker, out)],  # type: ignore[list-item]
         ),
     )
 

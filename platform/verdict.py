@@ -29,9 +29,12 @@ MIN_CHIRALITY = 0.99
 class HasChain(Protocol):
     """What the report needs of a peptide."""
 
-    sequence: str
-    topology: Any
-    positions: Any
+    @property
+    def sequence(self) -> str: ...
+    @property
+    def topology(self) -> Any: ...
+    @property
+    def positions(self) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
