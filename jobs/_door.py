@@ -30,7 +30,7 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError, RuntimeError) as error:
         if os.environ.get("BOLTZRAY_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)

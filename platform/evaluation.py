@@ -15,6 +15,7 @@ from molecules.references import find_reference, load_reference
 
 from .cluster import ClusterConfig, cluster
 from .config import data_folder, results_home, write_json
+from .pool import fetch
 from .progress import say
 from .report import save_figures, write_report
 from .results import SampleSet, read_samples
@@ -56,7 +57,7 @@ def evaluate(job: EvaluateJob) -> None:
         }
         while running:
             for reference in ray.wait(list(running), num_returns=1)[0]:
-                show(running.pop(reference), ray.get(reference))
+                show(running.pop(reference), fetch(reference))
 
 
 def sample_and_report(job: SampleJob) -> Path:

@@ -11,6 +11,16 @@ IN_FLIGHT = 2  # calls an actor has waiting, so that it never idles between two
 MAX_TRIES = 5  # of one call; an input that kills its actor every time must end the run with its name
 
 
+def fetch(reference: Any) -> Any:
+    """The value of a reference; what a task raised comes as itself, not wrapped in its remote traceback."""
+    try:
+        return ray.get(reference)
+    except RayActorError:
+        raise
+    except RayTaskError as error:
+        raise error.cause or error from error
+
+
 def run_on(
     actors: Sequence[Any],
     calls: Sequence[Callable[[Any], Any]],
@@ -53,12 +63,10 @@ def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> 
             index, actor, weight, references = running.pop(reference)
             load[actor] -= weight
             try:
-                value = ray.get(reference)
+                value = fetch(reference)
             except RayActorError as error:
                 if tries[index] >= MAX_TRIES:
                     raise RuntimeError(f"part {index} of the work ended {MAX_TRIES} actors: {error}") from error
                 waiting.appendleft(index)
                 continue
-            except RayTaskError as error:
-                raise error.cause or error from error
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)

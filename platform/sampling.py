@@ -185,11 +185,11 @@ def _anneal(job: SampleJob, drawn: "Proposals", flows: list[Any], scale_nm: floa
 
 
 def _show(update: Update, record: SMCStep) -> None:
-    """λ spans ten decades, nearly all of the steps in its logarithm: so does the progress."""
+    """About half of the steps of an adaptive path go by in the logarithm of λ, the others in its square root."""
     decades = 10.0
-    done = np.clip(1 + np.log10(max(record.lam, 1e-300)) / decades, 0.0, 1.0)
+    logarithm = np.clip(1 + np.log10(max(record.lam, 1e-300)) / decades, 0.0, 1.0)
     update(
-        float(done),
+        float(logarithm + np.sqrt(record.lam)) / 2,
         f"step {record.step}  λ {record.lam:.2e}  ESS {record.ess:.2f}  acceptance {record.acceptance:.2f}  "
         f"ancestors {record.n_roots}",
     )

@@ -19,6 +19,7 @@ from molecules.shards import write_shards
 from .cluster import ClusterConfig, cluster
 from .config import flat, results_folder, write_json
 from .cores import own_core
+from .pool import fetch
 from .progress import progress, say
 from .tracking import Tracker
 
@@ -138,7 +139,7 @@ def _run_all(job: SimulateJob, runs: list[Run], tracker: Tracker) -> None:
             for stream in ready:
                 run = streams[stream]
                 try:
-                    state: Progress = ray.get(next(stream))
+                    state: Progress = fetch(next(stream))
                 except StopIteration:
                     done[run] = per_run
                     del streams[stream]

@@ -22,6 +22,7 @@ from molecules.shards import list_shards
 from molecules.tars import read_shard
 
 from .config import fingerprint
+from .pool import fetch
 from .progress import progress
 
 
@@ -107,7 +108,7 @@ def catalogue(config: DataConfig, folder: Path) -> Catalogue:
     with progress("look through shards", len(shards)) as update:
         while pending:
             for reference in ray.wait(list(pending), num_returns=1)[0]:
-                found[pending.pop(reference)] = ray.get(reference)
+                found[pending.pop(reference)] = fetch(reference)
             update(len(found), "")
     facts = [found[i] for i in range(len(shards))]
     problems = [problem for fact in facts for problem in fact.problems]

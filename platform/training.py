@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 import models
 from models.flow import Flow, FlowConfig
@@ -86,6 +87,10 @@ def train(job: TrainJob) -> Path:
             trainer = _trainer(job, data, out, tracker, resources)
             result = watched(trainer.fit, tracker, job.train.steps)
             export(result.checkpoint, out)
+        except WorkerGroupError as error:
+            tracker.close("FAILED")
+            rank, cause = next(iter(error.worker_failures.items()))
+            raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
         except KeyboardInterrupt:
             tracker.close("KILLED")
             raise
