@@ -1,7 +1,8 @@
 """Networks and densities. Runs with torch and numpy alone."""
 
+from models.config import FlowConfig
 from models.density import log_prob_and_gradient
-from models.flow import Conditioning, Flow, FlowConfig
+from models.flow import Conditioning, Flow
 from models.tables import PeptideTables
 from models.weights import load, save
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.flow import Block
+from models.block import Block
 from models.layers import AdaptiveLayer, Attention, Modulation, PlainLayer
 
 

@@ -11,56 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
+from models.block import Block
+from models.config import FlowConfig
+from models.decode import decode_block
+from models.layers import Modulation, sinusoid
 from models.tables import PeptideLike, PeptideTables
 
-PROSE_ORDERINGS = (
-    "n2c_backbone-first_standard",
-    "n2c_residue-by-residue_standard_flip",
-    "n2c_backbone-first_standard_flip",
-    "n2c_residue-by-residue_standard",
-    "n2c_backbone-first_variant",
-    "n2c_residue-by-residue_variant_flip",
-    "n2c_backbone-first_variant_flip",
-    "n2c_residue-by-residue_variant",
-)
-TARFLOW_ORDERINGS = ("n2c_residue-by-residue_standard", "n2c_residue-by-residue_standard_flip")
-EXPANSION = 4
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """Size and kind of a flow.
-
-    `adaptive` layers with `lookahead` make Prose, plain ones without make TarFlow. `orderings` are used in turn,
-    block by block; empty stands for the published ones.
-    """
-
-    channels: int = 384
-    head_dim: int = 64
-    blocks: int = 8
-    layers_per_block: int = 8
-    adaptive: bool = True
-    lookahead: bool = True
-    orderings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.channels % self.head_dim or self.channels % 2:
-            raise ValueError(
-                f"channels={self.channels} must be even and a multiple of head_dim={self.head_dim}: "
-                f"try channels={max(1, self.channels // self.head_dim) * self.head_dim}"
-            )
-        if min(self.blocks, self.layers_per_block) < 1:
-            raise ValueError("blocks and layers_per_block must be at least 1")
-        if not self.orderings:
-            names = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
-            object.__setattr__(self, "orderings", names)
-
-    @property
-    def ordering_names(self) -> tuple[str, ...]:
-        """The ordering of each block, in turn."""
-        return tuple(self.orderings[k % len(self.orderings)] for k in range(self.blocks))
 
 
 @dataclass(frozen=True)
@@ -101,52 +58,6 @@ class Embedding(nn.Module):
         length = sinusoid(tables.seq_len[:, None], self.channels, 1000.0).to(dtype).expand_as(position)
         c = self.mlp(torch.cat([atom, self.residue(tables.aa_type), position, length], dim=-1))
         return c * (tables.atom_type > 0)[..., None]
-
-
-class Block(nn.Module):
-    """One causal affine transformation of the tokens in the block's ordering."""
-
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        c = config.channels
-        layer = AdaptiveLayer if config.adaptive else PlainLayer
-        self.channels, self.heads = c, c // config.head_dim
-        self.lookahead = config.lookahead
-        self.proj_in = nn.Linear(3, c)
-        self.proj_cond: nn.Module = (
-            nn.Sequential(nn.Linear(2 * c, c), nn.GELU(), nn.Linear(c, c)) if config.lookahead else nn.Linear(c, c)
-        )
-        self.position_scale = nn.Parameter(torch.tensor(0.01))
-        self.layers = nn.ModuleList(layer(c, config.head_dim, EXPANSION) for _ in range(config.layers_per_block))
-        self.proj_out = nn.Linear(c, 6)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
-
-    def modulations(self, c: Tensor) -> list[Modulation | Tensor]:
-        """Each layer's modulation from the condition (P, N, C) in this block's ordering."""
-        if self.lookahead:
-            c = torch.cat([c, nn.functional.pad(c[:, 1:], (0, 0, 0, 1))], dim=-1)
-        e = self.proj_cond(c)
-        return [layer.modulation(e) for layer in self.layers]  # type: ignore[operator]
-
-    def positions(self, n: int) -> Tensor:
-        """What is added to tokens 0..n-1 to tell them apart (n, C)."""
-        index = torch.arange(n, device=self.position_scale.device)
-        return self.position_scale * sinusoid(index, self.channels, 10000.0).to(self.position_scale.dtype)
-
-    def head(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift, each (..., 3), that a token's features give its successor."""
-        with torch.autocast(h.device.type, enabled=False):  # they make the density: never below float32
-            a, b = self.proj_out(h.to(self.proj_out.weight.dtype)).chunk(2, dim=-1)
-        return a, b
-
-    def forward(self, u: Tensor, modulations: Sequence[Modulation | Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift (B, N, 3) of every token from those before it; the first gets zeros."""
-        h = self.proj_in(u) + self.positions(u.shape[1])
-        for layer, modulation in zip(self.layers, modulations, strict=True):
-            h = layer(h, modulation)
-        a, b = self.head(h[:, :-1])
-        return nn.functional.pad(a, (0, 0, 1, 0)), nn.functional.pad(b, (0, 0, 1, 0))
 
 
 class Flow(nn.Module):
@@ -204,8 +115,6 @@ class Flow(nn.Module):
 
         Shape: z (B, N, 3) → x (B, N, 3), logdet (B,).
         """
-        from models.decode import decode_block  # decode builds on this module's blocks
-
         logdet = z.new_zeros(z.shape[0])
         for k in reversed(range(len(self.blocks))):
             u, a_sum = decode_block(self.blocks[k], _reorder(z, c.order[k]), c.modulations[k], c.mask)

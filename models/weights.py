@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.flow import Flow, FlowConfig
+from models.config import FlowConfig
+from models.flow import Flow
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
 FORMAT_VERSION = 1

@@ -83,7 +83,7 @@ class BatchedEnergy(nn.Module):
             energy = cls.__new__(cls)
             nn.Module.__init__(energy)
             energy._fill(float(tables.pop("temperature_k")), tables)
-        except (ValueError, KeyError, EOFError, AttributeError, BadZipFile) as error:
+        except (ValueError, TypeError, KeyError, EOFError, AttributeError, BadZipFile) as error:
             raise ValueError(f"{path} holds no batched energy: write it with BatchedEnergy.save") from error
         return energy
 

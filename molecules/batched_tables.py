@@ -155,12 +155,14 @@ def _custom_gb(force: openmm.CustomGBForce) -> Tables:
         and [t[1] for t in terms] == [single, single, no_exclusions]
     )
     energies = _ENERGY if cutoff < np.inf else _ENERGY_PLAIN
-    found = _numbers(_BORN, [v[1] for v in values]) | _numbers(energies, [t[0] for t in terms]) if known else {}
-    if len(found) < 8 or not np.isclose(found.get("shift", shift), shift):
+    born = _numbers(_BORN, [v[1] for v in values]) if known else {}
+    found = _numbers(energies, [t[0] for t in terms]) if born else {}
+    same = np.isclose([found.get("shift", shift), found.get("offset", 0)], [shift, born.get("offset", 1)])
+    if not same.all() or found.get("kappa", 0.0) != 0:
         raise ValueError("the CustomGBForce is not OBC1 with surface area: use the OpenMM energy")
     n = force.getNumParticles()
     particles = np.array([force.getParticleParameters(i) for i in range(n)]).reshape(n, 3).T
-    return _born(particles, found, cutoff, beta=0.0, engulfed=0.0)
+    return _born(particles, born | found, cutoff, beta=0.0, engulfed=0.0)
 
 
 def _numbers(templates: tuple[str, ...], expressions: list[str]) -> dict[str, float]:

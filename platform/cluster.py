@@ -49,7 +49,7 @@ def cluster(config: ClusterConfig) -> Iterator[Cluster]:
     started and stopped again. A cluster that this process is connected to already is used and left alone.
     """
     if ray.is_initialized():
-        yield _describe(local=False)
+        yield _describe()
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -65,11 +65,12 @@ def cluster(config: ClusterConfig) -> Iterator[Cluster]:
             logging_level=logging.WARNING,
         )
     try:
-        yield _describe(local=not address)
+        yield _describe()
     finally:
         ray.shutdown()
 
 
-def _describe(*, local: bool) -> Cluster:
+def _describe() -> Cluster:
     resources = ray.cluster_resources()
+    local = not os.environ.get("RAY_ADDRESS")
     return Cluster(cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0)), local=local)

@@ -4,20 +4,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import ray
 import torch
 
 import models
 from molecules.peptide import Peptide, check_sequence
 from molecules.references import find_pdb
 from samplers import (
-    Move,
-    MoveInfo,
     SMCConfig,
     SMCState,
     SMCStep,
@@ -25,7 +21,6 @@ from samplers import (
     com_log_density,
     ess,
     log_z_error,
-    merge_infos,
     smc_steps,
     snis,
 )
@@ -35,7 +30,7 @@ from samplers.weights import Treatment
 from .actors import ActorsConfig, Target, start_actors, stop_actors
 from .cluster import ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, results_home
-from .pool import run_on
+from .population import Proposals, RayPopulation
 from .progress import Update, progress, say
 from .results import SampleSet, write_samples
 from .tracking import Tracker
@@ -100,28 +95,17 @@ def sample(job: SampleJob) -> Path:
     if (out / "samples.npz").exists():
         say(f"already sampled: {out}")
         return out
-    tracker = Tracker.open("sample", out, settings)
     target = Target(pdb=peptide.to_pdb(), temperature_k=job.temperature_k, com=job.com)
     scale_nm = flow.scale_nm
     del flow
-    try:
-        with cluster(job.cluster) as resources:
-            say(
-                f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs"
-            )
-            flows, energies = start_actors(checkpoint, target, job.actors, resources)
-            try:
-                sets = list(_sample(job, flows, scale_nm, tracker))
-            finally:
-                stop_actors([*flows, *energies])
+    with Tracker.open("sample", out, settings) as tracker, cluster(job.cluster) as resources:
+        say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
+        flows, energies = start_actors(checkpoint, target, job.actors, resources)
+        try:
+            sets = list(_sample(job, flows, scale_nm, tracker))
+        finally:
+            stop_actors([*flows, *energies])
         write_samples(out, peptide, sets, seed=job.seed)
-    except KeyboardInterrupt:
-        tracker.close("KILLED")
-        raise
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close()
     return out
 
 
@@ -160,7 +144,7 @@ def _anneal(job: SampleJob, drawn: "Proposals", flows: list[Any], scale_nm: floa
                 _show(update, record)
     log_q, log_p = population.scalars()
     x = population.positions()
-    energy = population.energies(log_p, x, job)
+    energy = com_log_density(torch.from_numpy(x), job.com)[0].numpy() - log_p  # no new evaluation
     diagnostics = {
         "n": n,
         "ess": ess(state.log_w),
@@ -206,80 +190,3 @@ def timed() -> Iterator[Any]:
     """Gives a function that tells the seconds since."""
     start = time.monotonic()
     yield lambda: time.monotonic() - start
-
-
-class Proposals:
-    """Draws of the flow in blocks that stay in the object store, with their scalars here."""
-
-    def __init__(self, blocks: list[Any], log_q: np.ndarray, log_p: np.ndarray, energy: np.ndarray) -> None:
-        self.blocks, self.log_q, self.log_p, self.energy = blocks, log_q, log_p, energy
-
-    @classmethod
-    def draw(cls, flows: list[Any], n: int, block_size: int, seed: int) -> "Proposals":
-        """Draw `n` conformations and evaluate their energies: block by block, so that both go on at once."""
-        sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
-
-        def call(block: int, size: int, actor: Any) -> list[Any]:
-            x, log_q = actor.draw.options(num_returns=2).remote(seed, block, size)
-            return [x, log_q, actor.weigh.remote(x)]
-
-        with progress("draw", len(sizes)) as update:
-            calls = [partial(call, block, size) for block, size in enumerate(sizes)]
-            done = run_on(flows, calls, lambda k: update(k, f"{min(n, k * block_size)}/{n} conformations"))
-        log_q = np.concatenate(ray.get([q for _, q, _ in done]))
-        log_p = np.concatenate([scalars[0] for _, _, scalars in done])
-        energy = np.concatenate([scalars[1] for _, _, scalars in done])
-        return cls([x for x, _, _ in done], log_q, log_p, energy)
-
-    def positions(self) -> np.ndarray:
-        """All draws (n, N, 3), normalised."""
-        return np.concatenate(ray.get(self.blocks))
-
-
-class RayPopulation:
-    """SMC's particles in blocks on the object store; see `samplers.Population`."""
-
-    def __init__(self, flows: list[Any], results: list[Any], block_size: int, seed: int) -> None:
-        self.flows, self.block_size, self.seed = flows, block_size, seed
-        self._take(results)
-
-    @classmethod
-    def start(cls, flows: list[Any], x: np.ndarray, block_size: int, seed: int) -> "RayPopulation":
-        parts = [ray.put(x[lo : lo + block_size]) for lo in range(0, len(x), block_size)]
-        calls = [partial(_two, "start", (part,)) for part in parts]
-        return cls(flows, run_on(flows, calls), block_size, seed)
-
-    def _take(self, results: list[Any]) -> None:
-        self.blocks = [block for block, _ in results]
-        self.log_q = np.concatenate([scalars[0] for _, scalars in results])
-        self.log_p = np.concatenate([scalars[1] for _, scalars in results])
-
-    def scalars(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.log_q, self.log_p
-
-    def move(self, order: Move) -> MoveInfo:
-        calls = [partial(_two, "move", (b, order, self.seed, i)) for i, b in enumerate(self.blocks)]
-        results = run_on(self.flows, calls)
-        self._take(results)
-        return merge_infos([scalars[2] for _, scalars in results])
-
-    def resample(self, ancestors: np.ndarray) -> None:
-        calls = []
-        for lo in range(0, len(ancestors), self.block_size):
-            part = ancestors[lo : lo + self.block_size]
-            indices = np.unique(part // self.block_size)
-            sources = [self.blocks[i] for i in indices]
-            calls.append(partial(_two, "gather", (part, self.block_size, indices.tolist(), *sources)))
-        self._take(run_on(self.flows, calls))
-
-    def positions(self) -> np.ndarray:
-        """All particles (n, N, 3), normalised."""
-        return np.concatenate([block["x"] for block in ray.get(self.blocks)])
-
-    def energies(self, log_p: np.ndarray, x: np.ndarray, job: SampleJob) -> np.ndarray:
-        """Energies in kT, recovered from log π̃ without a new evaluation."""
-        return com_log_density(torch.from_numpy(x), job.com)[0].numpy() - log_p
-
-
-def _two(method: str, arguments: tuple[Any, ...], actor: Any) -> list[Any]:
-    return list(getattr(actor, method).options(num_returns=2).remote(*arguments))

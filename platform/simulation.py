@@ -87,19 +87,11 @@ def simulate(job: SimulateJob) -> Path:
                 "with published numbers on it"
             )
     runs = [run for i, s in enumerate(job.sequences) for run in _runs(job, out, i, s)]
-    tracker = Tracker.open("simulate", out, {k: v for k, v in flat(job).items() if not k.startswith("cluster.")})
-    try:
-        with cluster(job.cluster) as resources:
-            say(f"simulating {len(runs)} × {job.time_ns:g} ns on {resources.cpus} CPUs: {', '.join(job.sequences)}")
-            _run_all(job, runs, tracker)
+    settings = {k: v for k, v in flat(job).items() if not k.startswith("cluster.")}
+    with Tracker.open("simulate", out, settings) as tracker, cluster(job.cluster) as resources:
+        say(f"simulating {len(runs)} × {job.time_ns:g} ns on {resources.cpus} CPUs: {', '.join(job.sequences)}")
+        _run_all(job, runs, tracker)
         _write(job, out, runs)
-    except KeyboardInterrupt:
-        tracker.close("KILLED")
-        raise
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close()
     say(f"data written: {out}")
     return out
 

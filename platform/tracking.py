@@ -150,5 +150,11 @@ class Tracker:
         else:
             self.client.log_artifact(self.run_id, str(path), folder)
 
-    def close(self, status: str = "FINISHED") -> None:
-        self.client.set_terminated(self.run_id, status)
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """The run ends as its work did: finished, killed by Ctrl-C, or failed."""
+        status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        with forgiven("closing the MLflow run"):
+            self.client.set_terminated(self.run_id, status)

@@ -13,8 +13,10 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 import models
-from models.flow import Flow, FlowConfig
+from models.config import FlowConfig
+from models.flow import Flow
 
+from .cluster import usable_cpus
 from .learner import Batcher, Learner, LogDensity, TrainConfig
 from .stream import Catalogue, batches
 
@@ -39,7 +41,7 @@ def train_worker(config: dict[str, Any]) -> None:
     task: WorkerTask = config["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(task.threads)
+    torch.set_num_threads(task.threads or max(1, usable_cpus() // context.get_local_world_size()))
     learner, batcher = _learner(task, world)
     restored = ray.train.get_checkpoint()
     if restored:

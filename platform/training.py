@@ -1,6 +1,5 @@
 """Training on Ray Train: every worker streams its own frames; the driver watches and keeps the result."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 import models
-from models.flow import Flow, FlowConfig
+from models.config import FlowConfig
+from models.flow import Flow
 
 from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
@@ -33,7 +33,10 @@ INCIDENTAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """Who trains. `workers`: 0 for one a GPU, or a single one without GPUs; `threads` a worker: 0 for all cores."""
+    """Who trains.
+
+    `workers`: 0 for one a GPU, or a single one without GPUs. `threads` of each: 0 for its share of the cores.
+    """
 
     workers: int = 0
     use_gpu: bool | None = None
@@ -80,25 +83,17 @@ def train(job: TrainJob) -> Path:
             say(f"already trained: {finished}")
             return finished
         parameters = sum(p.numel() for p in Flow(job.model).parameters())
-        tracker = Tracker.open("train", out, {**settings, "parameters": parameters, "scale_nm": data.scale_nm})
-        tracker.tag({"data_fingerprint": data.fingerprint})
-        say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
-        try:
+        with Tracker.open("train", out, {**settings, "parameters": parameters, "scale_nm": data.scale_nm}) as tracker:
+            tracker.tag({"data_fingerprint": data.fingerprint})
+            say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
             trainer = _trainer(job, data, out, tracker, resources)
-            result = watched(trainer.fit, tracker, job.train.steps)
+            try:
+                result = watched(trainer.fit, tracker, job.train.steps)
+            except WorkerGroupError as error:
+                rank, cause = next(iter(error.worker_failures.items()))
+                raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
             export(result.checkpoint, out)
-        except WorkerGroupError as error:
-            tracker.close("FAILED")
-            rank, cause = next(iter(error.worker_failures.items()))
-            raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
-        except KeyboardInterrupt:
-            tracker.close("KILLED")
-            raise
-        except BaseException:
-            tracker.close("FAILED")
-            raise
-        tracker.artifact(finished)
-        tracker.close()
+            tracker.artifact(finished)
     say(f"trained: {finished}")
     return finished
 
@@ -108,9 +103,6 @@ def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resour
     workers = job.workers.workers or (max(1, resources.gpus) if use_gpu else 1)
     if job.train.batch % workers:
         raise ValueError(f"train.batch={job.train.batch} must be a multiple of the {workers} workers")
-    # On a cluster of CPUs a worker holds one of them for Ray, and computes on as many threads as it is told to:
-    # the rest is left to the data tasks, which sleep most of the time.
-    threads = job.workers.threads or max(1, (os.cpu_count() or 1) // (workers if resources.local else 1))
     task = WorkerTask(
         data=data,
         model=job.model,
@@ -118,9 +110,11 @@ def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resour
         shards_per_window=job.data.shards_per_window,
         checkpoint_every=job.checkpoint_every,
         log_every=job.log_every,
-        threads=threads,
+        threads=job.workers.threads,
     )
-    cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers  # the data tasks need some, too
+    # A worker holds one CPU for Ray, or less where there are few, and computes on its share of the machine's cores:
+    # the rest is left to the data tasks, which sleep most of the time.
+    cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers
     return TorchTrainer(
         train_worker,
         train_loop_config={"task": task},

@@ -13,8 +13,9 @@ import torch
 import models
 from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors, stop_actors
 from boltzray.cluster import Cluster
+from boltzray.population import Proposals, RayPopulation
 from boltzray.results import read_samples
-from boltzray.sampling import Proposals, RayPopulation, SampleJob, sample
+from boltzray.sampling import SampleJob, sample
 from molecules import OpenMMEnergy, Peptide
 from samplers import SMCConfig, SMCState, run_smc, smc_steps
 

@@ -9,7 +9,7 @@ import torch
 
 import models
 from golden_flows import GOLDEN, peptide, random_flow
-from models.flow import PROSE_ORDERINGS
+from models.config import PROSE_ORDERINGS
 
 CASES = [("prose_small", s) for s in ("AA", "GP", "TVWY", "ACDEFGHI", "KLMNPQRS")] + [
     ("tarflow_small", s) for s in ("AA", "KLMNPQRS")
