@@ -20,6 +20,9 @@ KB = 8.31446261815324e-3  # kJ/mol/K, as in molecules.forcefield, which needs Op
 MAX_RADIUS_NM = 100.0  # as in molecules.energy
 # Conformations that lie side by side on a CPU: one AVX-512 register of float32.
 _LANES = 16
+# Batches are filled up to multiples of this. Eager torch works on pairs of registers and treats what is left
+# over with other code, whose last bits differ: a row's result would depend on its place in the batch.
+_FILL = 32
 # Elements of one (T, N, N, L) array: on a CPU a dozen of them stay in the cache, on a GPU they fill it.
 _CPU_BLOCK, _GPU_BLOCK = 2**16, 2**25
 _FIXED_COLUMNS = ("bond_atoms", "angle_atoms", "torsion_atoms", "torsion_cos", "torsion_sin")
@@ -89,7 +92,7 @@ class BatchedEnergy(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the tables and the temperature as .npz, in the module's precision."""
-        tables = {name: buffer.numpy(force=True) for name, buffer in self.named_buffers()}
+        tables: dict[str, Any] = {name: buffer.numpy(force=True) for name, buffer in self.named_buffers()}
         with Path(path).open("wb") as file:
             np.savez(file, temperature_k=np.array(self.temperature_k), **tables)
 
@@ -97,7 +100,9 @@ class BatchedEnergy(nn.Module):
         """Use compiled code from now on: on a CPU five times as fast, and far less memory traffic on a GPU.
 
         Compiles on the first call (a minute on one core, less when torch finds it in its cache on disk), once
-        for all peptides. Needs a C++ compiler on a CPU, Triton on a GPU.
+        for all peptides. Needs a C++ compiler on a CPU, Triton on a GPU. From 70 atoms on, glibc's habit of
+        handing big blocks back to the system costs up to half of the speed: set MALLOC_TRIM_THRESHOLD_ and
+        MALLOC_MMAP_THRESHOLD_ to 1000000000 in the environment of the process.
         """
         self._compiled = True
 
@@ -175,14 +180,14 @@ class BatchedEnergy(nn.Module):
         mass = self.mass
         pairs = self.n_atoms**2
         on_gpu = mass.device.type != "cpu"
-        # At least two tiles: torch.compile makes a special case of a size of one.
-        block = max(1, _GPU_BLOCK // pairs) if on_gpu else _LANES * max(2, _CPU_BLOCK // _LANES // pairs)
+        block = max(1, _GPU_BLOCK // pairs) if on_gpu else _FILL * max(1, _CPU_BLOCK // _FILL // pairs)
         for start in range(0, len(x_nm), block):
             rows = slice(start, min(start + block, len(x_nm)))
             x = x_nm[rows].to(mass.device, torch.promote_types(x_nm.dtype, mass.dtype))
             x = (x - x.mean(1, keepdim=True)).to(mass.dtype)
+            # At least two: torch.compile makes a special case of a size of one.
             lanes = max(2, len(x)) if on_gpu else _LANES
-            count = lanes if on_gpu else lanes * max(2, -(-len(x) // lanes))
+            count = lanes if on_gpu else _FILL * -(-len(x) // _FILL)
             if count > len(x):
                 x = torch.cat([x, x[-1:].expand(count - len(x), -1, -1)])
             yield rows, x.reshape(-1, lanes, self.n_atoms, 3).permute(0, 3, 2, 1).contiguous()

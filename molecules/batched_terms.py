@@ -13,8 +13,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from molecules.batched_vectors import (
+    Vector,
+    at_i,
+    at_j,
+    cross,
+    dot,
+    minus,
+    per_pair,
+    per_row,
+    plus,
+    scaled_by,
+    take,
+    vector,
+)
+
 Tables = Mapping[str, Tensor]
-Vector = tuple[Tensor, Tensor, Tensor]
 # OpenMM, too, takes the area of an angle's triangle as at least this (nm²) where it divides by it.
 _MIN_AREA = 1e-6
 
@@ -24,7 +38,7 @@ def potential(tables: Tables, x: Tensor, gradient: bool) -> tuple[dict[str, Tens
 
     Shape: x (T, 3, N, L) → energies (T, L), gradient (T, 3, N, L). Units: kJ/mol, kJ/mol/nm.
     """
-    atoms = _vector(x.unbind(1))
+    atoms = vector(x.unbind(1))
     bonds, bond_rows = _bonds(tables, atoms)
     angles, angle_rows = _angles(tables, atoms)
     torsions, torsion_rows = _torsions(tables, atoms)
@@ -41,7 +55,7 @@ def potential(tables: Tables, x: Tensor, gradient: bool) -> tuple[dict[str, Tens
     }
     if not gradient:
         return energies, None
-    slope = pair_slope + born_slope + _i(chain) * born.slope + _j(chain) * born.slope.transpose(1, 2)
+    slope = pair_slope + born_slope + at_i(chain) * born.slope + at_j(chain) * born.slope.transpose(1, 2)
     bonded = zip(*bond_rows, *angle_rows, *torsion_rows, strict=True)
     slots = tables["slots"]
     sums = [(slope * d).sum(2) + _gather(rows, slots) for d, rows in zip(pairs.d, bonded, strict=True)]
@@ -55,26 +69,26 @@ def _gather(rows: tuple[Tensor, ...], slots: Tensor) -> Tensor:
 
 
 def _bonds(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
-    i, j = (_take(x, column) for column in tables["bond_atoms"].unbind(1))
-    d = _minus(i, j)
-    r = _dot(d, d).sqrt()
-    k, stretch = _row(tables["bond_k"]), r - _row(tables["bond_length"])
-    on_i = _scale(k * stretch / r, d)
-    return (0.5 * k * stretch * stretch).sum(1), [on_i, _scale(-1.0, on_i)]
+    i, j = (take(x, column) for column in tables["bond_atoms"].unbind(1))
+    d = minus(i, j)
+    r = dot(d, d).sqrt()
+    k, stretch = per_row(tables["bond_k"]), r - per_row(tables["bond_length"])
+    on_i = scaled_by(k * stretch / r, d)
+    return (0.5 * k * stretch * stretch).sum(1), [on_i, scaled_by(-1.0, on_i)]
 
 
 def _angles(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
-    i, j, k = (_take(x, column) for column in tables["angle_atoms"].unbind(1))
-    u, v = _minus(i, j), _minus(k, j)
-    normal = _cross(u, v)
-    area = _dot(normal, normal).sqrt()
-    stiffness = _row(tables["angle_k"])
+    i, j, k = (take(x, column) for column in tables["angle_atoms"].unbind(1))
+    u, v = minus(i, j), minus(k, j)
+    normal = cross(u, v)
+    area = dot(normal, normal).sqrt()
+    stiffness = per_row(tables["angle_k"])
     # atan2 is as exact near 0 and 180 degrees as elsewhere; acos is not, in float32.
-    bend = torch.atan2(area, _dot(u, v)) - _row(tables["angle_theta"])
+    bend = torch.atan2(area, dot(u, v)) - per_row(tables["angle_theta"])
     slope = stiffness * bend / area.clamp_min(_MIN_AREA)
-    on_i = _scale(slope / _dot(u, u), _cross(u, normal))
-    on_k = _scale(slope / _dot(v, v), _cross(normal, v))
-    on_j = _scale(-1.0, _plus(on_i, on_k))
+    on_i = scaled_by(slope / dot(u, u), cross(u, normal))
+    on_k = scaled_by(slope / dot(v, v), cross(normal, v))
+    on_j = scaled_by(-1.0, plus(on_i, on_k))
     return (0.5 * stiffness * bend * bend).sum(1), [on_i, on_j, on_k]
 
 
@@ -83,23 +97,23 @@ def _torsions(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
 
     Source: gradient as in Blondel & Karplus 1996.
     """
-    i, j, k, m = (_take(x, column) for column in tables["torsion_atoms"].unbind(1))
-    a, b, c = _minus(i, j), _minus(k, j), _minus(k, m)
-    p, q = _cross(a, b), _cross(b, c)
-    pp, qq, bb = _dot(p, p), _dot(q, q), _dot(b, b)
+    i, j, k, m = (take(x, column) for column in tables["torsion_atoms"].unbind(1))
+    a, b, c = minus(i, j), minus(k, j), minus(k, m)
+    p, q = cross(a, b), cross(b, c)
+    pp, qq, bb = dot(p, p), dot(q, q), dot(b, b)
     length = bb.sqrt()
     scale = torch.rsqrt(pp) * torch.rsqrt(qq)
-    cos, sin = _dot(p, q) * scale, _dot(a, q) * length * scale
-    energy, slope = _row(tables["torsion_constant"]), torch.zeros_like(cos)
+    cos, sin = dot(p, q) * scale, dot(a, q) * length * scale
+    energy, slope = per_row(tables["torsion_constant"]), torch.zeros_like(cos)
     cos_n, sin_n = torch.ones_like(cos), torch.zeros_like(cos)
     columns = zip(tables["torsion_cos"].unbind(1), tables["torsion_sin"].unbind(1), strict=True)
     for n, (k_cos, k_sin) in enumerate(columns, start=1):
         cos_n, sin_n = cos_n * cos - sin_n * sin, sin_n * cos + cos_n * sin
-        energy = energy + _row(k_cos) * cos_n + _row(k_sin) * sin_n
-        slope = slope + n * (_row(k_sin) * cos_n - _row(k_cos) * sin_n)
-    on_i, on_m = _scale(slope * length / pp, p), _scale(-slope * length / qq, q)
-    along = _minus(_scale(_dot(a, b) / bb, on_i), _scale(_dot(c, b) / bb, on_m))
-    on_j, on_k = _minus(along, on_i), _scale(-1.0, _plus(along, on_m))
+        energy = energy + per_row(k_cos) * cos_n + per_row(k_sin) * sin_n
+        slope = slope + n * (per_row(k_sin) * cos_n - per_row(k_cos) * sin_n)
+    on_i, on_m = scaled_by(slope * length / pp, p), scaled_by(-slope * length / qq, q)
+    along = minus(scaled_by(dot(a, b) / bb, on_i), scaled_by(dot(c, b) / bb, on_m))
+    on_j, on_k = minus(along, on_i), scaled_by(-1.0, plus(along, on_m))
     return energy.sum(1), [on_i, on_j, on_k, on_m]
 
 
@@ -112,10 +126,10 @@ class _Pairs(NamedTuple):
 
 
 def _pairs(tables: Tables, x: Vector) -> _Pairs:
-    d = _vector([_i(c) - _j(c) for c in x])
+    d = vector([at_i(c) - at_j(c) for c in x])
     n = x[0].shape[1]
     index = torch.arange(n, device=x[0].device)
-    r2 = _dot(d, d) + _table(index[:, None] == index)
+    r2 = dot(d, d) + per_pair(index[:, None] == index)
     return _Pairs(d, r2, torch.rsqrt(r2))
 
 
@@ -124,11 +138,11 @@ def _nonbonded(tables: Tables, pairs: _Pairs) -> tuple[Tensor, Tensor]:
     inverse2 = pairs.inverse * pairs.inverse
     inverse6 = inverse2 * inverse2 * inverse2
     # Table first: an excluded pair of atoms that all but coincide is 0, not 0 times inf.
-    r12 = _table(tables["lj12"]) * inverse6 * inverse6
-    r6 = _table(tables["lj6"]) * inverse6
-    coulomb = _table(tables["charge_product"]) * pairs.inverse
-    inside = pairs.r2 < _table(tables["pair_cutoff2"])
-    energy = torch.where(inside, r12 - r6 + coulomb - _table(tables["charge_shift"]), 0.0)
+    r12 = per_pair(tables["lj12"]) * inverse6 * inverse6
+    r6 = per_pair(tables["lj6"]) * inverse6
+    coulomb = per_pair(tables["charge_product"]) * pairs.inverse
+    inside = pairs.r2 < per_pair(tables["pair_cutoff2"])
+    energy = torch.where(inside, r12 - r6 + coulomb - per_pair(tables["charge_shift"]), 0.0)
     slope = torch.where(inside, (6 * r6 - 12 * r12 - coulomb) * inverse2, 0.0)
     return 0.5 * energy.sum((1, 2)), slope
 
@@ -155,14 +169,14 @@ def _born_radii(tables: Tables, pairs: _Pairs, gradient: bool) -> _Born:
     squares = upper * upper - lower * lower
     log = torch.log(longest * upper) * pairs.inverse
     ratio = scaled * scaled * pairs.inverse
-    near = (pairs.r2 < _table(tables["born_cutoff2"])) & (r + scaled >= own)
+    near = (pairs.r2 < per_pair(tables["born_cutoff2"])) & (r + scaled >= own)
     # j around all of i: GBSAOBCForce adds what makes the integral exact, the CustomGBForce leaves it out.
     around = scaled - r > own
     value = 0.5 * (lower - upper) + 0.125 * (r - ratio) * squares + 0.25 * log
     value = value + torch.where(around, engulfed * (1 / own - lower), 0.0)
     slope = (0.125 * (1 + ratio * pairs.inverse) * squares - 0.25 * log * pairs.inverse) * pairs.inverse
     slope = slope + torch.where(around, (1 - engulfed) * lower * lower, 0.0) * pairs.inverse
-    own, radius = _row(tables["born_own"]), _row(tables["born_radius"])
+    own, radius = per_row(tables["born_own"]), per_row(tables["born_radius"])
     psi = own * torch.where(near, value, 0.0).sum(2)
     tanh = torch.tanh(psi * (alpha - psi * (beta - gamma * psi)))
     by_psi = (1 - tanh * tanh) * (alpha - psi * (2 * beta - 3 * gamma * psi))
@@ -175,68 +189,19 @@ def _solvation(tables: Tables, pairs: _Pairs, born: _Born) -> tuple[Tensor, Tens
     Source: Still et al. 1990; Schaefer, Bartels & Karplus 1998 (surface term).
     """
     radius = 1 / born.inverse
-    exponent = 0.25 * pairs.r2 * _i(born.inverse) * _j(born.inverse)
+    exponent = 0.25 * pairs.r2 * at_i(born.inverse) * at_j(born.inverse)
     exponential = torch.exp(-exponent)
-    decay = _i(radius) * _j(radius) * exponential
+    decay = at_i(radius) * at_j(radius) * exponential
     inverse_f = torch.rsqrt(pairs.r2 + decay)
-    inside = pairs.r2 < _table(tables["born_cutoff2"])
-    strength = _table(tables["born_product"]) * inverse_f
-    pair = torch.where(inside, strength - _table(tables["born_shift"]), 0.0)
+    inside = pairs.r2 < per_pair(tables["born_cutoff2"])
+    strength = per_pair(tables["born_product"]) * inverse_f
+    pair = torch.where(inside, strength - per_pair(tables["born_shift"]), 0.0)
     cubed = torch.where(inside, strength * inverse_f * inverse_f, 0.0)
     slope = cubed * (0.25 * exponential - 1)
     # By 1/B_i, times B_i: decay (1 + exponent) / 2 is B_i · d(f²/2)/dB_i.
     by_inverse = (0.5 * cubed * decay * (1 + exponent)).sum(2) * radius
-    self_product = _row(tables["born_product"].diagonal())
-    area = _row(tables["born_surface"]) * (_row(tables["born_radius"]) * born.inverse) ** 6
+    self_product = per_row(tables["born_product"].diagonal())
+    area = per_row(tables["born_surface"]) * (per_row(tables["born_radius"]) * born.inverse) ** 6
     energy = 0.5 * pair.sum((1, 2)) + (0.5 * self_product * born.inverse + area).sum(1)
     by_inverse = by_inverse + 0.5 * self_product + 6 * area * radius
     return energy, slope, by_inverse * born.by_sum
-
-
-def _take(x: Vector, index: Tensor) -> Vector:
-    return _vector([c[:, index] for c in x])
-
-
-def _vector(parts: "list[Tensor] | tuple[Tensor, ...]") -> Vector:
-    a, b, c = parts
-    return a, b, c
-
-
-def _row(table: Tensor) -> Tensor:
-    return table[:, None]
-
-
-def _table(table: Tensor) -> Tensor:
-    return table[:, :, None]
-
-
-def _i(x: Tensor) -> Tensor:
-    return x[:, :, None]
-
-
-def _j(x: Tensor) -> Tensor:
-    return x[:, None]
-
-
-def _minus(a: Vector, b: Vector) -> Vector:
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-def _plus(a: Vector, b: Vector) -> Vector:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def _scale(s: Tensor | float, a: Vector) -> Vector:
-    return s * a[0], s * a[1], s * a[2]
-
-
-def _dot(a: Vector, b: Vector) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _cross(a: Vector, b: Vector) -> Vector:
-    return (
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    )

@@ -82,6 +82,7 @@ def evaluate_folder(
     for sample_set in sets:
         metrics: dict[str, float] = {}
         if reference is not None:
+            say(f"comparing {sample_set.name} with reference MD (a minute or two for 10⁴ frames of each)")
             metrics = compare(
                 reference.positions_nm,
                 sample_set.positions_nm,
