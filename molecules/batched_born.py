@@ -23,7 +23,7 @@ _ENERGY = (
     "-{coulomb}*(1/soluteDielectric-1/solventDielectric)*charge1*charge2*(1/f-{shift});"
     "f=sqrt(r^2+B1*B2*exp(-r^2/(4*B1*B2)))",
 )
-_ENERGY_PLAIN = (*_ENERGY[:2], _ENERGY[2].replace("(1/f-{shift})", "/f"))
+_ENERGY_PLAIN = (*_ENERGY[:2], _ENERGY[2].replace("*(1/f-{shift})", "/f"))
 
 
 def plain(quantities: list[unit.Quantity]) -> list[float]:

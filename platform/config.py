@@ -68,6 +68,11 @@ def data_folder(path: str) -> Path:
     return results_home() / Path(path).expanduser()
 
 
+def shown(path: Path) -> str:
+    """A path for people: below `results_home` where it is."""
+    return str(path.relative_to(results_home())) if path.is_relative_to(results_home()) else str(path)
+
+
 def fingerprint(value: Any) -> str:
     """A short hash of a JSON-able value or a dataclass."""
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

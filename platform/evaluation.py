@@ -14,7 +14,7 @@ from molecules.peptide import Peptide
 from molecules.references import find_reference, load_reference
 
 from .cluster import ClusterConfig, cluster
-from .config import data_folder, results_home, write_json
+from .config import data_folder, results_home, shown, write_json
 from .pool import fetch
 from .progress import say
 from .report import save_figures, write_report
@@ -97,7 +97,7 @@ def evaluate_folder(
         ensembles.append(_ensemble(sample_set, metrics))
     tracker = Tracker.find(folder)
     facts = {
-        "samples": str(folder),
+        "samples": shown(folder),
         "seed": str(seed),
         **provenance(),
         **(tracker.facts() if tracker else {}),
@@ -147,7 +147,7 @@ def _reference(peptide: Peptide, data: Path) -> tuple[Reference | None, Any, lis
         notes.append("the reference has no TICA file: it was fitted to the reference frames here")
     positions = positions[rows]
     energy = OpenMMEnergy(peptide).evaluate(positions, gradient=False)
-    reference = Reference(positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=str(path))
+    reference = Reference(positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=shown(path))
     return reference, tica, notes
 
 

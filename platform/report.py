@@ -20,6 +20,7 @@ DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "log_z_error": ("log Z, standard error", "number", "near 1 or above: unknown"),
     "n_failed": ("Failed evaluations", "count", "no finite energy; they have weight zero"),
     "n_evaluations": ("Energy evaluations", "count", "the cost, comparable with MD steps"),
+    "n_steps": ("SMC steps", "count", "on the path from the flow to the target"),
     "seconds": ("Wall time / s", "number", "sampling alone"),
 }
 METRICS: dict[str, tuple[str, str, str]] = {

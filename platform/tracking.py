@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from .config import results_home
+from .config import results_home, shown
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 
@@ -94,7 +94,7 @@ class Tracker:
             if runs and runs[0].info.run_id == path.read_text().strip() and runs[0].data.params == same:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return cls(runs[0].info.run_id, uri)
-        tags = {"boltzray_out": key, "out": str(out), **provenance()}
+        tags = {"boltzray_out": key, "out": shown(out), **provenance()}
         if parent:
             tags["mlflow.parentRunId"] = parent.run_id
         run = client.create_run(experiment_id, run_name=out.name, tags=tags)
