@@ -3,4 +3,3 @@
 from pathlib import Path
 
 __path__ = [str(Path(__file__).parent / "platform")]
-__version__ = "0.1.0"

@@ -1,0 +1,95 @@
+"""One optimiser step, without Ray."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boltzray.learner import Batcher, Learner, TrainConfig
+from models import Flow, FlowConfig
+from molecules import Peptide
+
+MODEL = FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1)
+
+
+@pytest.fixture(scope="module")
+def peptides(data: Path) -> dict[str, Peptide]:
+    return {s: Peptide.from_pdb(data / "pdbs" / "train" / f"{s}.pdb") for s in ("GP", "YT")}
+
+
+def learner(seed: int = 0, **config: object) -> Learner:
+    torch.manual_seed(seed)
+    settings = {"steps": 20, "batch": 4, "lr": 1e-2, "precision": "float32", **config}
+    return Learner(Flow(MODEL, 0.2), TrainConfig(**settings), device=torch.device("cpu"))
+
+
+def frames(peptides: dict[str, Peptide], names: list[str], seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((peptides[name].n_atoms, 3)).astype(np.float32) for name in names]
+
+
+def run(one: Learner, batcher: Batcher, peptides: dict[str, Peptide], seeds: range) -> list[float]:
+    names = ["GP", "YT", "GP", "GP"]
+    return [float(one.step(*batcher(names, frames(peptides, names, seed)))["loss"]) for seed in seeds]
+
+
+def test_the_loss_is_per_degree_of_freedom_of_all_frames(peptides: dict[str, Peptide]) -> None:
+    one = learner()
+    batcher, names = Batcher(one.flow, peptides), ["GP", "YT", "YT"]
+    batch = frames(peptides, names)
+    total = 0.0
+    with torch.no_grad():
+        for name, frame in zip(names, batch, strict=True):
+            total += float(one.flow.log_prob(torch.from_numpy(frame)[None], one.flow.condition(peptides[name])))
+    dof = sum(frame.size for frame in batch)
+    assert float(one.step(*batcher(names, batch))["loss"]) == pytest.approx(-total / dof, rel=1e-5)
+
+
+def test_a_batch_of_one_peptide_needs_one_row_of_tables(peptides: dict[str, Peptide]) -> None:
+    one = learner()
+    batcher = Batcher(one.flow, peptides)
+    x, tables = batcher(["GP"] * 3, frames(peptides, ["GP"] * 3))
+    assert x.shape == (3, peptides["GP"].n_atoms, 3)
+    assert tables.orderings.shape[1:] == (1, peptides["GP"].n_atoms)
+    mixed, both = batcher(["GP", "YT"], frames(peptides, ["GP", "YT"]))
+    assert mixed.shape[:2] == both.atom_type.shape == (2, peptides["YT"].n_atoms)
+
+
+def test_training_lowers_the_loss(peptides: dict[str, Peptide]) -> None:
+    one = learner(steps=60)
+    losses = run(one, Batcher(one.flow, peptides), peptides, range(60))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_a_restored_learner_goes_on_as_if_nothing_had_happened(peptides: dict[str, Peptide]) -> None:
+    one = learner()
+    batcher = Batcher(one.flow, peptides)
+    run(one, batcher, peptides, range(5))
+    state = copy.deepcopy(one.state())
+    expected = run(one, batcher, peptides, range(5, 10))
+    two = learner(seed=1)
+    two.load_state(state)
+    assert run(two, batcher, peptides, range(5, 10)) == expected
+    for a, b in zip(one.averaged().parameters(), two.averaged().parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Peptide]) -> None:
+    one = learner(max_bad_steps=3)
+    batcher, names = Batcher(one.flow, peptides), ["GP"]
+    run(one, batcher, peptides, range(2))
+    before = copy.deepcopy(one.flow.state_dict())
+    bad = frames(peptides, names)
+    bad[0][3, 1] = np.nan
+    one.step(*batcher(names, bad))
+    assert all(torch.equal(value, before[name]) for name, value in one.flow.state_dict().items())
+    assert int(one.bad) == 1
+    one.check()
+    run(one, batcher, peptides, range(2, 3))
+    assert int(one.bad_in_a_row) == 0
+    for _ in range(3):
+        one.step(*batcher(names, bad))
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row .* lower train\.lr"):
+        one.check()
