@@ -21,6 +21,7 @@ from .learner import Batcher, Learner, LogDensity, TrainConfig
 from .stream import Catalogue, batches
 
 FLOW, STATE = "flow", "state.pt"
+FATAL = "fatal"  # the metric that says why a run ended early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,11 @@ def train_worker(config: dict[str, Any]) -> None:
         step = learner.steps_done
         save = step % task.checkpoint_every == 0 or step == task.train.steps
         if save or step % task.log_every == 0 or step == 1:
-            learner.check()
+            try:
+                learner.check()
+            except FloatingPointError as error:  # it would fail again: no reason to restart the workers
+                ray.train.report({"step": step, FATAL: str(error)})
+                return
             loss = torch.stack(losses).mean()
             if world > 1:
                 torch.distributed.all_reduce(loss)

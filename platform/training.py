@@ -22,7 +22,7 @@ from .learner import TrainConfig
 from .progress import progress, say
 from .stream import Catalogue, DataConfig, catalogue
 from .tracking import Tracker, forgiven
-from .train_worker import FLOW, WorkerTask, train_worker
+from .train_worker import FATAL, FLOW, WorkerTask, train_worker
 
 # What a run may go on with changed.
 INCIDENTAL = (
@@ -87,11 +87,14 @@ def train(job: TrainJob) -> Path:
             tracker.tag({"data_fingerprint": data.fingerprint})
             say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
             trainer = _trainer(job, data, out, tracker, resources)
+            (out / FATAL).unlink(missing_ok=True)
             try:
                 result = watched(trainer.fit, tracker, job.train.steps)
             except WorkerGroupError as error:
                 rank, cause = next(iter(error.worker_failures.items()))
                 raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
+            if (out / FATAL).exists():
+                raise RuntimeError((out / FATAL).read_text())
             export(result.checkpoint, out)
             tracker.artifact(finished)
     say(f"trained: {finished}")
@@ -136,6 +139,9 @@ class Recorder(UserCallback):
         self.tracker, self.out = tracker, out
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        if FATAL in metrics[0]:
+            (self.out / FATAL).write_text(metrics[0][FATAL])
+            return
         with forgiven("recording metrics"):
             self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
         if checkpoint is not None:

@@ -154,3 +154,12 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
     changed = run(root, tmp_path, "train", "out=a", *where, "train.lr=0.5")
     assert changed.returncode == 2
     assert "train.lr" in changed.stderr
+
+
+def test_a_training_that_diverges_says_so_once(root: Path, tmp_path: Path, data: Path) -> None:
+    wild = ["train.lr=1e8", "train.clip=1e9", "train.max_bad_steps=3", "train.precision=float32"]
+    done = run(root, tmp_path, "train", "out=a", f"data.path={data}", *TRAIN, *wild)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "steps in a row had no finite loss or gradient" in done.stderr
+    assert "lower train.lr" in done.stderr
