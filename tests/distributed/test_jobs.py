@@ -14,12 +14,12 @@ import torch
 MD = ["md.interval_ps=0.05", "md.frames_per_chunk=20", "md.warmup_ps=1", "cluster.num_cpus=2", "time_ns=0.02"]
 TRAIN = [
     "data.sequences=[GP]",
-    "train.steps=120",
+    "train.steps=300",
     "train.batch=64",
     "model.channels=16",
     "model.head_dim=8",
-    "checkpoint_every=10",
-    "log_every=10",
+    "checkpoint_every=50",
+    "log_every=25",
     "workers.threads=1",
     "cluster.num_cpus=2",
 ]
@@ -145,10 +145,10 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
     losses = []
     for out in ("a", "b"):
         history = Tracker((tmp_path / out / "mlflow_run").read_text().strip(), uri).history("loss")
-        assert [step for step, _ in history][-1] == 120
+        assert [step for step, _ in history][-1] == 300
         losses.append(dict(history))
     assert losses[0] == losses[1]
-    assert losses[1][120] < losses[1][10]
+    assert losses[1][300] < losses[1][25]
     again = run(root, tmp_path, "train", "out=a", *where)
     assert "already trained" in again.stdout
     changed = run(root, tmp_path, "train", "out=a", *where, "train.lr=0.5")
