@@ -1,5 +1,6 @@
 """Samples against reference MD: metrics, figures and the report."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .tracking import Tracker, provenance
 from .verdict import Ensemble, Reference, Report, headline, verdict
 
 __all__ = ["EvaluateJob", "SampleJob", "evaluate", "evaluate_folder", "sample_and_report"]
+
+REFERENCE_K = 310.0  # of reference trajectories, whose files do not record it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Write `metrics.json` and `report.html` of one folder of samples; returns what metrics.json holds."""
     peptide, sets = read_samples(folder)
-    reference, tica, notes = _reference(peptide, data)
+    temperature_k = json.loads((folder / "sample.json").read_text())["temperature_k"]
+    reference, tica, notes = _reference(peptide, data, temperature_k)
     ensembles = []
     for sample_set in sets:
         metrics: dict[str, float] = {}
@@ -132,8 +136,10 @@ def evaluate_folder(
     return result
 
 
-def _reference(peptide: Peptide, data: Path) -> tuple[Reference | None, Any, list[str]]:
+def _reference(peptide: Peptide, data: Path, temperature_k: float) -> tuple[Reference | None, Any, list[str]]:
     """Reference MD with its energies and TICA, if the data folder has it."""
+    if temperature_k != REFERENCE_K:
+        return None, None, [f"the samples are at {temperature_k:g} K: reference MD, at {REFERENCE_K:g} K, says nothing"]
     path = find_reference(data, peptide.sequence) if peptide.encodings else None
     if path is None:
         return None, None, [f"no reference MD of {peptide.sequence} in {data}: make it with jobs/simulate.py"]
