@@ -1,4 +1,4 @@
-"""What holds a flow, and what holds an energy: plain classes, made into Ray actors at the end of the file."""
+"""What holds a flow: a plain class, made into Ray actors at the end of the file."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from torch import Tensor
 
 import models
 from models.flow import Flow
-from molecules.energy import EnergyBatch, OpenMMEnergy
+from molecules.energy import EnergyBatch
 from molecules.peptide import Peptide
 from samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
 from samplers.com import com_log_density
 from samplers.rng import Stage, generator
 
 from .cluster import Cluster
-from .cores import own_core
+from .energies import Energies, EnergyActors, EnergyServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,31 +56,18 @@ class Target:
         return log_p, gradient, torch.from_numpy(energy.ok)
 
 
-class EnergyServer:
-    """Energies of one peptide."""
-
-    def __init__(self, target: Target) -> None:
-        self.energy = OpenMMEnergy(Peptide.from_pdb(target.pdb), target.temperature_k, core=own_core())
-
-    def ready(self) -> bool:
-        return True
-
-    def evaluate(self, x_nm: np.ndarray, gradient: bool = True) -> EnergyBatch:
-        return self.energy.evaluate(x_nm, gradient)
-
-
 class FlowServer:
-    """A flow conditioned on one peptide; its energies come from `EnergyServer` actors, given by name.
+    """A flow conditioned on one peptide; its energies come from elsewhere.
 
     One thread: the result must not depend on how many a machine has, and there are as many replicas as cores.
     """
 
-    def __init__(self, checkpoint: str, target: Target, energies: Sequence[str]) -> None:
+    def __init__(self, checkpoint: str, target: Target, energies: Energies) -> None:
         torch.set_num_threads(1)
         self.flow: Flow = models.load(checkpoint).requires_grad_(False)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
-        self.target, self.energies = target, [ray.get_actor(name) for name in energies]
+        self.target, self.energies = target, energies
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
 
@@ -95,7 +82,7 @@ class FlowServer:
 
     def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log π̃ (B,) and energies (B,) in kT of proposals."""
-        energy = self._collect(self._ask(x, gradient=False))
+        energy = self.energies.collect(self.energies.ask(self._nm(x), gradient=False))
         log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
         return log_p.numpy(), energy.energy
 
@@ -124,25 +111,13 @@ class FlowServer:
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Both ends of the path; the energies are computed elsewhere while this computes log q."""
-        asked = self._ask(x.numpy(), gradient=True)
+        asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
         log_q, grad_q = models.log_prob_and_gradient(self.flow, x.to(self.device), self.conditioning)
-        log_p, grad_p, ok = self.target.log_density(x, self._collect(asked), self.flow.scale_nm)
+        log_p, grad_p, ok = self.target.log_density(x, self.energies.collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 
-    def _ask(self, x: np.ndarray, gradient: bool) -> list[Any]:
-        parts = np.array_split(x.astype(np.float64) * self.flow.scale_nm, len(self.energies))
-        return [
-            actor.evaluate.remote(part, gradient) for actor, part in zip(self.energies, parts, strict=True) if len(part)
-        ]
-
-    def _collect(self, references: list[Any]) -> EnergyBatch:
-        parts: list[EnergyBatch] = ray.get(references)
-        gradients = [part.gradient for part in parts if part.gradient is not None]
-        return EnergyBatch(
-            np.concatenate([part.energy for part in parts]),
-            np.concatenate(gradients) if gradients else None,
-            np.concatenate([part.ok for part in parts]),
-        )
+    def _nm(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(np.float64) * self.flow.scale_nm
 
     @staticmethod
     def _out(particles: Particles) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -168,10 +143,10 @@ def start_actors(
     restarts: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 5}
     energy = ray.remote(num_cpus=share, **restarts)(EnergyServer)
     names = [f"energy-{uuid.uuid4().hex}" for _ in range(n_energy)]
-    energies = [energy.options(name=name).remote(target) for name in names]
+    energies = [energy.options(name=name).remote(target.pdb, target.temperature_k) for name in names]
     gpus = 1 if resources.gpus else 0
     flow = ray.remote(FlowServer).options(num_cpus=0 if gpus else share, num_gpus=gpus, **restarts)
-    flows = [flow.remote(str(checkpoint), target, names) for _ in range(n_flow)]
+    flows = [flow.remote(str(checkpoint), target, EnergyActors(names)) for _ in range(n_flow)]
     everyone: list[Any] = [*energies, *flows]
     ray.get([actor.ready.remote() for actor in everyone])
     return flows, energies

@@ -16,7 +16,7 @@ from boltzray.cluster import Cluster
 from boltzray.population import Proposals, RayPopulation
 from boltzray.results import read_samples
 from boltzray.sampling import SampleJob, sample
-from molecules import OpenMMEnergy, Peptide
+from molecules import EnergyBatch, OpenMMEnergy, Peptide
 from samplers import SMCConfig, SMCState, run_smc, smc_steps
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -40,25 +40,24 @@ def target(data: Path) -> Target:
     return Target(pdb=(data / "pdbs" / "test" / "AA.pdb").read_text(), temperature_k=310.0)
 
 
-class InProcess(FlowServer):
-    """The same server without Ray: its energies are computed where it asks for them."""
+class InProcess:
+    """Energies computed where they are asked for."""
 
-    def __init__(self, checkpoint: Path, target: Target) -> None:
-        super().__init__(str(checkpoint), target, [])
-        self.openmm = OpenMMEnergy(self.peptide, target.temperature_k)
+    def __init__(self, target: Target) -> None:
+        self.openmm = OpenMMEnergy(Peptide.from_pdb(target.pdb), target.temperature_k)
 
-    def _ask(self, x: np.ndarray, gradient: bool) -> Any:
-        return self.openmm.evaluate(x.astype(np.float64) * self.flow.scale_nm, gradient)
+    def ask(self, x_nm: np.ndarray, *, gradient: bool) -> EnergyBatch:
+        return self.openmm.evaluate(x_nm, gradient)
 
-    def _collect(self, references: Any) -> Any:
-        return references
+    def collect(self, asked: EnergyBatch) -> EnergyBatch:
+        return asked
 
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path, target: Target) -> Any:
     """Proposals and SMC in this process, with threads as the actors have them."""
     threads = torch.get_num_threads()
-    server = InProcess(checkpoint, target)
+    server = FlowServer(str(checkpoint), target, InProcess(target))
     x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
     result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
     torch.set_num_threads(threads)
@@ -119,7 +118,7 @@ def test_a_killed_actor_changes_nothing(checkpoint: Path, target: Target, expect
 
 def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
     """Against a plain computation, with the centre-of-mass term written out."""
-    server = InProcess(checkpoint, target)
+    server = FlowServer(str(checkpoint), target, InProcess(target))
     peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
     x = torch.from_numpy((peptide.positions - peptide.positions.mean(0))[None].astype(np.float32) / 0.17)
     x = x + 0.1
