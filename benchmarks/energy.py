@@ -1,6 +1,7 @@
 """Energies and dynamics a second: OpenMM on one pinned core against the batched force field. Prints Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/energy.py                       one core
+    OMP_NUM_THREADS=1 python benchmarks/energy.py --actors 2 --out FILE and OpenMM actors; go on where FILE ends
     python benchmarks/energy.py --tables DIR                            keep tables and positions in DIR
     python benchmarks/energy.py --tables DIR --device cuda --batch 256 4096 65536    there, without OpenMM
 
@@ -12,6 +13,7 @@ is what its vector units and its cache make of that; nothing has to come from ma
 
 import argparse
 import importlib.util
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,40 @@ import numpy as np
 import torch
 
 from molecules import BatchedEnergy
-from molecules.batched_dynamics import Replicas, langevin_step, thermal_velocities
+from molecules.batched_dynamics import Noise, Replicas, langevin_step, thermal_velocities
 
 PEPTIDES = ("AA", "ARIP", "ACDEFGHI")
 OPERATIONS_PER_PAIR, BYTES_PER_PAIR = 150, 80
+
+
+Row = dict[str, object]
+COLUMNS = ("peptide", "atoms", "engine", "batch", "energy/s", "energy + gradient/s", "replica-steps/s", "Gflop/s")
+
+
+class Table:
+    """Rows printed as they are measured, and kept in a file, where given, with those that were there."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+        print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+        for line in path.read_text().splitlines() if path and path.exists() else []:
+            self._show(json.loads(line))
+
+    def has(self, **key: object) -> bool:
+        return any(all(row[name] == value for name, value in key.items()) for row in self.rows)
+
+    def add(self, **row: object) -> None:
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._show(row)
+
+    def _show(self, row: Row) -> None:
+        self.rows.append(row)
+        cells = (row.get(name, "–") for name in COLUMNS)
+        text = (f"{c:,.0f}" if isinstance(c, float) else str(c) for c in cells)
+        print("| " + " | ".join(text) + " |", flush=True)
 
 
 def main() -> None:
@@ -32,15 +64,35 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[32, 512])
     parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engines", nargs="+", default=["eager", "eager float64", "compiled", "compiled float64"])
+    parser.add_argument("--actors", type=int, default=0, help="also measure this many OpenMM actors against one")
     parser.add_argument("--tables", type=Path, help="folder with tables and positions, written where missing")
+    parser.add_argument("--out", type=Path, help="file of rows; those that it has are not measured again")
     arguments = parser.parse_args()
-    print(
-        "| peptide | atoms | engine | batch | energy/s | energy + gradient/s | × OpenMM | Gflop/s | dynamics steps/s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    if arguments.device == "cpu":
+        show_floor()
+    table = Table(arguments.out)
     for sequence in arguments.peptides:
         energy, positions = prepare(sequence, arguments.tables)
-        measure(sequence, energy.float().to(arguments.device), positions, arguments.batch, arguments.seconds)
+        if importlib.util.find_spec("openmm") and arguments.device == "cpu":
+            measure_openmm(table, sequence, positions, arguments.seconds)
+            if arguments.actors:
+                measure_actors(table, sequence, positions, arguments.actors, arguments.seconds)
+        for engine in arguments.engines:
+            energy.to(torch.float64 if "float64" in engine else torch.float32).to(arguments.device)
+            energy.compiled = engine.startswith("compiled")
+            measure_batched(table, sequence, engine, energy, positions, arguments.batch, arguments.seconds)
+
+
+def show_floor() -> None:
+    """What one thread of this machine can do at most, and what that makes of one conformation."""
+    a, b = torch.rand(512, 512), torch.rand(2**15)
+    cpu = torch.device("cpu")
+    flops = rate(lambda: a @ a, 2 * 512**3, 0.3, cpu)
+    moved = rate(lambda: torch.add(b, 1.0, out=b), 2 * b.numel() * 4, 0.3, cpu)
+    print(f"one thread, float32: {flops / 1e9:.0f} Gflop/s in a product, {moved / 1e9:.0f} GB/s in the cache", end="; ")
+    limits = [f"{n} atoms {min(flops / OPERATIONS_PER_PAIR, moved / BYTES_PER_PAIR) / n**2:,.0f}/s" for n in (23, 70)]
+    print(f"so at most, energy and gradient: {', '.join(limits)}\n")
 
 
 def prepare(sequence: str, folder: Path | None) -> tuple[BatchedEnergy, np.ndarray]:
@@ -66,66 +118,131 @@ def prepare(sequence: str, folder: Path | None) -> tuple[BatchedEnergy, np.ndarr
     return energy, positions
 
 
-def measure(sequence: str, energy: BatchedEnergy, positions: np.ndarray, batches: list[int], seconds: float) -> None:
+def shaken(positions: np.ndarray, count: int) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(count, *positions.shape))
+    return (positions + 0.004 * noise).astype(np.float32)
+
+
+def measure_batched(
+    table: Table,
+    sequence: str,
+    engine: str,
+    energy: BatchedEnergy,
+    positions: np.ndarray,
+    batches: list[int],
+    seconds: float,
+) -> None:
+    """A row for each batch size."""
     n, device = len(positions), energy.mass.device
-    noise = np.random.default_rng(0).normal(size=(max(batches), n, 3))
-    frames = (positions + 0.004 * noise).astype(np.float32)
-    baseline = 0.0
-    if importlib.util.find_spec("openmm"):
-        baseline = openmm_row(sequence, frames[:100], positions, seconds)
-    x = torch.from_numpy(frames).to(device)
-    for engine in ("eager", "compiled"):
-        if engine == "compiled":
-            energy.compile()
-        for batch in batches:
-            part = x[:batch]
-            plain = rate(lambda part=part: energy.evaluate(part, gradient=False), batch, seconds, device)
-            both = rate(lambda part=part: energy.evaluate(part), batch, seconds, device)
-            moves = dynamics_rate(energy, torch.from_numpy(positions).to(part).expand(batch, -1, -1), seconds)
-            gain = f"{both / baseline:.1f}" if baseline else "–"
-            flops = both * n * n * OPERATIONS_PER_PAIR / 1e9
-            print(
-                f"| {sequence} | {n} | {engine} | {batch} | {plain:,.0f} | {both:,.0f} | {gain} | {flops:.1f} "
-                f"| {moves:,.0f} |",
-                flush=True,
-            )
+    name = engine if device.type == "cpu" else f"{engine}, {torch.cuda.get_device_name(device)}"
+    for batch in batches:
+        if table.has(peptide=sequence, engine=name, batch=batch):
+            continue
+        x = torch.from_numpy(shaken(positions, batch)).to(energy.mass)
+        both = rate(lambda x=x: energy.evaluate(x), batch, seconds, device)
+        table.add(
+            **{
+                "peptide": sequence,
+                "atoms": n,
+                "engine": name,
+                "batch": batch,
+                "energy/s": rate(lambda x=x: energy.evaluate(x, gradient=False), batch, seconds, device),
+                "energy + gradient/s": both,
+                "replica-steps/s": dynamics_rate(energy, x, seconds),
+                "Gflop/s": both * n * n * OPERATIONS_PER_PAIR / 1e9,
+            }
+        )
 
 
-def openmm_row(sequence: str, frames: np.ndarray, positions: np.ndarray, seconds: float) -> float:
-    """Print OpenMM's row; returns its evaluations with gradient a second."""
+def measure_openmm(table: Table, sequence: str, positions: np.ndarray, seconds: float) -> None:
+    """One context with all threads, and one pinned to a core."""
     import openmm
 
     from molecules import OpenMMEnergy, Peptide
     from molecules.energy import current_core, make_context, pinned
     from molecules.forcefield import create_system
 
-    peptide = Peptide.from_sequence(sequence)
-    energy, cpu = OpenMMEnergy(peptide), torch.device("cpu")
-    plain = rate(lambda: energy.evaluate(frames, gradient=False), len(frames), seconds, cpu)
-    both = rate(lambda: energy.evaluate(frames), len(frames), seconds, cpu)
-    with pinned(current_core()):
-        integrator = openmm.LangevinMiddleIntegrator(310.0, 0.3, 0.001)
-        context = make_context(create_system(peptide), integrator=integrator)
-        context.setPositions(positions)
-        context.setVelocitiesToTemperature(310.0)
-        moves = rate(lambda: integrator.step(100), 100, seconds, cpu)
-    print(
-        f"| {sequence} | {len(positions)} | OpenMM, 1 thread, pinned | 1 | {plain:,.0f} | {both:,.0f} | 1 | – "
-        f"| {moves:,.0f} |"
-    )
-    return both
+    peptide, frames, cpu = Peptide.from_sequence(sequence), shaken(positions, 100), torch.device("cpu")
+    system = create_system(peptide)
+    if not table.has(peptide=sequence, engine="OpenMM, all threads"):
+        platform = openmm.Platform.getPlatformByName("CPU")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+
+        def all_threads(gradient: bool) -> None:
+            for frame in frames:
+                context.setPositions(frame)
+                state = context.getState(energy=True, forces=gradient)
+                _ = state.getForces(asNumpy=True) if gradient else state.getPotentialEnergy()
+
+        add_openmm(table, sequence, len(positions), "OpenMM, all threads", all_threads, len(frames), seconds)
+    if not table.has(peptide=sequence, engine="OpenMM, pinned"):
+        energy = OpenMMEnergy(peptide)
+        with pinned(current_core()):
+            integrator = openmm.LangevinMiddleIntegrator(310.0, 0.3, 0.001)
+            context = make_context(system, integrator=integrator)
+            context.setPositions(positions)
+            context.setVelocitiesToTemperature(310.0)
+            moves = rate(lambda: integrator.step(100), 100, seconds, cpu)
+
+        def one_core(gradient: bool) -> None:
+            energy.evaluate(frames, gradient)
+
+        add_openmm(table, sequence, len(positions), "OpenMM, pinned", one_core, len(frames), seconds, moves)
+
+
+def measure_actors(table: Table, sequence: str, positions: np.ndarray, count: int, seconds: float) -> None:
+    """One actor and `count` of them, each with a core of its own, on the same conformations."""
+    from boltzray.environment import prepare
+
+    prepare()
+    from boltzray.cluster import ClusterConfig, cluster
+    from boltzray.energies import EnergyConfig, Molecule
+    from boltzray.energy_pool import EnergyPool
+    from molecules import Peptide
+
+    molecule, frames = Molecule(Peptide.from_sequence(sequence).to_pdb()), shaken(positions, 4096)
+    for actors in (1, count):
+        name = f"OpenMM, {actors} actors"
+        if table.has(peptide=sequence, engine=name):
+            continue
+        with (
+            cluster(ClusterConfig(num_cpus=count)) as resources,
+            EnergyPool(EnergyConfig(engine="openmm"), resources, actors=actors) as pool,
+        ):
+
+            def evaluate(gradient: bool, pool: EnergyPool = pool) -> None:
+                pool.evaluate([(molecule, frames)], gradient, chunk=256)
+
+            add_openmm(table, sequence, len(positions), name, evaluate, len(frames), seconds)
+
+
+def add_openmm(
+    table: Table,
+    sequence: str,
+    atoms: int,
+    engine: str,
+    evaluate: Callable[[bool], None],
+    count: int,
+    seconds: float,
+    moves: float | None = None,
+) -> None:
+    cpu = torch.device("cpu")
+    row: Row = {"peptide": sequence, "atoms": atoms, "engine": engine, "batch": count}
+    row["energy/s"] = rate(lambda: evaluate(False), count, seconds, cpu)
+    row["energy + gradient/s"] = rate(lambda: evaluate(True), count, seconds, cpu)
+    table.add(**row, **({"replica-steps/s": moves} if moves else {}))
 
 
 def dynamics_rate(energy: BatchedEnergy, x: torch.Tensor, seconds: float) -> float:
-    """Steps times replicas a second."""
-    generator = torch.Generator(x.device).manual_seed(0)
+    """Steps times replicas a second, with a noise stream for each replica."""
     step = langevin_step(energy, timestep_fs=1.0, friction_per_ps=0.3)
-    state = Replicas(x, thermal_velocities(energy, x, generator))
+    noise = Noise(range(len(x)), 0, x)
+    state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
 
     def ten_steps() -> None:
         nonlocal state
-        for _ in range(10):
-            state = step(state, generator)
+        for drawn in noise.draw(10):
+            state = step(state, drawn)
 
     return rate(ten_steps, 10 * len(x), seconds, x.device)
 

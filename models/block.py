@@ -1,60 +1,116 @@
-"""One causal affine transformation of all tokens: a transformer that gives each token's scale and shift.
+"""One causal transformation of all tokens: a transformer gives each token's parameters from those before it.
 
-Shapes: B samples, P conditions (1 or B), N tokens, C channels.
+Shapes: B samples, P conditions (1 or B), N tokens of D coordinates (3: an atom, 1), C channels.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.config import FlowConfig
 from models.layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
+from models.transform import Affine, Circular, Marks
 
 EXPANSION = 4
 
 
 class Block(nn.Module):
-    """One causal affine transformation of the tokens in the block's ordering."""
+    """One causal transformation of the tokens in the block's ordering; the `first` is next to the data."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, *, first: bool = False) -> None:
         super().__init__()
         c = config.channels
         layer = AdaptiveLayer if config.adaptive else PlainLayer
         self.channels, self.heads = c, c // config.head_dim
         self.lookahead = config.lookahead
-        self.proj_in = nn.Linear(3, c)
-        self.proj_cond: nn.Module = (
-            nn.Sequential(nn.Linear(2 * c, c), nn.GELU(), nn.Linear(c, c)) if config.lookahead else nn.Linear(c, c)
-        )
-        self.position_scale = nn.Parameter(torch.tensor(0.01))
+        circular = first and config.coordinates == "internal"
+        self.transform = Circular(config.spline_bins) if circular else Affine(config.token_dim)
+        self.proj_in = nn.Linear(self.transform.features, c)
+        self.position_scale: nn.Parameter | None = None
+        self.position: nn.Parameter | None = None
+        if config.system:  # one peptide: positions are learned, and there is nothing to be conditioned on
+            self.position = nn.Parameter(0.01 * torch.randn(config.system_tokens, c))
+        else:
+            self.proj_cond: nn.Module = (
+                nn.Sequential(nn.Linear(2 * c, c), nn.GELU(), nn.Linear(c, c)) if config.lookahead else nn.Linear(c, c)
+            )
+            self.position_scale = nn.Parameter(torch.tensor(0.01))
         self.layers = nn.ModuleList(layer(c, config.head_dim, EXPANSION) for _ in range(config.layers_per_block))
-        self.proj_out = nn.Linear(c, 6)
+        self.proj_out = nn.Linear(c, self.transform.parameters)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def modulations(self, c: Tensor) -> list[Modulation | Tensor]:
-        """Each layer's modulation from the condition (P, N, C) in this block's ordering."""
+    def condition(self, c: Tensor) -> Tensor:
+        """The tokens' condition e, shared by the layers, from that of the atoms in this block's ordering.
+
+        Shape: (P, N, C) → (P, N, C).
+        """
         if self.lookahead:
             c = torch.cat([c, nn.functional.pad(c[:, 1:], (0, 0, 0, 1))], dim=-1)
-        e = self.proj_cond(c)
-        return [layer.modulation(e) for layer in self.layers]  # type: ignore[operator]
+        e: Tensor = self.proj_cond(c)
+        return e
+
+    def modulations(self, e: Tensor | None) -> list[Modulation | Tensor | None]:
+        """Each layer's modulation; None where there is no condition."""
+        return [_modulation(layer, e) for layer in self.layers]
 
     def positions(self, n: int) -> Tensor:
         """What is added to tokens 0..n-1 to tell them apart (n, C)."""
-        index = torch.arange(n, device=self.position_scale.device)
-        return self.position_scale * sinusoid(index, self.channels, 10000.0).to(self.position_scale.dtype)
+        if self.position is not None:
+            return self.position[:n]
+        scale = self.position_scale
+        assert scale is not None
+        return scale * sinusoid(torch.arange(n, device=scale.device), self.channels, 10000.0).to(scale.dtype)
 
-    def head(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift, each (..., 3), that a token's features give its successor."""
+    def head(self, h: Tensor) -> Tensor:
+        """Parameters of the transform (..., Q) that a token's features give its successor."""
         with torch.autocast(h.device.type, enabled=False):  # they make the density: never below float32
-            a, b = self.proj_out(h.to(self.proj_out.weight.dtype)).chunk(2, dim=-1)
-        return a, b
+            p: Tensor = self.proj_out(h.to(self.proj_out.weight.dtype))
+        return p
 
-    def forward(self, u: Tensor, modulations: Sequence[Modulation | Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift (B, N, 3) of every token from those before it; the first gets zeros."""
-        h = self.proj_in(u) + self.positions(u.shape[1])
+    def forward(
+        self,
+        u: Tensor,
+        modulations: Sequence[Modulation | Tensor | None],
+        marks: Marks | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Transformed tokens, and log|det ∂z/∂u|. `mask` (P, N): real tokens, None when all are.
+
+        Shape: u (B, N, D) in the block's ordering → z (B, N, D), logdet (B,).
+        """
+        h = self._embed(u, marks)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             h = layer(h, modulation)
-        a, b = self.head(h[:, :-1])
-        return nn.functional.pad(a, (0, 0, 1, 0)), nn.functional.pad(b, (0, 0, 1, 0))
+        return self._transform(u, h, marks, mask)
+
+    def checkpointed(
+        self, u: Tensor, e: Tensor | None, marks: Marks | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, but nothing within a layer is kept for the backward pass, its modulation included."""
+        h = self._embed(u, marks)
+        for layer in self.layers:
+            h = checkpoint(_modulated, layer, h, e, use_reentrant=False, preserve_rng_state=False)
+        return self._transform(u, h, marks, mask)
+
+    def _embed(self, u: Tensor, marks: Marks | None) -> Tensor:
+        h: Tensor = self.proj_in(self.transform.inputs(u, marks)) + self.positions(u.shape[1])
+        return h
+
+    def _transform(self, u: Tensor, h: Tensor, marks: Marks | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
+        if mask is not None:
+            p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering
+        z, slope = self.transform.forward(u, p, marks)
+        return z, slope.sum((1, 2))
+
+
+def _modulation(layer: nn.Module, e: Tensor | None) -> Modulation | Tensor | None:
+    return None if e is None else layer.modulation(e)  # type: ignore[operator]
+
+
+def _modulated(layer: nn.Module, h: Tensor, e: Tensor | None) -> Tensor:
+    result: Tensor = layer(h, _modulation(layer, e))
+    return result

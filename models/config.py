@@ -1,6 +1,7 @@
-"""Size and kind of a flow. Source: prose (arXiv 2508.18175)."""
+"""Size and kind of a flow. Source: prose (arXiv 2508.18175), the single systems of SBG (TarFlow, arXiv 2412.06329)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 PROSE_ORDERINGS = (
     "n2c_backbone-first_standard",
@@ -13,6 +14,7 @@ PROSE_ORDERINGS = (
     "n2c_residue-by-residue_variant",
 )
 TARFLOW_ORDERINGS = ("n2c_residue-by-residue_standard", "n2c_residue-by-residue_standard_flip")
+SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,16 @@ class FlowConfig:
 
     `adaptive` layers with `lookahead` make Prose, plain ones without make TarFlow. `orderings` are used in turn,
     block by block; empty stands for the published ones.
+
+    With `coordinates=internal` a token is an atom's bond, angle and torsion, and the first block maps torsions that
+    turn freely by splines of the circle with `spline_bins` bins. Such a flow need not learn rotations and stiff bonds,
+    and does with little training. It is ours; the published ones are Cartesian.
+
+    A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
+    `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,
+    so any atoms will do. Its `token` is an atom, or one coordinate of an atom (x, y, z of the first, then of the
+    second, …). Of the published ones (conf/model/single_*.yaml) GYDPETGTWG's tokens are atoms and ACE-A-NME's
+    coordinates; that AAA, ACE-AAA-NME and AAAAAA have coordinates too is our reading, and a public .pth says it itself.
     """
 
     channels: int = 384
@@ -30,20 +42,52 @@ class FlowConfig:
     adaptive: bool = True
     lookahead: bool = True
     orderings: tuple[str, ...] = ()
+    system: str = ""
+    system_atoms: int = 0
+    token: Literal["atom", "coordinate"] = "atom"
+    coordinates: Literal["cartesian", "internal"] = "cartesian"
+    spline_bins: int = 16
 
     def __post_init__(self) -> None:
+        if min(self.channels, self.head_dim, self.blocks, self.layers_per_block) < 1:
+            raise ValueError("channels, head_dim, blocks and layers_per_block must be at least 1")
         if self.channels % self.head_dim or self.channels % 2:
             raise ValueError(
                 f"channels={self.channels} must be even and a multiple of head_dim={self.head_dim}: "
                 f"try channels={max(1, self.channels // self.head_dim) * self.head_dim}"
             )
-        if min(self.blocks, self.layers_per_block) < 1:
-            raise ValueError("blocks and layers_per_block must be at least 1")
         if not self.orderings:
-            names = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
-            object.__setattr__(self, "orderings", names)
+            published = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
+            object.__setattr__(self, "orderings", SYSTEM_ORDERINGS if self.system else published)
+        if self.coordinates not in ("cartesian", "internal") or self.spline_bins < 2:
+            raise ValueError(f"coordinates={self.coordinates!r}: choose cartesian or internal, with spline_bins >= 2")
+        self._check_system()
+
+    def _check_system(self) -> None:
+        if self.token not in ("atom", "coordinate"):
+            raise ValueError(f"token={self.token!r} is unknown: choose atom or coordinate")
+        if self.system and (self.adaptive or self.lookahead):
+            raise ValueError("a single-system flow has no condition: set adaptive=false and lookahead=false")
+        if self.system and self.coordinates != "cartesian":
+            raise ValueError("a single-system flow has Cartesian coordinates: leave system= out for internal ones")
+        if self.system and self.system_atoms < 1:
+            raise ValueError(f"give system_atoms=, the number of atoms of {self.system}")
+        if not self.system and (self.system_atoms or self.token != "atom"):
+            raise ValueError("system_atoms and token are of a single-system flow: give system=, or leave them out")
+        if unknown := set(self.orderings) - set(SYSTEM_ORDERINGS) if self.system else set():
+            raise ValueError(f"a single-system flow has no ordering {min(unknown)!r}: use {SYSTEM_ORDERINGS}")
 
     @property
     def ordering_names(self) -> tuple[str, ...]:
         """The ordering of each block, in turn."""
         return tuple(self.orderings[k % len(self.orderings)] for k in range(self.blocks))
+
+    @property
+    def token_dim(self) -> int:
+        """Coordinates in a token."""
+        return 1 if self.token == "coordinate" else 3
+
+    @property
+    def system_tokens(self) -> int:
+        """Tokens of the only peptide of a single-system flow."""
+        return self.system_atoms * 3 // self.token_dim

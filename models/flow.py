@@ -1,21 +1,34 @@
-"""Prose and the transferable TarFlow: one stack of causal affine blocks, by configuration.
+"""Prose and TarFlow, transferable or of a single system: one stack of causal affine blocks, by configuration.
 
-Shapes: B samples, P conditions (1 or B), N atoms, C channels, K blocks. Coordinates are normalised: positions in
-nm minus their mean, over `scale_nm`. Source: prose (arXiv 2508.18175), TarFlow (arXiv 2412.06329).
+Shapes: B samples, P conditions (1 or B), N atoms, T tokens (N, or 3N), C channels, K blocks. Coordinates are
+normalised: positions in nm minus their mean, over `scale_nm`. Source: prose (arXiv 2508.18175), TarFlow (arXiv
+2412.06329).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from models.block import Block
 from models.config import FlowConfig
-from models.decode import decode_block
-from models.layers import Modulation, sinusoid
+from models.decoder import Decoder, Precision
+from models.internal import (
+    InternalTables,
+    hot_latents,
+    latents_to_rigid,
+    rigid_log_density,
+    rigid_motion,
+    rigid_slots,
+    rigid_to_latents,
+    to_internal,
+    to_positions,
+)
+from models.layers import Modulation, reorder, sinusoid
 from models.tables import PeptideLike, PeptideTables
+from models.transform import Marks
 
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 
@@ -24,22 +37,22 @@ ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 class Conditioning:
     """All of the network that depends on the peptide alone.
 
-    Shape: order, inverse_order (K, P, N); mask (P, N) of real atoms, None when there is no padding; n_atoms (P,);
-    modulations: for each block, for each layer, tensors (P, N, C) in the block's ordering.
+    Shape: order, inverse_order (K, P, T); mask (P, T) of real tokens, None when there is no padding; n_atoms (P,);
+    modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition.
+    conditions: with activation checkpointing each block's condition (P, T, C), for forward passes; no modulations.
+    internal, marks: what internal coordinates refer to, and their kinds for each block; None for Cartesian ones.
+    decoders: what the inverse prepares on its first use, for each precision.
     """
 
     order: Tensor
     inverse_order: Tensor
     mask: Tensor | None
     n_atoms: Tensor
-    modulations: list[list[Modulation | Tensor]]
-
-
-def _reorder(x: Tensor, order: Tensor) -> Tensor:
-    """Rows of x (B or P, N, D) in `order` (P, N)."""
-    if order.shape[0] == 1:
-        return x[:, order[0]]
-    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+    modulations: list[list[Modulation | Tensor | None]]
+    conditions: list[Tensor | None] | None = None
+    internal: InternalTables | None = None
+    marks: list[Marks | None] = field(default_factory=list)
+    decoders: dict[Precision, Decoder] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Embedding(nn.Module):
@@ -61,32 +74,57 @@ class Embedding(nn.Module):
 
 
 class Flow(nn.Module):
-    """A normalising flow over the atoms of any peptide: x ↔ z with z ~ N(0, I) on R^{3N}."""
+    """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
+
+    `checkpointing`: in training, compute layers again in the backward pass instead of keeping what they need for it.
+    """
 
     def __init__(self, config: FlowConfig, scale_nm: float = 1.0) -> None:
         super().__init__()
         self.config = config
         self.scale_nm = scale_nm
-        self.embedding = Embedding(config.channels)
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(config) for _ in range(config.blocks))  # type: ignore[assignment]
+        self.checkpointing = False
+        self.embedding = None if config.system else Embedding(config.channels)
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, first=k == 0) for k in range(config.blocks))  # type: ignore[assignment]
 
     def tables(self, peptides: Sequence[PeptideLike]) -> PeptideTables:
-        return PeptideTables.of(peptides, self.config.ordering_names).to(self.blocks[0].position_scale.device)
+        """Peptides as the flow needs them. Raises: ValueError for one that it cannot take."""
+        config = self.config
+        tables = (
+            PeptideTables.of_system(peptides, config)
+            if config.system
+            else PeptideTables.of(peptides, config.ordering_names, internal=config.coordinates == "internal")
+        )
+        return tables.to(self.blocks[0].proj_in.weight.device)
 
     def conditioning(self, tables: PeptideTables) -> Conditioning:
         """Everything that depends on the peptides alone, with gradients to the parameters."""
-        c = self.embedding(tables)
-        length = c.shape[1]
-        modulations = [
-            block.modulations(_reorder(c, order)) for block, order in zip(self.blocks, tables.orderings, strict=True)
-        ]
-        padded = bool((tables.n_atoms != length).any()) if tables.n_atoms.device.type == "cpu" else len(c) > 1
+        conditions: list[Tensor | None] = [None] * len(self.blocks)
+        mask = None
+        if self.embedding is not None:
+            c, real = self.embedding(tables), tables.atom_type > 0
+            conditions = [
+                block.condition(reorder(c, order)) for block, order in zip(self.blocks, tables.orderings, strict=True)
+            ]
+            # On a GPU the look would be a wait; a single peptide is never padded.
+            padded = not bool(real.all()) if real.device.type == "cpu" else len(c) > 1
+            mask = real if padded else None
+        marks: list[Marks | None] = [None] * len(self.blocks)
+        if (t := tables.internal) is not None:
+            marks = [
+                Marks.of(reorder(t.present, order), reorder(t.free[..., None], order)[..., 0])
+                for order in tables.orderings
+            ]
+        later = self.checkpointing and torch.is_grad_enabled()
         return Conditioning(
             order=tables.orderings,
             inverse_order=tables.orderings.argsort(dim=-1),
-            mask=tables.atom_type > 0 if padded else None,
+            mask=mask,
             n_atoms=tables.n_atoms,
-            modulations=modulations,
+            modulations=[] if later else [b.modulations(e) for b, e in zip(self.blocks, conditions, strict=True)],
+            conditions=conditions if later else None,
+            internal=tables.internal,
+            marks=marks,
         )
 
     @torch.no_grad()
@@ -99,53 +137,125 @@ class Flow(nn.Module):
 
         Shape: x (B, N, 3) → z (B, N, 3), logdet (B,).
         """
-        logdet = x.new_zeros(x.shape[0])
-        for k, block in enumerate(self.blocks):
-            u = _reorder(x, c.order[k])
-            a, b = block(u, c.modulations[k])
-            if c.mask is not None:
-                real = c.mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering
-                a, b = a * real, b * real
-            x = _reorder((u - b) * torch.exp(-a), c.inverse_order[k])
-            logdet = logdet - a.sum((1, 2))
-        return x, logdet
+        tokens, volume = self._enter(x, c)
+        z, logdet = self._through(tokens, c)
+        if c.internal is None:
+            return z.reshape(x.shape), logdet
+        rigid = rigid_motion(x, c.internal)
+        six = rigid_to_latents(rigid, c.n_atoms)
+        z = z.flatten(1).scatter(1, rigid_slots(c.internal).expand(len(z), -1), six).view(x.shape)
+        return z, volume + logdet + rigid_log_density(rigid.center, c.n_atoms) - normal_log_density(six)
 
-    def inverse(self, z: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
-        """Coordinates and log|det ∂x/∂z|, token by token.
+    def inverse(self, z: Tensor, c: Conditioning, precision: Precision = "float32") -> tuple[Tensor, Tensor]:
+        """Coordinates and log|det ∂x/∂z|, token by token, without gradients.
+
+        `precision` is that of matrix products (see `Decoder`); the log-determinant belongs to the coordinates that
+        come with it in either. With internal coordinates, latents far out may give none: NaN.
 
         Shape: z (B, N, 3) → x (B, N, 3), logdet (B,).
         """
-        logdet = z.new_zeros(z.shape[0])
-        for k in reversed(range(len(self.blocks))):
-            u, a_sum = decode_block(self.blocks[k], _reorder(z, c.order[k]), c.modulations[k], c.mask)
-            z = _reorder(u, c.inverse_order[k])
-            logdet = logdet + a_sum
-        return z, logdet
+        if precision not in c.decoders:
+            c.decoders[precision] = Decoder(self.blocks, c, precision)
+        decode, t = c.decoders[precision], c.internal
+        if t is None:
+            tokens, logdet = decode(self._tokens(z, c))
+            return tokens.reshape(z.shape), logdet
+        six = z.flatten(1).gather(1, rigid_slots(t).expand(len(z), -1))
+        y, logdet = decode(self._tokens(z, c) * t.present)
+        rigid = latents_to_rigid(six, c.n_atoms)
+        x, volume = to_positions(y, rigid, t, self.scale_nm)
+        volume = volume + self._log_unit(x, c) + rigid_log_density(rigid.center, c.n_atoms) - normal_log_density(six)
+        return x, logdet - volume
 
-    def log_prob(self, x: Tensor, c: Conditioning) -> Tensor:
-        """Log-density (B,) in normalised coordinates (B, N, 3)."""
-        z, logdet = self(x, c)
-        return base_log_prob(z, c.n_atoms) + logdet
+    def _tokens(self, x: Tensor, c: Conditioning) -> Tensor:
+        """Atoms (B, N, 3) → tokens (B, T, D)."""
+        n = c.order.shape[-1] * self.config.token_dim // 3
+        if x.shape[1:] != (n, 3):
+            raise ValueError(f"coordinates have shape {tuple(x.shape)}: give (B, {n}, 3) for this peptide")
+        return x.reshape(len(x), -1, self.config.token_dim)
+
+    def _enter(self, x: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
+        """Positions → what the blocks transform, and the log-determinant of that, less the rigid motion's part."""
+        tokens = self._tokens(x, c)
+        if c.internal is None:
+            return tokens, x.new_zeros(len(x))
+        tokens, volume = to_internal(x * self.scale_nm, c.internal)
+        return tokens, volume + self._log_unit(x, c)
+
+    def _log_unit(self, x: Tensor, c: Conditioning) -> Tensor:
+        """log|det| of normalised coordinates, less their mean, to nm (P,)."""
+        return (3 * c.n_atoms.to(x) - 3) * math.log(self.scale_nm)
+
+    def _through(self, x: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
+        """The blocks, one after the other. Shape: (B, T, D) → (B, T, D), logdet (B,)."""
+        logdet = x.new_zeros(len(x))
+        for k, block in enumerate(self.blocks):
+            u = reorder(x, c.order[k])
+            if c.conditions is None:
+                z, slope = block(u, c.modulations[k], c.marks[k], c.mask)
+            else:
+                z, slope = block.checkpointed(u, c.conditions[k], c.marks[k], c.mask)
+            x = reorder(z, c.inverse_order[k])
+            logdet = logdet + slope
+        return x, logdet
+
+    def log_prob(self, x: Tensor, c: Conditioning, ratio: float = 1.0) -> Tensor:
+        """Log-density (B,) in normalised coordinates (B, N, 3); `ratio` as in `push`."""
+        tokens, volume = self._enter(x, c)
+        z, logdet = self._through(tokens, c)
+        z = z.reshape(x.shape)
+        if c.internal is None:
+            return self._base(z, c, ratio) + logdet
+        # The rotation's latents are left out: their density and its determinant are a constant together.
+        center = rigid_motion(x, c.internal).center
+        return self._base(z, c, ratio) + logdet + volume + rigid_log_density(center, c.n_atoms / ratio)
+
+    def _base(self, z: Tensor, c: Conditioning, ratio: float) -> Tensor:
+        """Log-density (B,) of the latents that blocks make; the others are zero."""
+        if c.internal is None:
+            return normal_log_density(z, 3 * c.n_atoms, ratio)
+        cold = z * c.internal.free[..., None] * (torch.arange(3, device=z.device) == 2)
+        n_cold = c.internal.free.sum(1)
+        hot = normal_log_density(z - cold, 3 * c.n_atoms - 6 - n_cold, ratio)
+        return hot + normal_log_density(cold, n_cold)
 
     @torch.inference_mode()
-    def push(self, z: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
+    def push(
+        self, z: Tensor, c: Conditioning, precision: Precision = "float32", ratio: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Conformations from standard normal latents, and the log-density of each, summed in the same pass.
+
+        In bf16 too that is the density of what was drawn, and what importance weights need; a forward pass gives a
+        slightly different one. At `ratio` times the temperature of the training, latents are drawn from N(0, ratio);
+        free torsions and rotations know no temperature.
 
         Shape: z (n, N, 3) → x (n, N, 3) normalised, log_q (n,).
         """
-        x, logdet = self.inverse(z, c)
-        return x, base_log_prob(z, c.n_atoms) - logdet
+        if ratio == 1.0:
+            x, logdet = self.inverse(z, c, precision)
+            return x, normal_log_density(z, 3 * c.n_atoms) - logdet
+        hot = torch.ones_like(z[:1], dtype=torch.bool) if c.internal is None else hot_latents(c.internal)
+        hot = hot.expand(len(z), -1, -1)
+        z = torch.where(hot, z * math.sqrt(ratio), z)
+        x, logdet = self.inverse(z, c, precision)
+        density = normal_log_density(z * hot, hot.sum((1, 2)), ratio) + normal_log_density(z * ~hot, (~hot).sum((1, 2)))
+        return x, density - logdet
 
-    def sample(self, c: Conditioning, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, c: Conditioning, n: int, generator: torch.Generator | None = None, precision: Precision = "float32"
+    ) -> tuple[Tensor, Tensor]:
         """`n` conformations of one peptide and the log-density of each; `generator` is a CPU one.
 
         Shape: x (n, N, 3) normalised, log_q (n,).
         """
-        parameter = self.blocks[0].position_scale
-        z = torch.randn((n, c.order.shape[-1], 3), generator=generator, dtype=parameter.dtype)
-        return self.push(z.to(parameter.device), c)
+        parameter = self.blocks[0].proj_in.weight
+        n_atoms = c.order.shape[-1] * self.config.token_dim // 3
+        z = torch.randn((n, n_atoms, 3), generator=generator, dtype=parameter.dtype)
+        return self.push(z.to(parameter.device), c, precision)
 
 
-def base_log_prob(z: Tensor, n_atoms: Tensor) -> Tensor:
-    """Standard normal log-density (B,) of latents (B, N, 3) that are zero at padding."""
-    return -0.5 * z.square().sum((1, 2)) - 1.5 * math.log(2 * math.pi) * n_atoms
+def normal_log_density(z: Tensor, n: Tensor | None = None, variance: float = 1.0) -> Tensor:
+    """Log-density (B,) of independent normal numbers (B, ...); `n` (B,) of them count, the others are zero."""
+    z = z.flatten(1)
+    count = z.shape[1] if n is None else n.to(z)
+    return -0.5 * z.square().sum(1) / variance - 0.5 * math.log(2 * math.pi * variance) * count

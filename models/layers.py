@@ -37,6 +37,13 @@ def sinusoid(position: Tensor, channels: int, base: float) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Rows of x (B or P, N, D) in `order` (P, N)."""
+    if order.shape[0] == 1:
+        return x[:, order[0]]
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q·k/√D) v over the tokens up to each one's own. Shape: (B, H, N, D) each."""
     if torch.is_autocast_enabled(q.device.type):
@@ -116,7 +123,7 @@ class AdaLN(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """The condition is added, then attention and MLP (transferable TarFlow). Its modulation is e itself."""
+    """The condition is added, then attention and MLP (TarFlow). Its modulation is e itself, or None without one."""
 
     def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
         super().__init__()
@@ -126,8 +133,8 @@ class PlainLayer(nn.Module):
     def modulation(self, e: Tensor) -> Tensor:
         return e
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        x = x + modulation
+    def forward(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        x = x if modulation is None else x + modulation
         x = x + self.attention(x)
         return x + self.mlp(x)
 

@@ -2,24 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.config import FlowConfig
+from models.internal import InternalTables
+
 ENCODINGS = ("atom_type", "aa_type", "aa_pos")
 
 
 class PeptideLike(Protocol):
-    """What is asked of a peptide: `molecules.Peptide` has it, and so has any pair of dicts."""
+    """What is asked of a peptide: `molecules.Peptide` has it. Only a single-system flow asks for `n_atoms`, only an
+    internal one for `internal`."""
 
     @property
     def sequence(self) -> str: ...
     @property
+    def n_atoms(self) -> int: ...
+    @property
     def encodings(self) -> dict[str, np.ndarray]: ...
     @property
     def orderings(self) -> dict[str, np.ndarray]: ...
+    @property
+    def internal(self) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class PeptideTables:
     """P peptides padded to N atoms.
 
     Shape: atom_type, aa_type, aa_pos (P, N), 0 = padding; seq_len, n_atoms (P,); orderings (K, P, N), where
-    padded positions keep their own index.
+    padded positions keep their own index. Of a single system: encodings of zeros, orderings of tokens (K, P, T).
+    `internal`: what internal coordinates refer to, if the flow has them.
     """
 
     atom_type: Tensor
@@ -36,9 +45,12 @@ class PeptideTables:
     seq_len: Tensor
     n_atoms: Tensor
     orderings: Tensor
+    internal: InternalTables | None = None
 
     @classmethod
-    def of(cls, peptides: Sequence[PeptideLike], ordering_names: Sequence[str]) -> "PeptideTables":
+    def of(
+        cls, peptides: Sequence[PeptideLike], ordering_names: Sequence[str], *, internal: bool = False
+    ) -> "PeptideTables":
         """Tables of `peptides` for a flow whose blocks visit atoms in the orderings named.
 
         Raises: ValueError when a peptide has atoms outside the vocabulary, and so no encoding.
@@ -57,7 +69,7 @@ class PeptideTables:
         def ordering(values: np.ndarray) -> np.ndarray:
             return np.concatenate([values, np.arange(len(values), length)])
 
-        encodings = {
+        encodings: dict[str, Any] = {
             name: torch.from_numpy(np.stack([padded(p.encodings[name]) for p in peptides])) for name in ENCODINGS
         }
         orderings = np.stack([[ordering(p.orderings[name]) for p in peptides] for name in ordering_names])
@@ -66,19 +78,50 @@ class PeptideTables:
             seq_len=torch.tensor([int(p.encodings["seq_len"][0]) for p in peptides]),
             n_atoms=torch.tensor([len(p.encodings["atom_type"]) for p in peptides]),
             orderings=torch.from_numpy(orderings),
+            internal=InternalTables.of(peptides) if internal else None,
+        )
+
+    @classmethod
+    def of_system(cls, peptides: Sequence[PeptideLike], config: FlowConfig) -> "PeptideTables":
+        """Tables of the one peptide that a single-system flow knows, as often as it is given.
+
+        Raises: ValueError for any other peptide.
+        """
+        known = (config.system.upper(), config.system_atoms)
+        for peptide in peptides:
+            if (peptide.sequence.upper(), peptide.n_atoms) != known:
+                raise ValueError(
+                    f"this flow knows {config.system} ({config.system_atoms} atoms) alone, not {peptide.sequence} "
+                    f"({peptide.n_atoms} atoms): give that peptide, or a transferable flow"
+                )
+        p = len(peptides)
+        none = torch.zeros((p, config.system_atoms), dtype=torch.int64)
+        order = torch.arange(config.system_tokens).expand(p, -1)
+        orderings = [order.flip(-1) if name.endswith("_flip") else order for name in config.ordering_names]
+        return cls(
+            atom_type=none,
+            aa_type=none,
+            aa_pos=none,
+            seq_len=torch.zeros(p, dtype=torch.int64),
+            n_atoms=torch.full((p,), config.system_atoms),
+            orderings=torch.stack(orderings),
         )
 
     def rows(self, index: Tensor) -> "PeptideTables":
         """Peptides `index`, padded no longer than the longest among them."""
         n = int(self.n_atoms[index].max())
+        tokens = n * self.orderings.shape[-1] // self.atom_type.shape[-1]
         return PeptideTables(
             atom_type=self.atom_type[index, :n],
             aa_type=self.aa_type[index, :n],
             aa_pos=self.aa_pos[index, :n],
             seq_len=self.seq_len[index],
             n_atoms=self.n_atoms[index],
-            orderings=self.orderings[:, index, :n],
+            orderings=self.orderings[:, index, :tokens],
+            internal=self.internal and self.internal.rows(index, n),
         )
 
     def to(self, device: torch.device | str) -> "PeptideTables":
-        return PeptideTables(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "internal"}
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return PeptideTables(**moved, internal=self.internal and self.internal.to(device))

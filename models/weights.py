@@ -1,12 +1,10 @@
-"""Flows on disk: our checkpoint folders, and the public `.pth` state dicts.
+"""Flows on disk.
 
 A checkpoint is a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance).
 """
 
 import hashlib
 import json
-import pickle
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,43 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.config import FlowConfig
 from models.flow import Flow
+from models.hub import locate
+from models.pth import load_public
+from models.public import fill
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
 FORMAT_VERSION = 1
-PUBLIC_SCALE_NM = 0.35  # of the published 2-8 residue weights
-
-# Public name → ours, tried in this order on the part after `blocks.K.attn_blocks.L.`.
-_LAYER_NAMES = (
-    ("mha.adaln.norm_cond.", "norm1.norm."),
-    ("mha.adaln.to_gamma.0.", "norm1.scale."),
-    ("mha.adaln.to_beta.", "norm1.shift."),
-    ("mha.mha.attention.q_layer_norm.", "attention.q_norm."),
-    ("mha.mha.attention.k_layer_norm.", "attention.k_norm."),
-    ("mha.mha.attention.", "attention."),
-    ("mha.mha.mlp.main.0.", "mlp.up."),
-    ("mha.mha.mlp.main.2.", "mlp.down."),
-    ("mha.mha.mlp.", "mlp."),
-    ("mha.scale_output.to_adaln_zero_gamma.0.", "gate1."),
-    ("transition.adaln.norm_cond.", "norm2.norm."),
-    ("transition.adaln.to_gamma.0.", "norm2.scale."),
-    ("transition.adaln.to_beta.", "norm2.shift."),
-    ("transition.transition.swish_linear.0.", "transition.up."),
-    ("transition.transition.linear_out.", "transition.down."),
-    ("transition.scale_output.to_adaln_zero_gamma.0.", "gate2."),
-    ("attention.q_layer_norm.", "attention.q_norm."),
-    ("attention.k_layer_norm.", "attention.k_norm."),
-    ("mlp.main.0.", "mlp.up."),
-    ("mlp.main.2.", "mlp.down."),
-)
-_NAMES = (
-    ("cond_embed.atom_embed.", "embedding.atom."),
-    ("cond_embed.residue_embed.", "embedding.residue."),
-    ("cond_embed.mlp.", "embedding.mlp."),
-)
 
 
 def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
@@ -78,23 +48,35 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
     return folder
 
 
-def load(path: str | Path, *, head_dim: int | None = None, scale_nm: float | None = None) -> Flow:
-    """A flow from one of our checkpoint folders, or from a public `.pth`.
+def load(
+    path: str | Path,
+    *,
+    head_dim: int | None = None,
+    scale_nm: float | None = None,
+    system: str | None = None,
+) -> Flow:
+    """A flow from one of our checkpoint folders, a public `.pth`, or `hub://ORG/REPO/PATH` on the Hugging Face hub.
 
-    The architecture of a `.pth` is read off its weights; only `head_dim` leaves no trace there (64, or the whole
-    width of a smaller network, unless given), nor does the scale (0.35 nm unless given).
+    Our folders say everything. Of a `.pth`, what its weights and its name do not tell can be given: `head_dim`, the
+    scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
 
-    Raises: FileNotFoundError with what to do; ValueError naming a key that is missing, left over or misshapen.
+    Raises: FileNotFoundError with what to do; ValueError for content that is not a flow's.
     """
-    path = Path(path)
+    if "ecnf" in Path(path).name.lower():
+        raise ValueError(
+            f"{path} is an ECNF++, a continuous flow, which is not supported: choose a prose or tarflow one"
+        )
+    path = locate(path)
     if path.is_dir():
-        return _load_folder(path)
+        flow = _load_folder(path)
+        _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system}, flow)
+        return flow
     if not path.exists():
         raise FileNotFoundError(
             f"no checkpoint at {path}: train one (python jobs/train.py), or give checkpoint= a folder "
             f"with {WEIGHTS}, or a public .pth file"
         )
-    return from_public(_read_pth(path), head_dim=head_dim, scale_nm=scale_nm or PUBLIC_SCALE_NM)
+    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system)
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
@@ -116,85 +98,26 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _load_folder(folder: Path) -> Flow:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     description = describe(folder)
+    if not (folder / WEIGHTS).exists():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
-    flow = Flow(config, description["scale_nm"])
-    _fill(flow, load_file(folder / WEIGHTS), str(folder))
-    return flow.eval()
-
-
-def _fill(flow: Flow, state: Mapping[str, Tensor], source: str) -> None:
-    expected = flow.state_dict()
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or extra:
-        kind, name = ("lacks", missing[0]) if missing else ("has the unknown key", extra[0])
-        raise ValueError(f"{source} {kind} {name} ({len(missing)} missing, {len(extra)} left over)")
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            shapes = f"{tuple(value.shape)}, expected {tuple(expected[name].shape)}"
-            raise ValueError(f"{source}: {name} has shape {shapes}")
-    flow.load_state_dict(dict(state))
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, and is refused: it could run code when opened") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} is no state dict: expected names and tensors")
-    return state
-
-
-def _strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of the network itself: prefixes gone, the teacher's copy and constants left out."""
-    result = {}
-    for key, value in state.items():
-        name = key.removeprefix("net.").removeprefix("_orig_mod.")
-        if not key.startswith("teacher.") and not name.endswith("attn_mask"):
-            result[name] = value
-    return result
-
-
-def _our_name(name: str) -> str:
-    for theirs, ours in _NAMES:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    match = re.fullmatch(r"blocks\.(\d+)\.attn_blocks\.(\d+)\.(.+)", name)
-    if match:
-        k, layer, rest = match.groups()
-        for theirs, ours in _LAYER_NAMES:
-            if rest.startswith(theirs):
-                rest = ours + rest.removeprefix(theirs)
-                break
-        return f"blocks.{k}.layers.{layer}.{rest}"
-    return name.replace(".pos_embed_scale", ".position_scale")
-
-
-def from_public(state: Mapping[str, Tensor], *, head_dim: int | None, scale_nm: float) -> Flow:
-    """A flow from a public state dict; every key is accounted for."""
-    weights = {_our_name(name): value for name, value in _strip(state).items()}
-    if "embedding.atom.weight" not in weights:
-        raise ValueError("no transferable flow: net.cond_embed.atom_embed.weight is missing")
-    channels = weights["embedding.atom.weight"].shape[1]
-
-    def count(pattern: str) -> int:
-        found = [int(m[1]) for name in weights if (m := re.match(pattern, name))]
-        return max(found, default=-1) + 1
-
-    config = FlowConfig(
-        channels=channels,
-        head_dim=head_dim or min(64, channels),
-        blocks=count(r"blocks\.(\d+)\."),
-        layers_per_block=count(r"blocks\.0\.layers\.(\d+)\."),
-        adaptive="blocks.0.layers.0.norm1.scale.weight" in weights,
-        lookahead="blocks.0.proj_cond.2.weight" in weights,
-    )
-    flow = Flow(config, scale_nm)
-    weights = {n: v.reshape(()) if n.endswith("position_scale") and v.numel() == 1 else v for n, v in weights.items()}
-    _fill(flow, weights, "the public state dict")
+        # Copied, because what is loaded is the file itself, mapped: it may be gone while the flow is still in use.
+        state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
+    with torch.device("meta"):
+        flow = Flow(config, description["scale_nm"])
+    fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
     return flow.eval()
+
+
+def _agree(folder: Path, given: Mapping[str, Any], flow: Flow) -> None:
+    known = {"head_dim": flow.config.head_dim, "scale_nm": flow.scale_nm, "system": flow.config.system}
+    for name, value in given.items():
+        if value is not None and value != known[name]:
+            raise ValueError(f"{folder} was made with {name}={known[name]}: leave out {name}={value}")

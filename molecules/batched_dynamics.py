@@ -1,13 +1,13 @@
-"""Langevin dynamics of many replicas of one peptide at once: the published protocol on tensors.
+"""Langevin dynamics of many replicas at once, of one peptide or several: the published protocol on tensors.
 
-A chunk is a pure function of the last frames of the one before, the seed, the chunk's index and the number of
-replicas; the files are those of `molecules.dynamics`, one directory a replica.
+A replica's chunk is a pure function of the last frame of the one before, the replica's seed and the chunk's index,
+whichever replicas are computed beside it; the files are those of `molecules.dynamics`, one directory a replica.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from molecules.batched_energy import BatchedEnergy
 
 if TYPE_CHECKING:
-    from molecules.dynamics import MDConfig, Progress
+    from molecules.batched_mixture import MixedEnergy
     from molecules.peptide import Peptide
+    from molecules.runs import MDConfig, Progress
+
+_NOISE_STEPS = 100  # drawn at once for each replica: one call a step and replica would take longer than the physics
 
 
 class Replicas(NamedTuple):
@@ -27,120 +30,168 @@ class Replicas(NamedTuple):
     v: Tensor
 
 
-Step = Callable[[Replicas, torch.Generator], Replicas]
+Step = Callable[[Replicas, Tensor], Replicas]
 
 
-def langevin_step(energy: BatchedEnergy, timestep_fs: float, friction_per_ps: float) -> Step:
+def langevin_step(energy: "BatchedEnergy | MixedEnergy", timestep_fs: float, friction_per_ps: float) -> Step:
     """One step of LangevinMiddle at the energy's temperature, the centre of mass held at rest as in OpenMM.
 
-    Without friction this is leapfrog Verlet. A replica that diverges ends up with NaN.
+    It takes standard normal noise (B, N, 3), and without friction ignores it: then this is leapfrog Verlet. A replica
+    that diverges ends up with NaN.
 
     Source: Zhang et al. 2019, J. Phys. Chem. A 123, 6056; OpenMM's LangevinMiddleIntegrator.
     """
-    mass = energy.mass[:, None]
-    share = mass / mass.sum()
+    share = _by_axis(energy.mass / energy.mass.sum(-1, keepdim=True))
     dt = timestep_fs / 1000
-    kick = -dt * energy.kt / mass
+    kick = -dt * energy.kt * _by_axis(_inverse_mass(energy))
     keep = float(np.exp(-friction_per_ps * dt))
-    noise = ((1 - keep**2) * energy.kt / mass).sqrt()
+    spread = ((1 - keep**2) * energy.kt * _by_axis(_inverse_mass(energy))).sqrt()
 
-    def step(state: Replicas, generator: torch.Generator) -> Replicas:
+    def step(state: Replicas, noise: Tensor) -> Replicas:
         _, gradient = energy.unchecked(state.x)
         assert gradient is not None
         v = state.v - (share * state.v).sum(1, keepdim=True)
         v = torch.addcmul(v, kick, gradient)
         x = state.x + 0.5 * dt * v
         if keep < 1:
-            v = torch.addcmul(keep * v, noise, _normal(v, generator))
+            v = torch.addcmul(keep * v, spread, noise)
         return Replicas(x + 0.5 * dt * v, v)
 
     return step
 
 
-def thermal_velocities(energy: BatchedEnergy, x_nm: Tensor, generator: torch.Generator) -> Tensor:
-    """Velocities (B, N, 3) of the Maxwell distribution at the energy's temperature. Units: nm/ps."""
-    return (energy.kt / energy.mass[:, None]).sqrt() * _normal(x_nm, generator)
+def thermal_velocities(energy: "BatchedEnergy | MixedEnergy", noise: Tensor) -> Tensor:
+    """Velocities of the Maxwell distribution at the energy's temperature, from standard normal noise (B, N, 3)."""
+    return (energy.kt * _by_axis(_inverse_mass(energy))).sqrt() * noise
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+def _inverse_mass(energy: "BatchedEnergy | MixedEnergy") -> Tensor:
+    """Zero for padding, so that it rests."""
+    return torch.where(energy.mass > 0, 1 / energy.mass, 0.0)
+
+
+def _by_axis(by_atom: Tensor) -> Tensor:
+    return by_atom[..., None].repeat_interleave(3, -1)
+
+
+class Noise:
+    """Standard normal numbers of each replica's own stream, drawn on the CPU: the same on any device."""
+
+    def __init__(self, seeds: Sequence[int], spawn_key: int, like: Tensor) -> None:
+        self.like = like
+        self.generators = [_generator(seed, spawn_key) for seed in seeds]
+
+    def draw(self, steps: int) -> Tensor:
+        """Shape: (steps, B, N, 3), on the device and in the precision of `like` (B, N, 3)."""
+        shape = (steps, *self.like.shape[1:])
+        each = [torch.randn(shape, generator=g, dtype=torch.float32, device="cpu") for g in self.generators]
+        return torch.stack(each, 1).to(self.like)
+
+
+def _generator(seed: int, spawn_key: int) -> torch.Generator:
+    (state,) = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def simulate(
-    energy: BatchedEnergy,
-    peptide: "Peptide",
+    energy: "BatchedEnergy | MixedEnergy",
+    peptides: "Peptide | Sequence[Peptide]",
     directories: Sequence[str | Path],
     config: "MDConfig",
     time_ps: float,
-    seed: int,
+    seeds: Sequence[int],
 ) -> Iterator["Progress"]:
-    """Bring a replica in each directory up to at least `time_ps` (whole chunks), yielding after each chunk.
+    """Bring a replica in each directory, with its own seed, up to `time_ps`; yields after each chunk of all.
 
-    As `molecules.dynamics.simulate`, with the same files, on the device and in the precision of `energy`.
-    Needs OpenMM, to minimise. The same bytes after a restart with the same directories on the same hardware.
+    `peptides`: one for all directories, or of a `MixedEnergy` that of each row. As `molecules.dynamics.simulate`, with
+    the same files, on the device and in the precision of `energy`. Needs OpenMM, to minimise. The same bytes after a
+    restart on the same hardware, and in any company.
 
-    Raises: ValueError if a directory holds a run with other settings, or the energy is at another temperature;
+    Raises: ValueError if a directory holds a run with other settings, or the energy is another one's;
         RuntimeError if the dynamics diverge.
     """
-    from molecules import dynamics
+    from molecules import runs
 
-    if not 0 < time_ps < np.inf:
-        raise ValueError(f"time_ps={time_ps}: give a positive simulation time")
-    if energy.temperature_k != config.temperature_k or energy.n_atoms != peptide.n_atoms:
-        raise ValueError(
-            f"the energy is of {energy.n_atoms} atoms at {energy.temperature_k} K, the run of "
-            f"{peptide.n_atoms} at {config.temperature_k} K: make it for this peptide and temperature"
-        )
+    total = config.chunks(time_ps)
     folders = [Path(directory) for directory in directories]
-    total = int(np.ceil(time_ps / config.ps_per_chunk - 1e-9))
-    missing = [i for i in range(total) if not all(dynamics._chunk(f, i).exists() for f in folders)]
-    for folder in folders:
-        dynamics._record(folder, peptide, config, seed, first_chunk=missing[0] if missing else None)
+    owners = list(peptides) if isinstance(peptides, Sequence) else [peptides] * len(folders)
+    _check(energy, owners, config)
+    sizes = [peptide.n_atoms for peptide in owners]
+    missing = [i for i in range(total) if not all(runs.chunk_path(f, i).exists() for f in folders)]
+    for folder, peptide, seed in zip(folders, owners, seeds, strict=True):
+        first = missing[0] if missing else None
+        runs.record(folder, peptide, config, seed, first, _engine(energy), _versions(energy))
     if not missing:
         return
     step = langevin_step(energy, config.timestep_fs, config.friction_per_ps)
-    starts = [folder / "warmup.npz" for folder in folders]
+    starts = [runs.warmup_path(folder) for folder in folders]
     if missing[0] == 0 and not all(start.exists() for start in starts):
-        generator = _generator(energy, seed, 0)
-        x = torch.from_numpy(_minimised(peptide, config)).to(energy.mass).expand(len(folders), -1, -1)
-        state = Replicas(x, thermal_velocities(energy, x, generator))
-        steps = round(config.warmup_ps * 1000 / config.timestep_fs)
-        _save(starts, _frames(step, state, generator, 1, steps, "the warm-up"))
+        x = padded(_minimised(owners, config), energy)
+        noise = Noise(seeds, 0, x)
+        state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
+        _save(starts, _frames(step, state, noise, 1, config.warmup_steps, "the warm-up"), sizes)
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
-        paths = [dynamics._chunk(folder, index - 1) for folder in folders] if index else starts
-        last = [[part[-1] for part in dynamics._load(path)] for path in paths]
-        state = Replicas(*(torch.from_numpy(np.stack(part)).to(energy.mass) for part in zip(*last, strict=True)))
-        generator = _generator(energy, seed, index + 1)
-        frames = _frames(step, state, generator, config.frames_per_chunk, config.steps_per_frame, f"chunk {index}")
-        _save([dynamics._chunk(folder, index) for folder in folders], frames)
+        last = [[part[-1] for part in runs.load_state(runs.path_before(folder, index))] for folder in folders]
+        state = Replicas(*(padded(part, energy) for part in zip(*last, strict=True)))
+        noise = Noise(seeds, index + 1, state.x)
+        frames = _frames(step, state, noise, config.frames_per_chunk, config.steps_per_frame, f"chunk {index}")
+        _save([runs.chunk_path(folder, index) for folder in folders], frames, sizes)
         speed = config.ps_per_chunk * len(folders) / (time.perf_counter() - began)
-        yield dynamics.Progress(chunks_done=done, chunks_total=total, ps_per_second=speed)
+        yield runs.Progress(chunks_done=done, chunks_total=total, ps_per_second=speed)
 
 
-def _generator(energy: BatchedEnergy, seed: int, spawn_key: int) -> torch.Generator:
-    (state,) = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(1, np.uint64)
-    return torch.Generator(energy.mass.device).manual_seed(int(state >> np.uint64(1)))
+def _check(energy: "BatchedEnergy | MixedEnergy", owners: "Sequence[Peptide]", config: "MDConfig") -> None:
+    expected = (energy.mass > 0).sum(-1).expand(len(owners)).tolist()
+    wrong = [(n, p) for n, p in zip(expected, owners, strict=True) if n != p.n_atoms]
+    if wrong or energy.temperature_k != config.temperature_k:
+        n, peptide = (wrong or [(expected[0], owners[0])])[0]
+        raise ValueError(
+            f"the energy is of {n} atoms at {energy.temperature_k} K, the run of "
+            f"{peptide.n_atoms} at {config.temperature_k} K: make it for this peptide and temperature"
+        )
 
 
-def _minimised(peptide: "Peptide", config: "MDConfig") -> np.ndarray:
-    import openmm
-
-    from molecules.energy import make_context
-    from molecules.forcefield import create_system
-
-    context = make_context(create_system(peptide, config.forcefield))
-    context.setPositions(peptide.positions)
-    openmm.LocalEnergyMinimizer.minimize(context)
-    return cast(np.ndarray, context.getState(positions=True).getPositions(asNumpy=True)._value)
+def _engine(energy: "BatchedEnergy | MixedEnergy") -> str:
+    """What another run is refused for."""
+    precision = str(energy.mass.dtype).removeprefix("torch.")
+    return f"batched {precision}" + (f" padded to {energy.n_atoms}" if energy.mass.ndim == 2 else "")
 
 
-def _frames(step: Step, state: Replicas, generator: torch.Generator, count: int, steps: int, where: str) -> Replicas:
+def _minimised(owners: "Sequence[Peptide]", config: "MDConfig") -> list[np.ndarray]:
+    from molecules.dynamics import minimised
+
+    found: dict[int, np.ndarray] = {}
+    for peptide in owners:
+        if id(peptide) not in found:
+            found[id(peptide)] = minimised(peptide, config)
+    return [found[id(peptide)] for peptide in owners]
+
+
+def padded(rows: Sequence[np.ndarray], energy: "BatchedEnergy | MixedEnergy") -> Tensor:
+    """Rows (N_i, 3) as (B, N, 3), zeros after the atoms of each."""
+    result = np.zeros((len(rows), energy.n_atoms, 3), rows[0].dtype)
+    for i, row in enumerate(rows):
+        result[i, : len(row)] = row
+    return torch.from_numpy(result).to(energy.mass)
+
+
+def _versions(energy: "BatchedEnergy | MixedEnergy") -> dict[str, str]:
+    """What the last bits depend on."""
+    device = energy.mass.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": torch.__version__, "device": name, "compiled": str(energy.compiled)}
+
+
+def _frames(step: Step, state: Replicas, noise: Noise, count: int, steps: int, where: str) -> Replicas:
     """Advance by `count` times `steps` and keep what is reached each time (B, count, N, 3), on the CPU."""
-    frames = []
+    frames, at, drawn = [], _NOISE_STEPS, state.x
     for _ in range(count):
         for _ in range(steps):
-            state = step(state, generator)
+            if at == _NOISE_STEPS:
+                at, drawn = 0, noise.draw(_NOISE_STEPS)
+            state = step(state, drawn[at])
+            at += 1
         frames.append(Replicas(*(part.float().cpu() for part in state)))
     kept = Replicas(*(torch.stack(part, 1) for part in zip(*frames, strict=True)))
     if not all(part.isfinite().all() for part in kept):
@@ -148,8 +199,8 @@ def _frames(step: Step, state: Replicas, generator: torch.Generator, count: int,
     return kept
 
 
-def _save(paths: Sequence[Path], frames: Replicas) -> None:
-    from molecules import dynamics
+def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int]) -> None:
+    from molecules import runs
 
-    for path, positions, velocities in zip(paths, frames.x.numpy(), frames.v.numpy(), strict=True):
-        dynamics._save(path, (positions, velocities))
+    for path, n, positions, velocities in zip(paths, sizes, frames.x.numpy(), frames.v.numpy(), strict=True):
+        runs.save_state(path, (positions[:, :n], velocities[:, :n]))

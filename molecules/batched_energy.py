@@ -1,50 +1,22 @@
 """The force field on tensors: thousands of conformations at once, on CPU or GPU, with or without OpenMM."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from molecules.batched_terms import Tables, potential
+from molecules.batched_tiles import blocks, evaluate_tile, tiled, try_compile, untiled
+from molecules.energy_batch import MAX_RADIUS_NM, EnergyBatch, TensorEnergyBatch, checked_positions
 
 if TYPE_CHECKING:
     from molecules.peptide import Peptide
 
 KB = 8.31446261815324e-3  # kJ/mol/K, as in molecules.forcefield, which needs OpenMM
-MAX_RADIUS_NM = 100.0  # as in molecules.energy
-# Conformations that lie side by side on a CPU: one AVX-512 register of float32.
-_LANES = 16
-# Batches are filled up to multiples of this. Eager torch works on pairs of registers and treats what is left
-# over with other code, whose last bits differ: a row's result would depend on its place in the batch.
-_FILL = 32
-# Elements of one (T, N, N, L) array: on a CPU a dozen of them stay in the cache, on a GPU they fill it.
-_CPU_BLOCK, _GPU_BLOCK = 2**16, 2**25
-_FIXED_COLUMNS = ("bond_atoms", "angle_atoms", "torsion_atoms", "torsion_cos", "torsion_sin")
-_Potential = Callable[[Tables, Tensor, bool], tuple[dict[str, Tensor], Tensor | None]]
-
-
-@cache
-def _compiled() -> _Potential:
-    """One function for all peptides: atoms, terms and conformations are symbols in it."""
-    return torch.compile(potential, dynamic=True)
-
-
-@dataclass(frozen=True, eq=False)
-class TensorEnergyBatch:
-    """`EnergyBatch` on tensors: where `ok` is False, energy is +inf and gradient 0.
-
-    Shape: energy (B,), gradient (B, N, 3) or None when not asked for, ok (B,) bool. Units: kT, kT/nm.
-    """
-
-    energy: Tensor
-    gradient: Tensor | None
-    ok: Tensor
 
 
 class BatchedEnergy(nn.Module):
@@ -56,6 +28,7 @@ class BatchedEnergy(nn.Module):
     """
 
     mass: Tensor  # (N,) Da; the other tables are buffers, too
+    born_constants: Tensor
 
     def __init__(self, peptide: "Peptide", temperature_k: float = 310.0, *, forcefield: str = "amber14-obc1") -> None:
         from molecules.batched_tables import read_system  # needs OpenMM
@@ -70,7 +43,7 @@ class BatchedEnergy(nn.Module):
         self.temperature_k = temperature_k
         self.kt = KB * temperature_k
         self.n_atoms = len(tables["mass"])
-        self._compiled = False
+        self.compiled = False
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(np.array(table)))
 
@@ -104,7 +77,11 @@ class BatchedEnergy(nn.Module):
         handing big blocks back to the system costs up to half of the speed: set MALLOC_TRIM_THRESHOLD_ and
         MALLOC_MMAP_THRESHOLD_ to 1000000000 in the environment of the process.
         """
-        self._compiled = True
+        self.compiled = True
+
+    def try_compile(self, x_nm: Tensor) -> str | None:
+        """`compile` if that works here, tried on x (B, N, 3); else stay eager and return why in one line."""
+        return try_compile(self, x_nm)
 
     def forward(self, x_nm: Tensor) -> Tensor:
         """Energy, differentiable once. What is not finite stays so.
@@ -133,6 +110,11 @@ class BatchedEnergy(nn.Module):
             slope = torch.where(ok[:, None, None], slope, 0.0)
         return TensorEnergyBatch(torch.where(ok, energy, torch.inf), slope, ok)
 
+    def evaluate_arrays(self, x_nm: npt.ArrayLike, gradient: bool = True) -> EnergyBatch:
+        """`evaluate` with arrays in and float64 arrays out, as `OpenMMEnergy.evaluate`."""
+        x = torch.from_numpy(checked_positions(x_nm, self.n_atoms))
+        return self.evaluate(x, gradient).arrays()
+
     @torch.no_grad()
     def unchecked(self, x_nm: Tensor, gradient: bool = True) -> tuple[Tensor, Tensor | None]:
         """Energy and gradient as they come: not finite where they are not, and beyond all bounds.
@@ -142,62 +124,35 @@ class BatchedEnergy(nn.Module):
         dtype = self.mass.dtype
         energy = torch.empty(len(x_nm), dtype=dtype, device=x_nm.device)
         slope = torch.empty(x_nm.shape, dtype=dtype, device=x_nm.device) if gradient else None
-        for rows, energies, tile_slope in self._run(x_nm, gradient):
-            count = len(energy[rows])
-            energy[rows] = torch.stack(list(energies.values())).sum(0).reshape(-1)[:count] / self.kt
-            if slope is not None and tile_slope is not None:
-                by_row = tile_slope.permute(0, 3, 2, 1).reshape(-1, self.n_atoms, 3)
-                slope[rows] = by_row[:count] / self.kt
+        for rows, terms, slopes in self._run(x_nm, gradient):
+            # Added up while filled up, or else the last bits would depend on the number of rows.
+            total = untiled(torch.stack(list(terms.values())).sum(0), len(energy[rows]))
+            energy[rows] = total / self.kt
+            if slope is not None and slopes is not None:
+                slope[rows] = slopes / self.kt
         return energy, slope
 
     @torch.no_grad()
     def terms(self, x_nm: Tensor) -> dict[str, Tensor]:
         """Energy (B,) by force, as OpenMM calls them (both kinds of generalised Born: `GBForce`). Units: kT."""
         self._check(x_nm)
-        parts = [energies for _, energies, _ in self._run(x_nm, gradient=False)]
-        return {name: torch.cat([part[name].reshape(-1) for part in parts])[: len(x_nm)] / self.kt for name in parts[0]}
+        parts = [terms for _, terms, _ in self._run(x_nm, gradient=False)]
+        return {name: torch.cat([part[name].flatten() for part in parts])[: len(x_nm)] / self.kt for name in parts[0]}
 
     def _run(self, x_nm: Tensor, gradient: bool) -> Iterator[tuple[slice, dict[str, Tensor], Tensor | None]]:
-        """Rows, energies and gradient of one block of tiles after the other."""
-        function = _compiled() if self._compiled else potential
-        tables = dict(self.named_buffers())
-        if self._compiled:
-            _mark_static(*(tables[name] for name in _FIXED_COLUMNS), dims=(1,))
-            _mark_static(tables["born_constants"], dims=(0,))
-        for rows, tile in self._tiles(x_nm):
-            if self._compiled:
-                _mark_static(tile, dims=(1, 3) if tile.device.type == "cpu" else (1,))
-            yield rows, *function(tables, tile, gradient)
+        """Of one block after the other: rows, tiles of energies by term, gradient. Units: kJ/mol, nm."""
+        mass, tables = self.mass, dict(self.named_buffers())
+        for rows in blocks(len(x_nm), self.n_atoms, mass.device.type != "cpu"):
+            x = x_nm[rows].to(mass.device, torch.promote_types(x_nm.dtype, mass.dtype))
+            x = (x - x.mean(1, keepdim=True)).to(mass.dtype)
+            terms, slope = evaluate_tile(tables, tiled(x.mT), gradient, self.compiled)
+            yield rows, terms, None if slope is None else untiled(slope, len(x)).mT
 
     def _check(self, x_nm: Tensor) -> None:
         if x_nm.ndim != 3 or x_nm.shape[1:] != (self.n_atoms, 3):
             raise ValueError(f"x_nm has shape {tuple(x_nm.shape)}: give (B, {self.n_atoms}, 3), in nm")
         if not x_nm.is_floating_point():
             raise ValueError(f"x_nm has dtype {x_nm.dtype}: give floating-point numbers")
-
-    def _tiles(self, x_nm: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Rows, and their centred conformations as (T, 3, N, L), the last one repeated to fill up."""
-        mass = self.mass
-        pairs = self.n_atoms**2
-        on_gpu = mass.device.type != "cpu"
-        block = max(1, _GPU_BLOCK // pairs) if on_gpu else _FILL * max(1, _CPU_BLOCK // _FILL // pairs)
-        for start in range(0, len(x_nm), block):
-            rows = slice(start, min(start + block, len(x_nm)))
-            x = x_nm[rows].to(mass.device, torch.promote_types(x_nm.dtype, mass.dtype))
-            x = (x - x.mean(1, keepdim=True)).to(mass.dtype)
-            # At least two: torch.compile makes a special case of a size of one.
-            lanes = max(2, len(x)) if on_gpu else _LANES
-            count = lanes if on_gpu else _FILL * -(-len(x) // _FILL)
-            if count > len(x):
-                x = torch.cat([x, x[-1:].expand(count - len(x), -1, -1)])
-            yield rows, x.reshape(-1, lanes, self.n_atoms, 3).permute(0, 3, 2, 1).contiguous()
-
-
-def _mark_static(*tensors: Tensor, dims: tuple[int, ...]) -> None:
-    """Tell torch.compile that these sizes are the same for every peptide and batch; the others are not."""
-    for tensor in tensors:
-        for dim in dims:
-            torch._dynamo.mark_static(tensor, dim)
 
 
 class _Differentiable(torch.autograd.Function):

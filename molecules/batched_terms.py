@@ -2,7 +2,8 @@
 
 Layout: the conformations lie innermost. A coordinate is (T, N, L): T tiles of L conformations; a vector is
 its three coordinates. A pair term is (T, N, N, L), every pair twice: so each atom sums its own row, which a
-compiler turns into one loop with the sum in registers, and nothing is scattered. torch only.
+compiler turns into one loop with the sum in registers, and nothing is scattered. Tables are those of one
+peptide, or have the layout of the conformations, when these are of several. torch only.
 
 Units: nm, kJ/mol, rad. Names of the tables: `molecules.batched_tables`.
 """
@@ -17,7 +18,9 @@ from molecules.batched_vectors import (
     Vector,
     at_i,
     at_j,
+    columns,
     cross,
+    diagonal,
     dot,
     minus,
     per_pair,
@@ -65,11 +68,13 @@ def potential(tables: Tables, x: Tensor, gradient: bool) -> tuple[dict[str, Tens
 def _gather(rows: tuple[Tensor, ...], slots: Tensor) -> Tensor:
     """Sum for every atom of the rows that act on it; the zeros at the end are for unused slots."""
     stacked = torch.cat([*rows, torch.zeros_like(rows[0][:, :1])], 1)
-    return stacked[:, slots].sum(1)
+    if slots.ndim == 2:
+        return stacked[:, slots].sum(1)
+    return stacked.gather(1, slots.flatten(1, 2)).reshape(slots.shape).sum(1)
 
 
 def _bonds(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
-    i, j = (take(x, column) for column in tables["bond_atoms"].unbind(1))
+    i, j = (take(x, column) for column in columns(tables["bond_atoms"]))
     d = minus(i, j)
     r = dot(d, d).sqrt()
     k, stretch = per_row(tables["bond_k"]), r - per_row(tables["bond_length"])
@@ -78,7 +83,7 @@ def _bonds(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
 
 
 def _angles(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
-    i, j, k = (take(x, column) for column in tables["angle_atoms"].unbind(1))
+    i, j, k = (take(x, column) for column in columns(tables["angle_atoms"]))
     u, v = minus(i, j), minus(k, j)
     normal = cross(u, v)
     area = dot(normal, normal).sqrt()
@@ -97,7 +102,7 @@ def _torsions(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
 
     Source: gradient as in Blondel & Karplus 1996.
     """
-    i, j, k, m = (take(x, column) for column in tables["torsion_atoms"].unbind(1))
+    i, j, k, m = (take(x, column) for column in columns(tables["torsion_atoms"]))
     a, b, c = minus(i, j), minus(k, j), minus(k, m)
     p, q = cross(a, b), cross(b, c)
     pp, qq, bb = dot(p, p), dot(q, q), dot(b, b)
@@ -106,8 +111,8 @@ def _torsions(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
     cos, sin = dot(p, q) * scale, dot(a, q) * length * scale
     energy, slope = per_row(tables["torsion_constant"]), torch.zeros_like(cos)
     cos_n, sin_n = torch.ones_like(cos), torch.zeros_like(cos)
-    columns = zip(tables["torsion_cos"].unbind(1), tables["torsion_sin"].unbind(1), strict=True)
-    for n, (k_cos, k_sin) in enumerate(columns, start=1):
+    series = zip(columns(tables["torsion_cos"]), columns(tables["torsion_sin"]), strict=True)
+    for n, (k_cos, k_sin) in enumerate(series, start=1):
         cos_n, sin_n = cos_n * cos - sin_n * sin, sin_n * cos + cos_n * sin
         energy = energy + per_row(k_cos) * cos_n + per_row(k_sin) * sin_n
         slope = slope + n * (per_row(k_sin) * cos_n - per_row(k_cos) * sin_n)
@@ -161,7 +166,7 @@ def _born_radii(tables: Tables, pairs: _Pairs, gradient: bool) -> _Born:
     Source: Hawkins, Cramer & Truhlar 1996; Onufriev, Bashford & Case 2004 (OBC), eq. 6.
     """
     alpha, beta, gamma, engulfed = tables["born_constants"].unbind()
-    own, scaled = tables["born_own"][:, None, None], tables["born_scaled"][:, None]
+    own, scaled = at_i(per_row(tables["born_own"])), at_j(per_row(tables["born_scaled"]))
     r = pairs.r2 * pairs.inverse
     upper = 1 / (r + scaled)
     longest = torch.maximum(own, (r - scaled).abs())
@@ -200,7 +205,7 @@ def _solvation(tables: Tables, pairs: _Pairs, born: _Born) -> tuple[Tensor, Tens
     slope = cubed * (0.25 * exponential - 1)
     # By 1/B_i, times B_i: decay (1 + exponent) / 2 is B_i · d(f²/2)/dB_i.
     by_inverse = (0.5 * cubed * decay * (1 + exponent)).sum(2) * radius
-    self_product = per_row(tables["born_product"].diagonal())
+    self_product = diagonal(tables["born_product"])
     area = per_row(tables["born_surface"]) * (per_row(tables["born_radius"]) * born.inverse) ** 6
     energy = 0.5 * pair.sum((1, 2)) + (0.5 * self_product * born.inverse + area).sum(1)
     by_inverse = by_inverse + 0.5 * self_product + 6 * area * radius

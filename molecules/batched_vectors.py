@@ -6,8 +6,10 @@ Vector = tuple[Tensor, Tensor, Tensor]
 
 
 def take(x: Vector, index: Tensor) -> Vector:
-    """The atoms of an index."""
-    return vector([c[:, index] for c in x])
+    """The atoms of an index (M,), or of one for every conformation (T, M, L)."""
+    if index.ndim == 1:
+        return vector([c[:, index] for c in x])
+    return vector([c.gather(1, index) for c in x])
 
 
 def vector(parts: "list[Tensor] | tuple[Tensor, ...]") -> Vector:
@@ -17,13 +19,23 @@ def vector(parts: "list[Tensor] | tuple[Tensor, ...]") -> Vector:
 
 
 def per_row(table: Tensor) -> Tensor:
-    """A table by atom or term (M,), against (T, M, L)."""
-    return table[:, None]
+    """A table by atom or term, (M,) or for every conformation (T, M, L), against (T, M, L)."""
+    return table[None, :, None] if table.ndim == 1 else table
 
 
 def per_pair(table: Tensor) -> Tensor:
-    """A table by pair (N, N), against (T, N, N, L)."""
-    return table[:, :, None]
+    """A table by pair, (N, N) or for every conformation (T, N, N, L), against (T, N, N, L)."""
+    return table[:, :, None] if table.ndim == 2 else table
+
+
+def columns(table: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a table by term, (M, k) or for every conformation (T, M, k, L)."""
+    return table.unbind(1 if table.ndim == 2 else 2)
+
+
+def diagonal(table: Tensor) -> Tensor:
+    """A table by pair as one by atom, against (T, N, L)."""
+    return per_row(table.diagonal()) if table.ndim == 2 else table.diagonal(dim1=1, dim2=2).transpose(1, 2)
 
 
 def at_i(x: Tensor) -> Tensor:

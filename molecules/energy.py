@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import openmm
 
+from molecules.energy_batch import MAX_RADIUS_NM, EnergyBatch, FloatArray, checked_positions
 from molecules.forcefield import DEFAULT_FORCEFIELD, KB, create_system
 
 if TYPE_CHECKING:
     from molecules.peptide import Peptide
 
-FloatArray = npt.NDArray[np.float64]
-
-# No atom of a peptide that means anything is this far from the mean of its atoms: eight extended residues
-# span 3 nm. OpenMM's neighbour list takes memory and time with the square of the extent.
-MAX_RADIUS_NM = 100.0
 # OpenMM rebuilds its neighbour list for certain when an atom moves by more than 0.35 nm (cutoff 2 nm).
 _REBUILT_NM = 0.5
 _PARKED_NM = 1000.0
-
-
-@dataclass(frozen=True, eq=False)
-class EnergyBatch:
-    """Energies of B conformations; where `ok` is False, energy is +inf and gradient 0.
-
-    Shape: energy (B,), gradient (B, N, 3) or None when not asked for, ok (B,) bool. Units: kT, kT/nm.
-    """
-
-    energy: FloatArray
-    gradient: FloatArray | None
-    ok: npt.NDArray[np.bool_]
 
 
 class OpenMMEnergy:
@@ -168,11 +151,6 @@ def current_core() -> int | None:
 
 def _centred(x_nm: npt.ArrayLike, n_atoms: int) -> FloatArray:
     """float64 positions relative to their mean: the CPU platform works in float32."""
-    x = np.asarray(x_nm)
-    if x.ndim != 3 or x.shape[1:] != (n_atoms, 3):
-        raise ValueError(f"x_nm has shape {x.shape}: give (B, {n_atoms}, 3), in nm")
-    if x.dtype.kind != "f":
-        raise ValueError(f"x_nm has dtype {x.dtype}: give floating-point numbers")
-    x = x.astype(np.float64)
+    x = checked_positions(x_nm, n_atoms)
     with np.errstate(invalid="ignore", over="ignore"):
         return x - x.mean(1, keepdims=True)

@@ -71,8 +71,8 @@ def tica_features(positions_nm: ArrayLike, topology: Topology) -> Floats:
     return np.concatenate([distances, *angles], axis=1)
 
 
-def fit_tica(positions_nm: ArrayLike, topology: Topology, lag: int = 100, dim: int = 2) -> Tica:
-    """Fit TICA on frames in order of time: reversible, scaled to a kinetic map.
+def fit_tica(positions_nm: ArrayLike | list[Any], topology: Topology, lag: int = 100, dim: int = 2) -> Tica:
+    """Fit TICA on frames in order of time (T, N, 3), or on a list of such runs: reversible, scaled to a kinetic map.
 
     All frames have the same weight: so fitted, the golden TICA and the stored files come out again. With
     Koopman weights, which the published protocol names, they do not, and short runs lose most of their rank.
@@ -82,10 +82,15 @@ def fit_tica(positions_nm: ArrayLike, topology: Topology, lag: int = 100, dim: i
     """
     from deeptime.decomposition import TICA  # a second to import, and needed only here
 
-    features = tica_features(positions_nm, topology)
-    if len(features) < 2 * lag:
-        raise ValueError(f"TICA with lag {lag} needs {2 * lag} frames or more, got {len(features)}; simulate longer")
-    model = TICA(lagtime=lag, dim=dim).fit(features).fetch_model()
+    runs: list[Any] = positions_nm if isinstance(positions_nm, list) else [positions_nm]
+    features = [tica_features(run, topology) for run in runs]
+    shortest = min(map(len, features))
+    if shortest < 2 * lag:
+        raise ValueError(f"TICA with lag {lag} needs {2 * lag} frames or more, got {shortest}; simulate longer")
+    estimator = TICA(lagtime=lag, dim=dim)
+    for run in features:
+        estimator.partial_fit((run[:-lag], run[lag:]))
+    model = estimator.fetch_model()
     return Tica(mean=model.mean_0, projection=model.instantaneous_coefficients[:, :dim])
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import openmm
 from openmm import app, unit
 
+from molecules import internal
 from molecules import residues as tables
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,6 +42,28 @@ class Peptide:
     def n_atoms(self) -> int:
         """Number of atoms, hydrogens included."""
         return len(self.positions)
+
+    @cached_property
+    def internal(self) -> dict[str, np.ndarray]:
+        """What bonds, angles and torsions refer to, and their usual values: see `molecules.internal`.
+
+        Shape: references, mean, scale (N, 3); free, depth, role (N,). Units: nm, rad.
+        Raises: ValueError for residues outside the twenty.
+        """
+        if not self.encodings:
+            raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: use the twenty, no caps")
+        names = [(atom.residue.index, atom.name) for atom in self.topology.atoms()]
+        bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
+        references, free = internal.reference_atoms(names, bonds)
+        mean, scale = internal.usual_values([r.name for r in self.topology.residues()], names, free)
+        return {
+            "references": references,
+            "free": free,
+            "depth": internal.depths(references),
+            "role": internal.roles(names, references, internal.torsions(self.positions, references)),
+            "mean": mean,
+            "scale": scale,
+        }
 
     @classmethod
     def from_sequence(cls, sequence: str, max_residues: int | None = None) -> "Peptide":

@@ -25,6 +25,7 @@ from molecules.references import (
     published_split,
     save_reference,
 )
+from molecules.storage import is_url, join, list_files, read_bytes
 from molecules.tars import Frame, ShardContent, read_shard
 
 FRAMES = Path("webdatasets", "single_frames")
@@ -40,19 +41,29 @@ __all__ = [
     "read_manifest",
     "read_shard",
     "save_reference",
+    "shard_sizes",
     "write_shards",
 ]
 
 
 def list_shards(data_dir: str | Path) -> list[Path]:
-    """The tars of a data folder, in order of name.
+    """The tars of a local data folder, in order of name.
 
     Raises: ValueError when there is none.
     """
-    folder = Path(data_dir) / FRAMES
-    shards = sorted(folder.glob("*.tar"))
+    return [Path(path) for path in shard_sizes(data_dir)]
+
+
+def shard_sizes(data_dir: str | Path) -> dict[str, int]:
+    """Bytes of each tar of a data folder or URL, in order of name.
+
+    Raises: ValueError when there is none.
+    """
+    folder = join(data_dir, *FRAMES.parts)
+    shards = list_files(folder, "*.tar")
     if not shards:
-        raise ValueError(f"no .tar in {folder.absolute()}; run the simulate job, or point data_dir elsewhere")
+        where = folder if is_url(folder) else Path(folder).absolute()
+        raise ValueError(f"no .tar in {where}; run the simulate job, or point data.path elsewhere")
     return shards
 
 
@@ -107,11 +118,13 @@ def read_manifest(data_dir: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises: ValueError when the file is no manifest of ours.
     """
-    path = Path(data_dir) / FRAMES / "manifest.json"
-    if not path.exists():
+    path = join(data_dir, *FRAMES.parts, "manifest.json")
+    try:
+        text = read_bytes(path)
+    except FileNotFoundError:
         return {}
     try:
-        shards = json.loads(path.read_text())["shards"]
+        shards = json.loads(text)["shards"]
     except (ValueError, KeyError, TypeError):
         shards = None
     if not isinstance(shards, dict) or not all(re.fullmatch(r"\d{4,}\.tar", name) for name in shards):

@@ -1,10 +1,12 @@
 """What holds a flow: a plain class, made into Ray actors at the end of the file."""
 
-import uuid
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -12,20 +14,22 @@ import torch
 from torch import Tensor
 
 import models
+from models.decoder import Precision
 from models.flow import Flow
 from molecules.energy import EnergyBatch
 from molecules.peptide import Peptide
 from samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
-from samplers.com import com_log_density
+from samplers.com import CenterOfMass, com_log_density
 from samplers.rng import Stage, generator
 
 from .cluster import Cluster
-from .energies import Energies, EnergyActors, EnergyServer
+from .energies import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
+from .pool import IN_FLIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
-    """How many hold a flow, how many an energy. 0: one flow a GPU, or a core; one energy a core."""
+    """How many hold a flow, how many an energy (of OpenMM). 0: one flow a GPU, or a core; one energy a core."""
 
     flow_replicas: int = 0
     energy_actors: int = 0
@@ -35,20 +39,40 @@ class ActorsConfig:
             raise ValueError("flow_replicas and energy_actors cannot be negative: 0 stands for automatic")
 
 
+DEFAULT_TRAINED_AT_K = 310.0  # of the public data and weights, which do not record it
+
+
+def trained_at_k(checkpoint: Path) -> float:
+    """Temperature of the data that a flow was trained on."""
+    if not checkpoint.is_dir():
+        return DEFAULT_TRAINED_AT_K
+    return float(models.weights.describe(checkpoint)["provenance"].get("temperature_k", DEFAULT_TRAINED_AT_K))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The density to sample: a peptide at a temperature, and the law of its centre of mass."""
+    """The density to sample: a peptide at a temperature, and the law of its centre of mass; and how draws are made.
+
+    The flow is drawn from at the same temperature: its latents, and the centre of mass, get `ratio` times the
+    variance that they had when it was trained at `trained_at_k`.
+    """
 
     pdb: str
     temperature_k: float
-    com: Any = "gaussian"
+    com: CenterOfMass = "gaussian"
+    trained_at_k: float = DEFAULT_TRAINED_AT_K
+    draw_precision: Precision = "float32"
+
+    @property
+    def ratio(self) -> float:
+        return self.temperature_k / self.trained_at_k
 
     def log_density(self, x: Tensor, energy: EnergyBatch, scale_nm: float) -> tuple[Tensor, Tensor | None, Tensor]:
         """log π̃, its gradient and ok, in normalised coordinates, from energies at scale_nm · x.
 
         Shape: x (B, N, 3) → (B,), (B, N, 3) or None, (B,) bool.
         """
-        com, com_gradient = com_log_density(x, self.com)
+        com, com_gradient = com_log_density(x, self.com, self.ratio)
         log_p = com - torch.from_numpy(energy.energy)
         gradient = None
         if energy.gradient is not None:
@@ -56,28 +80,68 @@ class Target:
         return log_p, gradient, torch.from_numpy(energy.ok)
 
 
-class FlowServer:
-    """A flow conditioned on one peptide; its energies come from elsewhere.
+class Origin(NamedTuple):
+    """Where the particles of a resampled block are: their numbers, and those of the blocks that hold them."""
 
-    One thread: the result must not depend on how many a machine has, and there are as many replicas as cores.
-    """
+    ancestors: np.ndarray
+    block_size: int
+    blocks: list[int]
 
-    def __init__(self, checkpoint: str, target: Target, energies: Energies) -> None:
-        torch.set_num_threads(1)
-        self.flow: Flow = models.load(checkpoint).requires_grad_(False)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.flow.to(self.device)
-        self.target, self.energies = target, energies
-        self.peptide = Peptide.from_pdb(target.pdb)
-        self.conditioning = self.flow.condition(self.peptide)
+
+class BlockServer(ABC):
+    """Particles of SMC, a block at a time; pure functions of what they are given."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> Endpoints:
+        """Both ends of the path at x (B, N, 3), with gradients."""
 
     def ready(self) -> bool:
         return True
 
+    def start(self, x: np.ndarray, n: int) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """The first `n` proposals → particles with densities and gradients; and the scalars that the driver needs."""
+        return _out(evaluate_particles(torch.tensor(x[:n]), self.evaluate))
+
+    def move(
+        self, order: Move, seed: int, index: int, origin: Origin | None, *blocks: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray, MoveInfo]]:
+        """Move block `index`: the one given or, after resampling, the one gathered from those given."""
+        sources = [Particles.from_arrays(block) for block in blocks]
+        start = gather_block(dict(zip(origin.blocks, sources, strict=True)), *origin[:2]) if origin else sources[0]
+        particles, info = move_block(start, self.evaluate, order, seed, index)
+        moved, scalars = _out(particles)
+        return moved, (*scalars, info)
+
+
+def _out(particles: Particles) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    arrays = particles.to_arrays()
+    return arrays, (arrays["log_q"], arrays["log_p"])
+
+
+class FlowServer(BlockServer):
+    """A flow conditioned on one peptide; its energies come from elsewhere.
+
+    One thread a call: the result must not depend on how many a machine has, and there are as many replicas as cores.
+    Two calls may be under way, so that the flow computes on one block while energies of another are awaited.
+    """
+
+    def __init__(self, checkpoint: str, target: Target, energies: Callable[[], Energies]) -> None:
+        torch.set_num_threads(1)
+        self._alone = Lock()  # on the flow, whose decoders have a memory
+        self.flow: Flow = models.load(checkpoint).requires_grad_(False)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.flow.to(self.device)
+        self.target, self.energies = target, energies()
+        self.peptide = Peptide.from_pdb(target.pdb)
+        self.conditioning = self.flow.condition(self.peptide)
+        self.weigh(self.peptide.positions[None] / self.flow.scale_nm)  # gets energies ready before two calls want them
+
     def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Block `block` of proposals: x (n, N, 3) normalised float32, and the log q of each from the same pass."""
         noise = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, self.peptide.n_atoms, 3), np.float32)
-        x, log_q = self.flow.push(torch.from_numpy(noise).to(self.device), self.conditioning)
+        z = torch.from_numpy(noise).to(self.device)
+        with self._alone:
+            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.target.ratio)
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
     def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,73 +150,58 @@ class FlowServer:
         log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
         return log_p.numpy(), energy.energy
 
-    def start(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Proposals → particles with densities and gradients; and the scalars that the driver needs."""
-        return self._out(evaluate_particles(torch.tensor(x), self.evaluate))
-
-    def move(
-        self, arrays: Mapping[str, np.ndarray], order: Move, seed: int, index: int
-    ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray, MoveInfo]]:
-        """Move one block."""
-        particles, info = move_block(Particles.from_arrays(arrays), self.evaluate, order, seed, index)
-        moved, scalars = self._out(particles)
-        return moved, (*scalars, info)
-
-    def gather(
-        self,
-        ancestors: np.ndarray,
-        block_size: int,
-        indices: Sequence[int],
-        *blocks: Mapping[str, np.ndarray],
-    ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """The block of particles `ancestors`, out of those `blocks` numbered `indices`."""
-        sources = {i: Particles.from_arrays(b) for i, b in zip(indices, blocks, strict=True)}
-        return self._out(gather_block(sources, ancestors, block_size))
-
     def evaluate(self, x: Tensor) -> Endpoints:
         """Both ends of the path; the energies are computed elsewhere while this computes log q."""
         asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
-        log_q, grad_q = models.log_prob_and_gradient(self.flow, x.to(self.device), self.conditioning)
+        with self._alone:
+            here = x.to(self.device)
+            log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.target.ratio)
         log_p, grad_p, ok = self.target.log_density(x, self.energies.collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 
     def _nm(self, x: np.ndarray) -> np.ndarray:
         return x.astype(np.float64) * self.flow.scale_nm
 
-    @staticmethod
-    def _out(particles: Particles) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        arrays = particles.to_arrays()
-        return arrays, (arrays["log_q"], arrays["log_p"])
+
+class Actors(NamedTuple):
+    """Started actors."""
+
+    flows: list[Any]
+    energies: list[Any]
+
+    def stop(self) -> None:
+        """End all at once."""
+        for actor in [*self.flows, *self.energies]:
+            ray.kill(actor)
 
 
 def start_actors(
-    checkpoint: Path, target: Target, config: ActorsConfig, resources: Cluster
-) -> tuple[list[Any], list[Any]]:
+    checkpoint: Path, target: Target, config: ActorsConfig, energy: EnergyConfig, resources: Cluster
+) -> Actors:
     """Flow and energy actors, ready; each restarts by itself when its process dies.
 
-    Without GPUs both kinds share the cores, half a CPU each: a flow mostly waits while energies are computed.
+    A lost call to an energy is made again by Ray, one to a flow by `pool`: Ray would keep the history of every block.
+    Without GPUs both kinds share the cores, half a CPU each: a flow mostly waits while energies are computed. Batched
+    energies need no actors: each flow's process has its own.
     """
-    share = 1.0 if resources.gpus else 0.5
     n_energy = config.energy_actors or max(1, resources.cpus - (resources.gpus > 0))
+    n_energy = n_energy if energy.engine == "openmm" else 0
     n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
+    share = 0.5 if n_energy and not resources.gpus else 1.0
     if resources.local and share * (n_energy + n_flow) > resources.cpus:
         raise ValueError(
             f"{n_flow} flow replicas and {n_energy} energy actors need {share * (n_energy + n_flow):g} CPUs, "
             f"the cluster has {resources.cpus}: lower actors.flow_replicas or actors.energy_actors"
         )
-    restarts: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 5}
-    energy = ray.remote(num_cpus=share, **restarts)(EnergyServer)
-    names = [f"energy-{uuid.uuid4().hex}" for _ in range(n_energy)]
-    energies = [energy.options(name=name).remote(target.pdb, target.temperature_k) for name in names]
+    # What makes the energies is small. An object in the store could be gone when an actor starts again.
+    molecule = Molecule(target.pdb, target.temperature_k)
+    names, servers = start_servers(energy, n_energy, share)
+    energies = partial(EnergyActors, names, molecule) if servers else partial(BatchedEnergies, molecule, energy)
     gpus = 1 if resources.gpus else 0
-    flow = ray.remote(FlowServer).options(num_cpus=0 if gpus else share, num_gpus=gpus, **restarts)
-    flows = [flow.remote(str(checkpoint), target, EnergyActors(names)) for _ in range(n_flow)]
-    everyone: list[Any] = [*energies, *flows]
+    resource = {"num_cpus": 0 if gpus else share, "num_gpus": gpus}
+    at_once = IN_FLIGHT if n_energy else 1  # what computes its own energies has nothing to wait for
+    flow = ray.remote(FlowServer).options(**resource, max_restarts=-1, max_concurrency=at_once)
+    flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
+    everyone: list[Any] = [*servers, *flows]
     ray.get([actor.ready.remote() for actor in everyone])
-    return flows, energies
-
-
-def stop_actors(actors: Sequence[Any]) -> None:
-    """End actors at once."""
-    for actor in actors:
-        ray.kill(actor)
+    return Actors(flows, servers)

@@ -1,9 +1,10 @@
 """One optimiser step, and all that must survive between two of them. Knows torch, not Ray."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -11,17 +12,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.flow import Flow
 from models.tables import PeptideTables
 
+from .batching import Batcher
+
+__all__ = ["Batcher", "Learner", "LogDensity", "TrainConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to optimise.
 
-    `batch`: frames a step over all workers. `precision`: of matrix products; densities and weights stay float32.
+    `batch`: frames a step over all workers, which each worker takes in `accumulate` parts, one after the other.
+    `precision`: of matrix products; densities and weights stay float32. `checkpointing`: compute activations twice
+    to store fewer of them.
     The rate rises from lr/500 to `lr` over `warmup_share` of the steps, and falls as a cosine.
     """
 
     steps: int = 500_000
     batch: int = 512
+    accumulate: int = 1
     lr: float = 1e-4
     weight_decay: float = 4e-4
     betas: tuple[float, float] = (0.9, 0.95)
@@ -30,14 +38,15 @@ class TrainConfig:
     ema: float = 0.999
     precision: str = "bf16"
     compile: bool = False
+    checkpointing: bool = False
     max_bad_steps: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "float32"):
             raise ValueError(f"precision={self.precision!r} is unknown: choose bf16 or float32")
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps={self.steps} and batch={self.batch} must be at least 1")
+        if min(self.steps, self.batch, self.accumulate, self.max_bad_steps) < 1:
+            raise ValueError("steps, batch, accumulate and max_bad_steps must be at least 1")
         if not 0 < self.warmup_share < 1 or not 0 <= self.ema < 1:
             raise ValueError("warmup_share and ema are shares, between 0 and 1")
 
@@ -53,25 +62,6 @@ class LogDensity(nn.Module):
         return self.flow.log_prob(x, self.flow.conditioning(tables))
 
 
-class Batcher:
-    """Frames of any of the peptides → padded coordinates and tables.
-
-    A batch of a single peptide gets one row of tables: its condition is then computed once, not once a frame.
-    """
-
-    def __init__(self, flow: Flow, peptides: dict[str, Any]) -> None:
-        self.index = {sequence: i for i, sequence in enumerate(peptides)}
-        self.tables = PeptideTables.of(list(peptides.values()), flow.config.ordering_names)
-
-    def __call__(self, sequences: list[str], frames: list[np.ndarray]) -> tuple[Tensor, PeptideTables]:
-        if len(set(sequences)) == 1:
-            return torch.from_numpy(np.stack(frames)), self.tables.rows(torch.tensor([self.index[sequences[0]]]))
-        x = np.zeros((len(frames), max(map(len, frames)), 3), np.float32)
-        for row, frame in zip(x, frames, strict=True):
-            row[: len(frame)] = frame
-        return torch.from_numpy(x), self.tables.rows(torch.tensor([self.index[s] for s in sequences]))
-
-
 class Learner:
     """Flow, moving average, optimiser and schedule of one worker among `world`."""
 
@@ -79,11 +69,12 @@ class Learner:
         self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
     ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
+        flow.checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:
             for block in flow.blocks:
                 for layer in block.layers:
-                    layer.compile()
+                    layer.compile(dynamic=True)  # batches differ in length
         self.ema = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.optimizer = torch.optim.AdamW(
             flow.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
@@ -101,32 +92,49 @@ class Learner:
         self.bad_in_a_row = torch.zeros((), device=device)
         self.bad = torch.zeros((), device=device)
 
-    def step(self, x: Tensor, tables: PeptideTables, *, world: int = 1) -> dict[str, Tensor]:
+    def step(self, x: Tensor, tables: PeptideTables, world: int = 1) -> dict[str, Tensor]:
+        """One step on a batch that is not split."""
+        return self.step_parts([(x, tables)], world)
+
+    def step_parts(self, parts: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
         """One step on this worker's batch; the statistics stay on the device, so nothing waits for them.
 
-        Loss: negative log-likelihood per degree of freedom, over the frames of all workers.
+        Loss: negative log-likelihood per degree of freedom, over all parts of all workers.
         """
-        x, tables = x.to(self.device, non_blocking=True), tables.to(self.device)
-        dof = 3.0 * tables.n_atoms.sum() * (len(x) // len(tables.n_atoms))
+        count = sum(3 * int(tables.n_atoms.sum()) * (len(x) // len(tables.n_atoms)) for x, tables in parts)
+        dof = torch.full((), float(count), device=self.device)
         if world > 1:
             torch.distributed.all_reduce(dof)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            log_q = self.model(x, tables)
-        loss = -log_q.sum() / dof
-        (loss * world).backward()  # data parallelism averages gradients over the workers; the sum is wanted
-        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
-        bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach()))
+        loss = torch.zeros((), device=self.device)
+        for i, (x, tables) in enumerate(parts):
+            with self._without_sync() if world > 1 and i < len(parts) - 1 else nullcontext():
+                part = self._loss(x, tables) / dof
+                (part * world).backward()  # data parallelism averages gradients over the workers; the sum is wanted
+            loss = loss + part.detach()
         if world > 1:
-            torch.distributed.all_reduce(bad := bad.float(), op=torch.distributed.ReduceOp.MAX)
-        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # the fused step skips itself then
+            torch.distributed.all_reduce(loss)
+        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
+        bad = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()  # the same on all workers
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself then
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.ema.update_parameters(self.flow)
-        self.bad_in_a_row = (self.bad_in_a_row + 1) * bad.float()
-        self.bad = self.bad + bad.float()
+        self.bad_in_a_row = (self.bad_in_a_row + 1) * bad
+        self.bad = self.bad + bad
         self.steps_done += 1
-        return {"loss": loss.detach(), "grad_norm": norm}
+        return {"loss": loss, "grad_norm": norm}
+
+    def _loss(self, x: Tensor, tables: PeptideTables) -> Tensor:
+        """Negative log-likelihood, summed over frames."""
+        x, tables = x.to(self.device, non_blocking=True), tables.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return -self.model(x, tables).sum()
+
+    def _without_sync(self) -> Any:
+        """Gradients of all parts but the last stay with the worker."""
+        assert isinstance(self.model, nn.parallel.DistributedDataParallel)
+        return self.model.no_sync()
 
     def check(self) -> None:
         """Raises: FloatingPointError after too many steps in a row without a finite gradient."""
@@ -145,6 +153,8 @@ class Learner:
             "schedule": self.schedule.state_dict(),
             "steps_done": self.steps_done,
             "bad": self.bad,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -154,6 +164,9 @@ class Learner:
         self.schedule.load_state_dict(state["schedule"])
         self.steps_done = state["steps_done"]
         self.bad = state["bad"].to(self.device)
+        torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def averaged(self) -> Flow:
         """The flow with averaged weights: what is sampled from."""

@@ -33,18 +33,23 @@ def run_on(
     Raises: the error of a call that raised; RuntimeError when a call killed its actor `MAX_TRIES` times.
     """
     results: dict[int, Any] = {}
-    for done, (index, references) in enumerate(_completed(actors, calls), start=1):
+    for done, (index, references) in enumerate(completed(actors, calls), start=1):
         results[index] = references
         if on_done:
             on_done(done)
     return [results[index] for index in range(len(calls))]
 
 
-def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> Iterator[tuple[int, Any]]:
+def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> Iterator[tuple[int, Any]]:
+    """The index and the result of each call, in the order in which they end; see `run_on`.
+
+    An actor that died gets nothing until it answers again: one whose node is gone may never find another.
+    """
     waiting = deque(range(len(calls)))
     tries = [0] * len(calls)
     load = [0] * len(actors)
     running: dict[Any, tuple[int, int, int, Any]] = {}
+    away: dict[Any, int] = {}
     while waiting or running:
         while waiting:
             index = waiting[0]
@@ -59,7 +64,11 @@ def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> 
             running[last] = (index, actor, weight, references)
             load[actor] += weight
             tries[index] += 1
-        for reference in ray.wait(list(running), num_returns=1)[0]:
+        for reference in ray.wait([*running, *away], num_returns=1)[0]:
+            if reference in away:
+                fetch(reference)
+                load[away.pop(reference)] -= IN_FLIGHT
+                continue
             index, actor, weight, references = running.pop(reference)
             load[actor] -= weight
             try:
@@ -68,5 +77,8 @@ def _completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> 
                 if tries[index] >= MAX_TRIES:
                     raise RuntimeError(f"part {index} of the work ended {MAX_TRIES} actors: {error}") from error
                 waiting.appendleft(index)
+                if actor not in away.values():
+                    away[actors[actor].__ray_ready__.options(max_task_retries=-1).remote()] = actor
+                    load[actor] += IN_FLIGHT
                 continue
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)

@@ -1,84 +1,166 @@
 """Proposals and SMC particles in blocks on the object store: the driver holds their scalars."""
 
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
-from samplers import Move, MoveInfo, merge_infos
+from samplers import Move, MoveInfo, Particles, merge_infos
+from samplers.types import FloatArray, IntArray
 
-from .pool import run_on
+from .actors import Origin
+from .parts import blocks_per_part, load_part, part_path, save_part
+from .pool import completed, run_on
 from .progress import progress
 
 
 class Proposals:
-    """Draws of the flow in blocks that stay in the object store, with their scalars here."""
+    """Draws of the flow: their scalars here, their coordinates in parts on disk.
 
-    def __init__(self, blocks: list[Any], log_q: np.ndarray, log_p: np.ndarray, energy: np.ndarray) -> None:
-        self.blocks, self.log_q, self.log_p, self.energy = blocks, log_q, log_p, energy
+    A part is written when its last block is drawn; a draw begun again makes only the parts that are missing.
+    """
+
+    def __init__(self, paths: list[Path], block_size: int, kept: dict[int, Any]) -> None:
+        self.paths, self.block_size, self._kept = paths, block_size, kept
+        columns = [load_part(path, "log_q", "log_p", "energy", "seconds") for path in paths]
+        self.log_q, self.log_p, self.energy = (
+            np.concatenate([column[name] for column in columns]) for name in ("log_q", "log_p", "energy")
+        )
+        self.seconds = float(sum(column["seconds"] for column in columns))
 
     @classmethod
-    def draw(cls, flows: list[Any], n: int, block_size: int, seed: int) -> "Proposals":
-        """Draw `n` conformations and evaluate their energies: block by block, so that both go on at once."""
+    def draw(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path, keep: int = 0) -> "Proposals":
+        """Draw `n` conformations and evaluate their energies; blocks of the first `keep` stay in the object store."""
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
+        group = blocks_per_part(block_size)
+        paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
+        todo = [block for block in range(len(sizes)) if not paths[block // group].exists()]
 
-        def call(block: int, size: int, actor: Any) -> list[Any]:
-            x, log_q = actor.draw.options(num_returns=2).remote(seed, block, size)
+        def call(block: int, actor: Any) -> list[Any]:
+            x, log_q = actor.draw.options(num_returns=2).remote(seed, block, sizes[block])
             return [x, log_q, actor.weigh.remote(x)]
 
-        with progress("draw", len(sizes)) as update:
-            calls = [partial(call, block, size) for block, size in enumerate(sizes)]
-            done = run_on(flows, calls, lambda k: update(k, f"{min(n, k * block_size)}/{n} conformations"))
-        log_q = np.concatenate(ray.get([q for _, q, _ in done]))
-        log_p = np.concatenate([scalars[0] for _, _, scalars in done])
-        energy = np.concatenate([scalars[1] for _, _, scalars in done])
-        return cls([x for x, _, _ in done], log_q, log_p, energy)
+        kept: dict[int, Any] = {}
+        waiting: dict[int, dict[int, Any]] = defaultdict(dict)
+        began, done = time.monotonic(), len(sizes) - len(todo)
+        with progress("draw", len(sizes), done) as update:
+            for index, result in completed(flows, [partial(call, block) for block in todo]):
+                block, part = todo[index], todo[index] // group
+                waiting[part][block] = result
+                if block * block_size < keep:
+                    kept[block] = result[0]
+                if len(waiting[part]) == min(group, len(sizes) - part * group):
+                    _save_draws(paths[part], waiting.pop(part), time.monotonic() - began)
+                    began = time.monotonic()
+                done += 1
+                update(done, f"{min(n, done * block_size)}/{n} conformations")
+        return cls(paths, block_size, kept)
 
-    def positions(self) -> np.ndarray:
-        """All draws (n, N, 3), normalised."""
-        return np.concatenate(ray.get(self.blocks))
+    def blocks(self, n: int) -> Iterator[Any]:
+        """References to the blocks that hold the first `n` draws."""
+        group = blocks_per_part(self.block_size)
+        for block in range(-(-n // self.block_size)):
+            if block not in self._kept:
+                low = block % group * self.block_size
+                x = load_part(self.paths[block // group], "x")["x"]
+                self._kept[block] = ray.put(x[low : low + self.block_size])
+            yield self._kept.pop(block)
+
+
+def _save_draws(path: Path, results: dict[int, Any], seconds: float) -> None:
+    order = [results[block] for block in sorted(results)]
+    save_part(
+        path,
+        x=np.concatenate(ray.get([x for x, _, _ in order])),
+        log_q=np.concatenate(ray.get([log_q for _, log_q, _ in order])),
+        log_p=np.concatenate([scalars[0] for _, _, scalars in order]),
+        energy=np.concatenate([scalars[1] for _, _, scalars in order]),
+        seconds=np.float64(seconds),
+    )
 
 
 class RayPopulation:
     """SMC's particles in blocks on the object store; see `samplers.Population`."""
 
-    def __init__(self, flows: list[Any], results: list[Any], block_size: int, seed: int) -> None:
-        self.flows, self.block_size, self.seed = flows, block_size, seed
-        self._take(results)
+    def __init__(
+        self,
+        servers: Sequence[Any],
+        blocks: Sequence[Any],
+        log_q: FloatArray,
+        log_p: FloatArray,
+        block_size: int,
+        seed: int,
+    ) -> None:
+        self.servers, self.block_size, self.seed = servers, block_size, seed
+        self.blocks, self.log_q, self.log_p = list(blocks), log_q, log_p
+        self._ancestors: IntArray | None = None
 
     @classmethod
-    def start(cls, flows: list[Any], x: np.ndarray, block_size: int, seed: int) -> "RayPopulation":
-        parts = [ray.put(x[lo : lo + block_size]) for lo in range(0, len(x), block_size)]
-        calls = [partial(_two, "start", (part,)) for part in parts]
-        return cls(flows, run_on(flows, calls), block_size, seed)
+    def start(cls, servers: Sequence[Any], x: Iterator[Any], n: int, block_size: int, seed: int) -> "RayPopulation":
+        """Evaluate the first `n` of proposals given by references to their blocks."""
+        calls = [partial(_two, "start", (part, min(block_size, n - i * block_size))) for i, part in enumerate(x)]
+        population = cls(servers, [], np.empty(0), np.empty(0), block_size, seed)
+        population._take(run_on(servers, calls))
+        return population
 
     def _take(self, results: list[Any]) -> None:
         self.blocks = [block for block, _ in results]
         self.log_q = np.concatenate([scalars[0] for _, scalars in results])
         self.log_p = np.concatenate([scalars[1] for _, scalars in results])
 
-    def scalars(self) -> tuple[np.ndarray, np.ndarray]:
+    def scalars(self) -> tuple[FloatArray, FloatArray]:
         return self.log_q, self.log_p
 
     def move(self, order: Move) -> MoveInfo:
-        calls = [partial(_two, "move", (b, order, self.seed, i)) for i, b in enumerate(self.blocks)]
-        results = run_on(self.flows, calls)
+        calls = []
+        for i in range(len(self.blocks)):
+            origin, sources = self._origin(i)
+            calls.append(partial(_two, "move", (order, self.seed, i, origin, *sources)))
+        results = run_on(self.servers, calls)
+        self._ancestors = None
         self._take(results)
         return merge_infos([scalars[2] for _, scalars in results])
 
-    def resample(self, ancestors: np.ndarray) -> None:
-        calls = []
-        for lo in range(0, len(ancestors), self.block_size):
-            part = ancestors[lo : lo + self.block_size]
-            indices = np.unique(part // self.block_size)
-            sources = [self.blocks[i] for i in indices]
-            calls.append(partial(_two, "gather", (part, self.block_size, indices.tolist(), *sources)))
-        self._take(run_on(self.flows, calls))
+    def resample(self, ancestors: IntArray) -> None:
+        """Only scalars change now; rows go from block to block with the next move, in the same call."""
+        assert self._ancestors is None  # there is a move between any two
+        self.log_q, self.log_p = self.log_q[ancestors], self.log_p[ancestors]
+        self._ancestors = ancestors
 
-    def positions(self) -> np.ndarray:
-        """All particles (n, N, 3), normalised."""
-        return np.concatenate([block["x"] for block in ray.get(self.blocks)])
+    def _origin(self, index: int) -> tuple[Origin | None, list[Any]]:
+        if self._ancestors is None:
+            return None, [self.blocks[index]]
+        part = self._ancestors[index * self.block_size : (index + 1) * self.block_size]
+        needed = np.unique(part // self.block_size).tolist()
+        return Origin(part, self.block_size, needed), [self.blocks[i] for i in needed]
+
+    def save(self, folder: Path) -> None:
+        """All particles with their densities and gradients, in parts below `folder`."""
+        assert self._ancestors is None
+        group = blocks_per_part(self.block_size)
+        for part, low in enumerate(range(0, len(self.blocks), group)):
+            blocks = ray.get(self.blocks[low : low + group])
+            save_part(
+                part_path(folder, part),
+                **{name: np.concatenate([b[name] for b in blocks]) for name in Particles._fields},
+            )
+
+    @classmethod
+    def load(cls, servers: Sequence[Any], paths: Sequence[Path], block_size: int, seed: int) -> "RayPopulation":
+        """The population that was saved, bit for bit."""
+        blocks, log_q, log_p = [], [], []
+        for path in paths:
+            arrays = load_part(path, *Particles._fields)
+            log_q.append(arrays["log_q"])
+            log_p.append(arrays["log_p"])
+            for low in range(0, len(arrays["x"]), block_size):
+                blocks.append(ray.put({name: array[low : low + block_size] for name, array in arrays.items()}))
+        return cls(servers, blocks, np.concatenate(log_q), np.concatenate(log_p), block_size, seed)
 
 
 def _two(method: str, arguments: tuple[Any, ...], actor: Any) -> list[Any]:

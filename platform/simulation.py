@@ -1,26 +1,25 @@
-"""Molecular dynamics as Ray tasks, one a peptide and replica, then written in the public layout."""
+"""Molecular dynamics as Ray tasks, a batch of replicas each, then written in the public layout."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
 
-from molecules.dynamics import MDConfig, Progress, load_trajectory, run_name
-from molecules.dynamics import simulate as run_dynamics
 from molecules.observables import fit_tica
 from molecules.peptide import Peptide, check_sequence
 from molecules.references import published_split, save_reference
+from molecules.runs import MDConfig, Progress, load_trajectory, run_name
 from molecules.shards import write_shards
 
-from .cluster import ClusterConfig, cluster
+from .cluster import Cluster, ClusterConfig, cluster
 from .config import flat, results_folder, write_json
-from .cores import own_core
 from .pool import fetch
 from .progress import progress, say
+from .replicas import LANES, Batch, Compile, Run, batches, run_batch
 from .tracking import Tracker
 
 TICA_LAG = 100  # frames
@@ -31,14 +30,18 @@ class SimulateJob:
     """Molecular dynamics of peptides, written as shards for training and trajectories to compare with.
 
     `time_ns` of each of `replicas`. Of a peptide of split `train` the last `hold_out` replicas are kept out of the
-    shards and become its reference trajectory; one of split `val` or `test` is reference only.
+    shards and become its reference trajectory; one of split `val` or `test` is reference only. `engine=batched` moves
+    many replicas at once in float32; `compile` is its, and `mixed`: to put several peptides into one batch, padded.
     """
 
     sequences: tuple[str, ...] = ("AA",)
     time_ns: float = 1.0
-    replicas: int = 2
-    hold_out: int = 1
+    replicas: int = 64
+    hold_out: int = 16
     split: str = "train"
+    engine: Literal["batched", "openmm"] = "batched"
+    compile: Compile = "auto"
+    mixed: bool = False
     out: str = "data"
     frames_per_shard: int = 2000
     seed: int = 0
@@ -46,6 +49,8 @@ class SimulateJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        if self.mixed and self.engine == "openmm":
+            raise ValueError("mixed=true is of engine=batched: leave it out, or choose that engine")
         if not self.sequences:
             raise ValueError("give peptides: sequences=[AA,AL]")
         for sequence in self.sequences:
@@ -61,22 +66,6 @@ class SimulateJob:
             )
 
 
-@dataclass(frozen=True)
-class Run:
-    """One replica of one peptide."""
-
-    sequence: str
-    replica: int
-    pdb: str
-    directory: str
-    seed: int
-
-
-def run_replica(run: Run, config: MDConfig, time_ps: float) -> Iterator[Progress]:
-    """Bring one replica up to `time_ps`, on a core of its own."""
-    yield from run_dynamics(Peptide.from_pdb(run.pdb), run.directory, config, time_ps, run.seed, own_core())
-
-
 def simulate(job: SimulateJob) -> Path:
     """Run `job`, or go on with it; returns the data folder."""
     out = results_folder(job.out)
@@ -89,11 +78,26 @@ def simulate(job: SimulateJob) -> Path:
     runs = [run for i, s in enumerate(job.sequences) for run in _runs(job, out, i, s)]
     settings = {k: v for k, v in flat(job).items() if not k.startswith("cluster.")}
     with Tracker.open("simulate", out, settings) as tracker, cluster(job.cluster) as resources:
-        say(f"simulating {len(runs)} × {job.time_ns:g} ns on {resources.cpus} CPUs: {', '.join(job.sequences)}")
-        _run_all(job, runs, tracker)
+        tasks = batches(runs, job.engine, job.mixed, resources)
+        say(f"simulating {', '.join(job.sequences)}: {_plan(job, tasks, resources)}")
+        _run_all(job, tasks, resources, tracker)
         _write(job, out, runs)
     say(f"data written: {out}")
     return out
+
+
+def _plan(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster) -> str:
+    """What runs where, for the user."""
+    each = f"{job.replicas} replicas × {job.time_ns:g} ns"
+    if job.engine == "openmm":
+        return f"{each}, one a core, on {resources.cpus} CPUs (OpenMM)"
+    places = f"{resources.gpus} GPUs" if resources.gpus else f"{resources.cpus} CPUs"
+    text = f"{each} in {len(tasks)} batches on {places} (batched dynamics)"
+    idle = resources.cpus - len(tasks)
+    if not resources.gpus and idle > 0:
+        wanted = -(-LANES * resources.cpus // len(job.sequences))
+        text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
+    return text
 
 
 def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
@@ -110,6 +114,7 @@ def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
             peptide.sequence,
             replica,
             text,
+            peptide.n_atoms,
             str(out / "md" / run_name(peptide.sequence, job.md, replica)),
             seed=(job.seed * 1000 + replica) * 10_000 + number,
         )
@@ -117,32 +122,46 @@ def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
     ]
 
 
-def _run_all(job: SimulateJob, runs: list[Run], tracker: Tracker) -> None:
-    """All runs as tasks that yield after each chunk; each chunk counts towards the progress."""
+def _run_all(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster, tracker: Tracker) -> None:
+    """All batches as tasks that yield after each chunk; each chunk of each replica counts towards the progress."""
     time_ps = job.time_ns * 1000
-    task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=3)(run_replica)
-    streams: dict[Any, Run] = {task.remote(run, job.md, time_ps): run for run in runs}
-    per_run = int(np.ceil(time_ps / job.md.ps_per_chunk - 1e-9))
-    before = {run: _chunks(run) for run in runs}
-    done = {run: min(per_run, before[run]) for run in runs}
-    with progress("simulate", per_run * len(runs), sum(done.values())) as update:
-        while streams:
-            ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
-            for stream in ready:
-                run = streams[stream]
-                try:
-                    state: Progress = fetch(next(stream))
-                except StopIteration:
-                    done[run] = per_run
-                    del streams[stream]
-                    continue
-                done[run] = state.chunks_done
-                update(sum(done.values()), f"{run.sequence} {state.ps_per_second:.1f} ps/s a core")
-                tracker.log(
-                    {f"ps_per_s_{run.sequence}": state.ps_per_second, "chunks_done": sum(done.values())},
-                    step=sum(done.values()),
-                )
+    on_gpu = job.engine == "batched" and resources.gpus > 0
+    task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), num_returns="streaming", max_retries=3)(run_batch)
+    streams: dict[Any, Batch] = {
+        task.remote(batch, job.engine, job.mixed, job.md, time_ps, job.compile): batch for batch in tasks
+    }
+    per_run = job.md.chunks(time_ps)
+    done = {batch: min(per_run, *(_chunks(run) for run in batch)) * len(batch) for batch in tasks}
+    speed: dict[Batch, float] = {}
+    with progress("simulate", per_run * sum(map(len, tasks)), sum(done.values())) as update:
+        for batch, state in _as_they_come(streams):
+            if isinstance(state, str):
+                say(f"note: {state}")
+                continue
+            done[batch] = state.chunks_done * len(batch) if state else per_run * len(batch)
+            speed[batch] = state.ps_per_second if state else 0.0
+            update(sum(done.values()), f"{sum(speed.values()):.1f} ps/s")
+            if state:
+                logged = {"ps_per_s": sum(speed.values()), "chunks_done": sum(done.values())}
+                tracker.log(logged, step=sum(done.values()))
         update(sum(done.values()), "")
+
+
+def _as_they_come(streams: dict[Any, Batch]) -> Iterator[tuple[Batch, Progress | str | None]]:
+    """What the tasks yield, and None when one has ended."""
+    noted = set()
+    while streams:
+        ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
+        for stream in ready:
+            try:
+                state: Progress | str = fetch(next(stream))
+            except StopIteration:
+                yield streams.pop(stream), None
+                continue
+            if state not in noted:
+                yield streams[stream], state
+            if isinstance(state, str):
+                noted.add(state)
 
 
 def _chunks(run: Run) -> int:
@@ -170,9 +189,9 @@ def _write(job: SimulateJob, out: Path, runs: list[Run]) -> None:
 
 def _write_reference(job: SimulateJob, out: Path, held: list[Run]) -> None:
     sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
-    positions = np.concatenate([load_trajectory(run.directory) for run in held])
-    lag = max(1, min(TICA_LAG, len(positions) // 10))
-    tica = fit_tica(positions, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
+    trajectories = [load_trajectory(run.directory) for run in held]
+    lag = max(1, min(TICA_LAG, min(map(len, trajectories)) // 10))
+    tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
     path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_reference(path, positions, tica)
+    save_reference(path, np.concatenate(trajectories), tica)

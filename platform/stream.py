@@ -1,273 +1,277 @@
-"""Training frames from shards through Ray Data, in an order that the step number alone determines.
+"""Training batches from shards, read by Ray tasks, the same whatever the number of workers.
 
-An epoch is cut into windows of shards. A window is a pure function of (data, seed, epoch, window): its frames are
-read, shuffled and augmented in one task. Every rank has its own sequence of frames, so that a run continues at
-step s by dropping the first s · (frames a step) of it: nothing is seen twice, nothing is left out.
+An epoch is a new order of all shards, cut into windows. A window is a pure function of (data, seed, epoch, window):
+one task reads, shuffles and augments it. Ray Data could run these tasks; its executor is busy while it waits, and reads
+ahead all that memory holds (benchmarks/stream.py compares them). The windows, in order, are one sequence of frames; a
+pool of so many steps' frames is cut into as many batches. A `Position` says where a pool begins, and a run continues
+there.
 """
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import ray
-import ray.data
+from numpy.typing import NDArray
 
 from models.augment import augment
-from molecules.peptide import Peptide
-from molecules.shards import list_shards
-from molecules.tars import read_shard
+from molecules.tars import ShardContent, read_shard
 
-from .config import fingerprint
+from .buckets import Part, cut, gather, split
+from .catalogue import Catalogue, DataConfig, catalogue, count_bad, missing
 from .pool import fetch
-from .progress import progress
+
+__all__ = ["Catalogue", "DataConfig", "catalogue"]
+
+AHEAD = 4  # windows that are read before they are needed
+
+
+class Position(NamedTuple):
+    """The frame that a pool begins with: `row` of `window` of `epoch`; `pool` counts from 0."""
+
+    pool: int = 0
+    epoch: int = 0
+    window: int = 0
+    row: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which frames to train on.
+class Order:
+    """All that decides which frames stand in which batch. `batch`: frames a step, over all workers."""
 
-    `sequences`: empty for every peptide that has a PDB. `scale_nm`: σ, measured on the data unless given.
-    `shards_per_window` are shuffled together. `max_bad_share`: of frames that may be unreadable.
-    """
-
-    path: str = "data"
-    sequences: tuple[str, ...] = ()
-    max_residues: int = 8
-    scale_nm: float | None = None
+    batch: int
+    seed: int
     shards_per_window: int = 8
-    max_bad_share: float = 0.001
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_share < 1:
-            raise ValueError(f"max_bad_share={self.max_bad_share} must be a share, from 0 to below 1")
-        if self.shards_per_window < 1:
-            raise ValueError("shards_per_window must be at least 1")
+    bucket_steps: int = 1
+    constant: str = "frames"
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
-class ShardFacts:
-    """What one pass over a shard tells: frames per sequence, the sum of squares that σ needs, and what is bad."""
+class Share:
+    """One worker's part of a pool: for each step the parts of its batch; what was found bad on the way.
 
-    path: str
-    frames: dict[str, int]
-    sum_squares: float
-    n_coordinates: int
-    problems: list[str]
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """A data set as found: peptides, good frames per shard, σ in nm, what is bad, and a fingerprint."""
-
-    pdbs: dict[str, str]
-    n_atoms: dict[str, int]
-    shards: list[str]
-    frames: list[int]
-    scale_nm: float
-    problems: list[str]
-    fingerprint: str
-
-    @property
-    def n_frames(self) -> int:
-        return sum(self.frames)
-
-    def peptides(self) -> dict[str, Peptide]:
-        return {sequence: Peptide.from_pdb(text) for sequence, text in self.pdbs.items()}
-
-
-def inspect_shard(path: str, n_atoms: dict[str, int], chosen: Sequence[str]) -> ShardFacts:
-    """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
-    content = read_shard(path, n_atoms)
-    frames: dict[str, int] = {}
-    sum_squares, n_coordinates = 0.0, 0
-    for _, sequence, positions in content.frames:
-        if sequence not in chosen:
-            continue
-        frames[sequence] = frames.get(sequence, 0) + 1
-        sum_squares += float(np.square(positions - positions.mean(axis=0), dtype=np.float64).sum())
-        n_coordinates += positions.size
-    return ShardFacts(path, frames, sum_squares, n_coordinates, content.problems)
-
-
-def catalogue(config: DataConfig, folder: Path) -> Catalogue:
-    """Look through all shards once, as Ray tasks.
-
-    Raises: ValueError when there is nothing to train on, or too much of it is bad.
+    `failure`: why training cannot go on, else empty.
     """
-    shards = [str(path) for path in list_shards(folder)]
-    pdbs = _pdbs(folder)
-    chosen = _chosen(config, pdbs)
-    n_atoms = {sequence: Peptide.from_pdb(text).n_atoms for sequence, text in pdbs.items()}
-    task = ray.remote(inspect_shard)
-    pending = {task.remote(path, n_atoms, chosen): i for i, path in enumerate(shards)}
-    found: dict[int, ShardFacts] = {}
-    with progress("look through shards", len(shards)) as update:
-        while pending:
-            for reference in ray.wait(list(pending), num_returns=1)[0]:
-                found[pending.pop(reference)] = fetch(reference)
-            update(len(found), "")
-    facts = [found[i] for i in range(len(shards))]
-    problems = [problem for fact in facts for problem in fact.problems]
-    counts = [sum(fact.frames.values()) for fact in facts]
-    total, bad = sum(counts), len(problems)
-    if not total:
-        reason = f"; the first problem: {problems[0]}" if problems else ""
-        raise ValueError(f"no frame in {folder} can be used for training{reason}")
-    if bad > config.max_bad_share * (total + bad):
-        raise ValueError(
-            f"{bad} of {total + bad} frames are bad, more than max_bad_share={config.max_bad_share}; "
-            f"the first: {problems[0]}: mend the shards, or raise data.max_bad_share"
-        )
-    variance = sum(f.sum_squares for f in facts) / sum(f.n_coordinates for f in facts)
-    identity = [[Path(f.path).name, f.frames, f.sum_squares] for f in facts]
-    return Catalogue(
-        pdbs={sequence: pdbs[sequence] for sequence in chosen if any(sequence in f.frames for f in facts)},
-        n_atoms=n_atoms,
-        shards=shards,
-        frames=counts,
-        scale_nm=config.scale_nm or round(float(np.sqrt(variance)), 4),
-        problems=problems,
-        fingerprint=fingerprint(identity),
-    )
+
+    start: Position
+    steps: list[list[Part]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    failure: str = ""
 
 
-def _pdbs(folder: Path) -> dict[str, str]:
-    """PDB texts of all peptides that the folder knows, by sequence."""
-    found = {path.stem: path.read_text() for path in sorted((folder / "pdbs").glob("*/*.pdb"))}
-    if not found:
-        raise ValueError(f"no PDB files in {folder / 'pdbs'}: expected pdbs/train/SEQUENCE.pdb for each peptide")
-    return found
-
-
-def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
-    """The peptides to train on."""
-    for sequence in config.sequences:
-        if sequence not in pdbs:
-            raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {', '.join(sorted(pdbs))}")
-    return sorted(config.sequences or (s for s in pdbs if len(s) <= config.max_residues))
-
-
-@dataclass(frozen=True)
-class Window:
-    """A few shards of one epoch, read and shuffled together; `skip` frames of this rank's share are done."""
+class Window(NamedTuple):
+    """A few shards of one epoch, by number, read and shuffled together."""
 
     epoch: int
-    index: int
-    shards: tuple[int, ...]
-    skip: int = 0
+    number: int
+    shards: list[int]
 
 
-def windows(frames: Sequence[int], per_window: int, seed: int, rank: int, world: int) -> Iterator[tuple[Window, int]]:
-    """Endless windows over shards with `frames` each, and how many frames of each are this rank's."""
-    epoch = 0
+def windows(shards: int, order: Order, start: Position) -> Iterator[Window]:
+    """Endless windows from a position on."""
+    epoch, first = start.epoch, start.window
     while True:
-        order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, epoch))).permutation(len(frames))
-        for index, start in enumerate(range(0, len(order), per_window)):
-            shards = tuple(int(i) for i in order[start : start + per_window])
-            total = sum(frames[i] for i in shards)
-            yield Window(epoch, index, shards), len(range(rank, total, world))
-        epoch += 1
+        stream = np.random.SeedSequence(order.seed, spawn_key=(0, epoch))
+        shuffled = np.random.default_rng(stream).permutation(shards).tolist()
+        size = order.shards_per_window
+        for window in range(first, -(-shards // size)):
+            yield Window(epoch, window, shuffled[window * size : (window + 1) * size])
+        epoch, first = epoch + 1, 0
 
 
-def plan(
-    frames: Sequence[int], per_window: int, seed: int, rank: int, world: int, start: int, stop: int
-) -> list[Window]:
-    """The windows that hold this rank's frames number `start` to `stop` - 1."""
-    result: list[Window] = []
-    position = 0
-    for window, count in windows(frames, per_window, seed, rank, world):
-        if position >= stop:
-            return result
-        if position + count > start:
-            result.append(Window(window.epoch, window.index, window.shards, max(0, start - position)))
-        position += count
-    raise AssertionError("windows never end")
+@dataclass(frozen=True)
+class Frames:
+    """A window's frames, shuffled and augmented, and a line for each thing that was bad.
 
-
-def read_window(
-    window: Window,
-    shards: Sequence[str],
-    n_atoms: dict[str, int],
-    chosen: Sequence[str],
-    scale_nm: float,
-    seed: int,
-    rank: int,
-    world: int,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """This rank's frames of a window, shuffled and augmented: (sequence, normalised float32 (N, 3))."""
-    keep = set(chosen)
-    content = (read_shard(shards[i], n_atoms) for i in window.shards)
-    frames = [(f.sequence, f.positions) for shard in content for f in shard.frames if f.sequence in keep]
-    stream = np.random.SeedSequence(seed, spawn_key=(1, window.epoch, window.index))
-    order = np.random.default_rng(stream).permutation(len(frames))[rank::world]
-    mine = [frames[i] for i in order]
-    augmented: dict[int, np.ndarray] = {}
-    by_sequence: dict[str, list[int]] = {}
-    for i, (sequence, _) in enumerate(mine):
-        by_sequence.setdefault(sequence, []).append(i)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, window.epoch, window.index, rank)))
-    for sequence in sorted(by_sequence):
-        rows = by_sequence[sequence]
-        augmented.update(zip(rows, augment(np.stack([mine[i][1] for i in rows]), scale_nm, rng), strict=True))
-    for i in range(window.skip, len(mine)):
-        yield mine[i][0], augmented[i]
-
-
-def _window_table(table: pa.Table, **reading: Any) -> pa.Table:
-    """Ray Data's map: one row that describes a window → its frames, as strings and flat lists."""
-    row = {name: column[0].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
-    window = Window(row["epoch"], row["index"], tuple(row["shards"]), row["skip"])
-    sequences, arrays = [], []
-    for sequence, x in read_window(window, **reading):
-        sequences.append(sequence)
-        arrays.append(x.reshape(-1))
-    offsets = np.cumsum([0, *(len(a) for a in arrays)], dtype=np.int64)
-    values = np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
-    return pa.table({"sequence": sequences, "x": pa.LargeListArray.from_arrays(offsets, values)})
-
-
-def batches(
-    data: Catalogue,
-    *,
-    batch: int,
-    start_step: int,
-    stop_step: int,
-    per_window: int,
-    seed: int,
-    rank: int,
-    world: int,
-) -> Iterable[tuple[list[str], list[np.ndarray]]]:
-    """This rank's batches for steps `start_step` to `stop_step` - 1, in order.
-
-    Each is a list of sequences and one of normalised coordinates (N, 3). `batch` frames a rank and step.
+    Shape: peptide (n,), numbers in the catalogue; x (Σ 3 N,), normalised and flat.
     """
-    todo = plan(data.frames, per_window, seed, rank, world, start_step * batch, stop_step * batch)
-    reading = {
-        "shards": data.shards,
-        "n_atoms": data.n_atoms,
-        "chosen": sorted(data.pdbs),
-        "scale_nm": data.scale_nm,
-        "seed": seed,
-        "rank": rank,
-        "world": world,
-    }
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    dataset = ray.data.from_items([asdict(w) for w in todo], override_num_blocks=len(todo)).map_batches(
-        _window_table, batch_size=1, batch_format="pyarrow", fn_kwargs=reading, num_cpus=0.5
-    )
-    tables = dataset.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=2, drop_last=True)
-    for step, table in zip(range(start_step, stop_step), tables, strict=False):
-        del step
-        assert isinstance(table, pa.Table)
-        columns = table.combine_chunks()
-        lists = columns["x"].chunk(0)
-        offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-        arrays = [values[lo:hi].reshape(-1, 3) for lo, hi in itertools.pairwise(offsets)]
-        yield columns["sequence"].to_pylist(), arrays
+
+    window: Window
+    peptide: NDArray[np.int32]
+    x: NDArray[np.float32]
+    problems: list[str]
+
+
+def read_window(window: Window, data: Catalogue, order: Order) -> Frames:
+    """Read, shuffle and augment a window."""
+    number = {sequence: i for i, sequence in enumerate(data.sequences)}
+    peptides: list[int] = []
+    frames: list[NDArray[np.float32]] = []
+    problems: list[str] = []
+    for i in window.shards:
+        try:
+            content = read_shard(data.shards[i], data.n_atoms)
+        except OSError as error:
+            content = ShardContent([], [f"{PurePath(data.shards[i]).name}: cannot be read: {error}"])
+        members = len(content.frames) + len(content.problems)
+        problems += [*content.problems, *missing(data.shards[i], data.expected[i], members)]
+        used = [(number[frame.sequence], frame.positions) for frame in content.frames if frame.sequence in number]
+        peptides += [peptide for peptide, _ in used]
+        frames += [positions for _, positions in used]
+    rng = np.random.default_rng(np.random.SeedSequence(order.seed, spawn_key=(1, window.epoch, window.number)))
+    shuffled = rng.permutation(len(frames))
+    n_atoms = np.array([len(frames[i]) for i in shuffled], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(3 * n_atoms)])
+    values = np.empty(offsets[-1], np.float32)
+    for n in np.unique(n_atoms):  # all frames of a size at once, whatever the peptide
+        rows = np.flatnonzero(n_atoms == n)
+        places = offsets[rows][:, None] + np.arange(3 * n)
+        x = augment(np.stack([frames[shuffled[row]] for row in rows]), data.scale_nm, rng)
+        values[places] = x.reshape(len(rows), -1)
+    return Frames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
+
+
+def read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
+    """Endless windows, in order, a few of them ahead of what is used."""
+    # Every task gets a copy of what it is told: not the peptides' tables.
+    names = tuple(replace(peptide, encodings={}, orderings={}, internal={}) for peptide in data.peptides)
+    known = ray.put(replace(data, peptides=names, problems=[]))
+    task = ray.remote(num_cpus=0.5, max_retries=5)(read_window)
+    pending: deque[Any] = deque()
+    for window in windows(len(data.shards), order, start):
+        pending.append(task.remote(window, known, order))
+        if len(pending) > AHEAD:
+            yield fetch(pending.popleft())
+
+
+@dataclass
+class Chunk:
+    """A window of which the first `used` frames are in batches; frame i begins at `offsets[i]`."""
+
+    frames: Frames
+    offsets: NDArray[np.int64]
+    used: int
+
+    @property
+    def left(self) -> int:
+        return len(self.frames.peptide) - self.used
+
+
+class Feeder:
+    """Forms the batches, and gives each of `world` workers its own.
+
+    A plain class; with several workers an actor of it. Ray Data's own split over workers gives each block to whoever
+    asks first; here who gets what is fixed.
+    """
+
+    def __init__(self, data: Catalogue, order: Order, world: int, start: Position, problems: Sequence[str]) -> None:
+        self.data, self.order, self.world, self.next = data, order, world, start
+        self.sizes = np.array([peptide.n_atoms for peptide in data.peptides], np.int64)
+        self.seen = set(data.problems) | set(problems)
+        self.bad = count_bad(list(self.seen))
+        self.failure = ""
+        self.windows = read(data, order, start)
+        self.skip = start.row
+        self.chunks: deque[Chunk] = deque()
+        self.shares: dict[tuple[int, int], Share] = {}
+
+    def share(self, pool: int, rank: int) -> Share:
+        """Worker `rank`'s part of a pool; pools are asked for in order, by every worker once."""
+        while (pool, rank) not in self.shares:
+            assert pool >= self.next.pool, "every pool is given once"
+            self._make()
+        return self.shares.pop((pool, rank))
+
+    def _make(self) -> None:
+        """Form the next pool."""
+        problems = self._fill(self.order.batch * self.order.bucket_steps)
+        start, pool = self.next, self.next.pool
+        if self.failure:
+            self.next = start._replace(pool=pool + 1)
+            for rank in range(self.world):
+                self.shares[pool, rank] = Share(start, problems=problems, failure=self.failure)
+            return
+        start = self._position()._replace(pool=pool)
+        peptide, starts, values = self._take(self.order.batch * self.order.bucket_steps)
+        n_atoms = self.sizes[peptide]
+        rng = np.random.default_rng(np.random.SeedSequence(self.order.seed, spawn_key=(2, pool)))
+        rows = cut(n_atoms, self.order.bucket_steps, self.order.constant, self.world, rng)
+        for rank in range(self.world):
+            steps = [
+                gather(split(step, rank, self.world, self.order.accumulate), peptide, n_atoms, starts, values)
+                for step in rows
+            ]
+            self.shares[pool, rank] = Share(start, steps, problems)
+        self.next = start._replace(pool=pool + 1)
+
+    def _fill(self, n: int) -> list[str]:
+        """Read until `n` frames are at hand; returns lines about bad data that are new."""
+        new: list[str] = []
+        empty = 0
+        while sum(chunk.left for chunk in self.chunks) < n and not self.failure:
+            frames = next(self.windows)
+            offsets = np.concatenate([[0], np.cumsum(3 * self.sizes[frames.peptide])])
+            chunk, self.skip = Chunk(frames, offsets, self.skip), 0
+            if chunk.left:
+                self.chunks.append(chunk)
+            empty = 0 if chunk.left else empty + 1
+            told = [line for line in frames.problems if line not in self.seen]
+            self.seen.update(told)
+            self.bad += count_bad(told)
+            new += told
+            if told and self.bad > self.data.max_bad:
+                self.failure = (
+                    f"{self.bad} of about {self.data.n_frames} frames of an epoch are bad, more than "
+                    f"data.max_bad_share allows; the last: {told[-1]}: mend the shards, or raise it"
+                )
+            elif empty > 2 * len(self.data.shards):
+                self.failure = "no shard holds a frame that can be used"
+        return new
+
+    def _position(self) -> Position:
+        first = self.chunks[0]
+        return Position(0, first.frames.window.epoch, first.frames.window.number, first.used)
+
+    def _take(self, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
+        """The next `n` frames: number of the peptide, where each begins in the flat values, the values."""
+        peptides, values = [], []
+        while n:
+            chunk = self.chunks[0]
+            rows = slice(chunk.used, chunk.used + min(n, chunk.left))
+            peptides.append(chunk.frames.peptide[rows])
+            values.append(chunk.frames.x[chunk.offsets[rows.start] : chunk.offsets[rows.stop]])
+            n, chunk.used = n - (rows.stop - rows.start), rows.stop
+            if not chunk.left:
+                self.chunks.popleft()
+        peptide = np.concatenate(peptides)
+        return peptide, np.concatenate([[0], np.cumsum(3 * self.sizes[peptide])[:-1]]), np.concatenate(values)
+
+
+class Batch(NamedTuple):
+    """One worker's parts of a step's batch; `start` of its pool; what was found bad before it."""
+
+    parts: list[Part]
+    start: Position
+    problems: list[str]
+    failure: str
+
+
+def batches(feeder: Any, rank: int, step: int, order: Order, start: Position) -> Iterator[Batch]:
+    """This worker's batches from `step` on, endless, from a `Feeder` or an actor of it that begins at `start`."""
+    skip = step - start.pool * order.bucket_steps
+    for share in _shares(feeder, rank, start.pool):
+        if share.failure:
+            yield Batch([], share.start, share.problems, share.failure)
+            return
+        problems = share.problems
+        for parts in share.steps[skip:]:
+            yield Batch(parts, share.start, problems, "")
+            problems = []
+        skip = max(0, skip - len(share.steps))
+
+
+def _shares(feeder: Any, rank: int, pool: int) -> Iterator[Share]:
+    """This worker's share of each pool from `pool` on; an actor makes the next one while one is used."""
+    if isinstance(feeder, Feeder):
+        while True:
+            yield feeder.share(pool, rank)
+            pool += 1
+    coming = feeder.share.remote(pool, rank)
+    while True:
+        share, pool = fetch(coming), pool + 1
+        coming = feeder.share.remote(pool, rank)
+        yield share

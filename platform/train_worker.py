@@ -1,37 +1,37 @@
 """What each Ray Train worker runs. It imports no more than that: workers start in seconds."""
 
-import shutil
-import tempfile
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import ray
 import ray.train
+import ray.train.collective
 import torch
-from ray.train import Checkpoint
 from ray.train.torch import get_device
 
-import models
 from models.config import FlowConfig
 from models.flow import Flow
 
+from .batching import Batcher, ahead
+from .catalogue import Catalogue
+from .checkpoints import Saved, report_checkpoint, restore
 from .cluster import usable_cpus
-from .learner import Batcher, Learner, LogDensity, TrainConfig
-from .stream import Catalogue, batches
+from .learner import Learner, LogDensity, TrainConfig
+from .stream import Batch, Feeder, Order, batches
 
-FLOW, STATE = "flow", "state.pt"
 FATAL = "fatal"  # the metric that says why a run ended early
+PROBLEMS = "problems"  # the metric with new lines about bad data
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
     """All that a worker must know: the same for every rank."""
 
-    data: Catalogue
     model: FlowConfig
     train: TrainConfig
-    shards_per_window: int
+    order: Order
     checkpoint_every: int
     log_every: int
     threads: int
@@ -40,76 +40,90 @@ class WorkerTask:
 def train_worker(config: dict[str, Any]) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
     task: WorkerTask = config["task"]
+    data: Catalogue = ray.get(config["data"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.threads or max(1, usable_cpus() // context.get_local_world_size()))
-    learner, batcher = _learner(task, world)
-    restored = ray.train.get_checkpoint()
-    if restored:
-        with restored.as_directory() as folder:
-            learner.load_state(torch.load(Path(folder) / STATE, map_location=learner.device, weights_only=True))
-    stream = batches(
-        task.data,
-        batch=task.train.batch // world,
-        start_step=learner.steps_done,
-        stop_step=task.train.steps,
-        per_window=task.shards_per_window,
-        seed=task.train.seed,
-        rank=rank,
-        world=world,
-    )
-    since, losses = time.monotonic(), []
-    for sequences, frames in stream:
-        statistics = learner.step(*batcher(sequences, frames), world=world)
+    learner, batcher = _learner(task, data, world)
+    saved = restore(learner)
+    feeder = _feeder(task, config["data"], world, saved)
+
+    def work() -> Iterator[tuple[Batch, list[Any]]]:
+        for batch in batches(feeder, rank, learner.steps_done, task.order, saved.start):
+            yield batch, [batcher.batch(part) for part in batch.parts]
+
+    if learner.steps_done < task.train.steps:
+        stream = ahead(work())
+        try:
+            _train(learner, stream, task, data, saved.problems, rank, world)
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+
+
+def _train(
+    learner: Learner,
+    stream: Iterator[tuple[Batch, list[Any]]],
+    task: WorkerTask,
+    data: Catalogue,
+    problems: list[str],
+    rank: int,
+    world: int,
+) -> None:
+    """The loop: nothing in it waits for the device but what is reported, every `log_every` steps."""
+    since, losses, new = time.monotonic(), [], []
+    for batch, parts in stream:
+        new += batch.problems
+        if batch.failure:  # it would fail again: no reason to restart the workers
+            ray.train.report({"step": learner.steps_done, FATAL: batch.failure, PROBLEMS: new})
+            return
+        statistics = learner.step_parts(parts, world)
         losses.append(statistics["loss"])
         step = learner.steps_done
         save = step % task.checkpoint_every == 0 or step == task.train.steps
         if save or step % task.log_every == 0 or step == 1:
             try:
                 learner.check()
-            except FloatingPointError as error:  # it would fail again: no reason to restart the workers
+            except FloatingPointError as error:
                 ray.train.report({"step": step, FATAL: str(error)})
                 return
-            loss = torch.stack(losses).mean()
-            if world > 1:
-                torch.distributed.all_reduce(loss)
+            save = save or ray.train.get_preemption_info() is not None  # the node is about to be taken away
             metrics = {
                 "step": step,
-                "loss": float(loss),
+                "loss": float(torch.stack(losses).mean()),
                 "grad_norm": float(statistics["grad_norm"]),
                 "lr": learner.schedule.get_last_lr()[0],
                 "samples_per_s": len(losses) * task.train.batch / (time.monotonic() - since),
-                "epoch": step * task.train.batch / task.data.n_frames,
+                "epoch": step * task.train.batch / data.n_frames,
                 "skipped_steps": float(learner.bad),
+                "bad_data": len(problems) + len(new),
+                PROBLEMS: new,
             }
+            problems = problems + new
             if save and rank == 0:
-                _report_checkpoint(learner, task, metrics)
+                report_checkpoint(learner, Saved(batch.start, problems), data, metrics)
             else:  # every rank reports equally often
                 ray.train.report(metrics)
-            since, losses = time.monotonic(), []
+            since, losses, new = time.monotonic(), [], []
+        if step == task.train.steps:
+            return
 
 
-def _learner(task: WorkerTask, world: int) -> tuple[Learner, Batcher]:
+def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Batcher]:
     torch.manual_seed(task.train.seed)
-    flow = Flow(task.model, task.data.scale_nm)
+    flow = Flow(task.model, data.scale_nm)
     device = get_device()
     model: torch.nn.Module = LogDensity(flow.to(device))
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
-    return Learner(flow, task.train, device=device, model=model), Batcher(flow, task.data.peptides())
+    peptides = {peptide.sequence: peptide for peptide in data.peptides}
+    return Learner(flow, task.train, device=device, model=model), Batcher(flow, peptides, pin=device.type == "cuda")
 
 
-def _report_checkpoint(learner: Learner, task: WorkerTask, metrics: dict[str, Any]) -> None:
-    folder = Path(tempfile.mkdtemp())
-    try:
-        provenance = {
-            "step": learner.steps_done,
-            "data_fingerprint": task.data.fingerprint,
-            "sequences": sorted(task.data.pdbs)[:1000],
-            "train": asdict(task.train),
-        }
-        models.save(learner.averaged(), folder / FLOW, provenance)
-        torch.save(learner.state(), folder / STATE)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _feeder(task: WorkerTask, data: Any, world: int, saved: Saved) -> Any:
+    """Where batches come from: an object here, or for several workers an actor that ends with the first of them."""
+    if world == 1:
+        return Feeder(ray.get(data), task.order, 1, saved.start, saved.problems)
+    actor = None
+    if ray.train.get_context().get_world_rank() == 0:
+        actor = ray.remote(num_cpus=0)(Feeder).remote(data, task.order, world, saved.start, saved.problems)
+    return ray.train.collective.broadcast_from_rank_zero(actor)

@@ -1,33 +1,40 @@
 """Training on Ray Train: every worker streams its own frames; the driver watches and keeps the result."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-import models
 from models.config import FlowConfig
 from models.flow import Flow
+from molecules.storage import is_url
 
+from .catalogue import Catalogue, DataConfig, catalogue
+from .checkpoints import export, latest_step
 from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
 from .learner import TrainConfig
 from .progress import progress, say
-from .stream import Catalogue, DataConfig, catalogue
+from .stream import Order
 from .tracking import Tracker, forgiven
-from .train_worker import FATAL, FLOW, WorkerTask, train_worker
+from .train_worker import FATAL, PROBLEMS, WorkerTask, train_worker
+from .validation import ValidationConfig, Validator
 
-# What a run may go on with changed.
+BAD_DATA = "bad_data.txt"
+
+# What a run may go on with changed: batches do not depend on who computes them.
 INCIDENTAL = (
-    *("cluster.", "out", "checkpoint_every", "log_every", "keep"),
-    *("workers.threads", "workers.use_gpu", "workers.max_failures"),
+    *("cluster.", "workers.", "validation.", "out", "resume", "checkpoint_every", "log_every", "keep"),
+    *("train.accumulate", "train.checkpointing", "train.compile", "data.max_bad_share"),
 )
 
 
@@ -35,32 +42,48 @@ INCIDENTAL = (
 class WorkersConfig:
     """Who trains.
 
-    `workers`: 0 for one a GPU, or a single one without GPUs. `threads` of each: 0 for its share of the cores.
+    `workers`: 0 for one a GPU, or a single one without GPUs; with `min_workers` a run goes on with as few when nodes
+    are missing, and takes more when they come back. `threads` of each: 0 for its share of the cores.
+    `max_failures`: deaths of workers or nodes; `max_preemptions`: nodes that were announced to go, -1 for any number.
     """
 
     workers: int = 0
+    min_workers: int = 0
     use_gpu: bool | None = None
     threads: int = 0
     max_failures: int = 10
+    max_preemptions: int = -1
+
+    def __post_init__(self) -> None:
+        if min(self.workers, self.min_workers, self.threads) < 0:
+            raise ValueError("workers, min_workers and threads cannot be negative: 0 stands for automatic")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """Train a flow on the shards of a data folder."""
+    """Train a flow on the shards of a data folder.
+
+    `resume`: `auto` goes on from the last checkpoint of `out`, `never` refuses a folder that has one. The last `keep`
+    checkpoints stay.
+    """
 
     out: str = "outputs/train"
     data: DataConfig = field(default_factory=DataConfig)
     model: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint_every: int = 1000
     log_every: int = 20
     keep: int = 2
+    resume: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
         if min(self.checkpoint_every, self.log_every, self.keep) < 1:
             raise ValueError("checkpoint_every, log_every and keep must be at least 1")
+        if self.resume not in ("auto", "never"):
+            raise ValueError(f"resume={self.resume!r} is unknown: choose auto or never")
 
 
 def train(job: TrainJob) -> Path:
@@ -69,48 +92,56 @@ def train(job: TrainJob) -> Path:
     Ctrl-C stops it between two steps; the same command goes on from the last checkpoint.
     """
     out = results_folder(job.out)
+    if job.resume == "never" and (out / "train.json").exists():
+        raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
     settings = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
+    folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     with cluster(job.cluster) as resources:
-        data = catalogue(job.data, data_folder(job.data.path))
+        data = catalogue(job.data, folder, internal=job.model.coordinates == "internal")
         claim(out, "train", {**settings, "data_fingerprint": data.fingerprint})
-        write_json(out / "data.json", {**asdict(data), "pdbs": sorted(data.pdbs), "frames_total": data.n_frames})
+        write_json(out / "data.json", data.summary())
         say(
-            f"{data.n_frames} frames of {len(data.pdbs)} peptides in {len(data.shards)} shards, σ = {data.scale_nm} nm"
+            f"{'' if data.exact else 'about '}{data.n_frames} frames of {len(data.peptides)} peptides in "
+            f"{len(data.shards)} shards, σ = {data.scale_nm} nm, {data.temperature_k:g} K"
             + (f", {len(data.problems)} frames left out (named in {out / 'data.json'})" if data.problems else "")
         )
         finished = out / "checkpoint"
-        if finished.exists() and models.weights.describe(finished)["provenance"]["step"] >= job.train.steps:
+        if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished
         parameters = sum(p.numel() for p in Flow(job.model).parameters())
         with Tracker.open("train", out, {**settings, "parameters": parameters, "scale_nm": data.scale_nm}) as tracker:
             tracker.tag({"data_fingerprint": data.fingerprint})
             say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
-            trainer = _trainer(job, data, out, tracker, resources)
+            validator = Validator(out, folder, job.validation, data.temperature_k, tracker)
+            trainer = _trainer(job, data, out, tracker, resources, validated=bool(validator.peptides))
             (out / FATAL).unlink(missing_ok=True)
             try:
-                result = watched(trainer.fit, tracker, job.train.steps)
+                result = watched(trainer.fit, tracker, job.train.steps, validator.poll)
             except WorkerGroupError as error:
                 rank, cause = next(iter(error.worker_failures.items()))
                 raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
             if (out / FATAL).exists():
                 raise RuntimeError((out / FATAL).read_text())
             export(result.checkpoint, out)
+            validator.finish()
             tracker.artifact(finished)
     say(f"trained: {finished}")
     return finished
 
 
-def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources: Cluster) -> TorchTrainer:
+def _trainer(
+    job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources: Cluster, *, validated: bool
+) -> TorchTrainer:
     use_gpu = bool(resources.gpus) if job.workers.use_gpu is None else job.workers.use_gpu
-    workers = job.workers.workers or (max(1, resources.gpus) if use_gpu else 1)
-    if job.train.batch % workers:
-        raise ValueError(f"train.batch={job.train.batch} must be a multiple of the {workers} workers")
+    kept = math.ceil(job.validation.num_gpus) if validated else 0  # the validation computes on a GPU of its own
+    workers = job.workers.workers or (max(1, resources.gpus - kept) if use_gpu else 1)
+    if job.train.batch < workers:
+        raise ValueError(f"train.batch={job.train.batch} leaves some of the {workers} workers without a frame")
     task = WorkerTask(
-        data=data,
         model=job.model,
         train=job.train,
-        shards_per_window=job.data.shards_per_window,
+        order=order_of(job),
         checkpoint_every=job.checkpoint_every,
         log_every=job.log_every,
         threads=job.workers.threads,
@@ -118,34 +149,60 @@ def _trainer(job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resour
     # A worker holds one CPU for Ray, or less where there are few, and computes on its share of the machine's cores:
     # the rest is left to the data tasks, which sleep most of the time.
     cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers
+    fewest = job.workers.min_workers
     return TorchTrainer(
         train_worker,
-        train_loop_config={"task": task},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
+        train_loop_config={"task": task, "data": ray.put(data)},
+        scaling_config=ScalingConfig(
+            num_workers=(fewest, workers) if 0 < fewest < workers else workers,  # type: ignore[arg-type]
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus},
+        ),
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(out),
-            failure_config=FailureConfig(max_failures=job.workers.max_failures),
+            failure_config=FailureConfig(
+                max_failures=job.workers.max_failures,
+                max_preemption_failures=job.workers.max_preemptions,  # type: ignore[call-arg]  # V2 has it
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
-            callbacks=[Recorder(tracker, out)],  # type: ignore[list-item]
+            callbacks=[Recorder(tracker, out, not validated)],  # type: ignore[list-item]
         ),
     )
 
 
-class Recorder(UserCallback):
-    """Lives in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it."""
+def order_of(job: TrainJob) -> Order:
+    """What decides which frames a step sees."""
+    return Order(
+        batch=job.train.batch,
+        seed=job.train.seed,
+        shards_per_window=job.data.shards_per_window,
+        bucket_steps=job.data.bucket_steps,
+        constant=job.data.constant,
+        accumulate=job.train.accumulate,
+    )
 
-    def __init__(self, tracker: Tracker, out: Path) -> None:
-        self.tracker, self.out = tracker, out
+
+class Recorder(UserCallback):
+    """Lives in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
+
+    Without a validation, the best flow is the one of lowest loss.
+    """
+
+    def __init__(self, tracker: Tracker, out: Path, score_by_loss: bool) -> None:
+        self.tracker, self.out, self.score_by_loss = tracker, out, score_by_loss
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        if problems := metrics[0].get(PROBLEMS):
+            with (self.out / BAD_DATA).open("a") as file:
+                file.writelines(f"{line}\n" for line in problems)
         if FATAL in metrics[0]:
             (self.out / FATAL).write_text(metrics[0][FATAL])
             return
         with forgiven("recording metrics"):
             self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
         if checkpoint is not None:
-            export(checkpoint, self.out)
+            export(checkpoint, self.out, metrics[0]["loss"] if self.score_by_loss else None)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = next(iter(worker_exceptions.items()))
@@ -153,15 +210,10 @@ class Recorder(UserCallback):
             self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
-def export(checkpoint: Checkpoint, out: Path) -> None:
-    """Put the flow of a training checkpoint at out/checkpoint."""
-    with checkpoint.as_directory() as folder:
-        flow = models.load(Path(folder) / FLOW)
-        models.save(flow, out / "checkpoint", models.weights.describe(Path(folder) / FLOW)["provenance"])
-
-
-def watched(fit: Callable[[], Any], tracker: Tracker, steps: int) -> Any:
+def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, meanwhile: Callable[[], None]) -> Any:
     """What `fit` returns, showing meanwhile the run's metrics in MLflow, whoever writes them, wherever they run.
+
+    `meanwhile` is called every two seconds.
 
     `fit` runs in a thread of its own: in the main thread Ray Train would take Ctrl-C for itself, and keep it.
     """
@@ -177,6 +229,7 @@ def watched(fit: Callable[[], Any], tracker: Tracker, steps: int) -> Any:
     first = tracker.latest().get("step", 0.0)
     with progress("train", steps, first) as update:
         while not wait([outcome], timeout=2.0).done:
+            meanwhile()
             with forgiven("reading the progress"):
                 latest = tracker.latest()
                 if latest.get("step", 0.0) > first:

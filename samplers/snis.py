@@ -24,12 +24,13 @@ from samplers.weights import (
 class SNISResult(NamedTuple):
     """Weighted proposals. Everything but `log_w` describes the raw weights, all of them.
 
-    Shape: x (n, N, 3); log_w (n,) float64 on the CPU, after treatment, not normalised.
+    Shape: x (n, N, 3), or None where positions are kept elsewhere; log_w (n,) float64 on the CPU, after treatment,
+    not normalised.
     `ess` is Kish's, as a share of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
     the estimate is not to be trusted; None without ArviZ.
     """
 
-    x: Tensor
+    x: Tensor | None
     log_w: Tensor
     ess: float
     log_z: float
@@ -42,7 +43,7 @@ class SNISResult(NamedTuple):
 
 
 def snis(
-    x: Tensor | npt.NDArray[Any],
+    x: Tensor | npt.NDArray[Any] | None,
     log_q: Tensor | npt.NDArray[Any],
     log_p: Tensor | npt.NDArray[Any],
     treatment: Treatment = "psis",
@@ -51,19 +52,20 @@ def snis(
 
     A conformation whose log_p or log_q is not finite has weight zero and is counted in `n_failed`.
 
-    Shape: x (n, N, 3); log_q, log_p (n,).
+    Shape: x (n, N, 3) or None; log_q, log_p (n,).
     Raises: ValueError if the lengths differ or every weight is zero; ImportError for `psis` without ArviZ.
     """
-    x, q, p = torch.as_tensor(x), to_float64(log_q), to_float64(log_p)
-    if not q.shape == p.shape == (len(x),):
-        raise ValueError(f"x has {len(x)} conformations, log_q {q.shape}, log_p {p.shape}; give one of each")
+    q, p = to_float64(log_q), to_float64(log_p)
+    n = q.size if x is None else len(x)
+    if not q.shape == p.shape == (n,):
+        raise ValueError(f"x has {n} conformations, log_q {q.shape}, log_p {p.shape}; give one of each")
     finite = np.isfinite(q) & np.isfinite(p)
     raw = np.full(len(q), -np.inf)
     raw[finite] = p[finite] - q[finite]
     checked_log_weights(raw)
     smoothed, k_hat = psis(raw) if treatment == "psis" or find_spec("arviz") else (raw, None)
     return SNISResult(
-        x=x,
+        x=None if x is None else torch.as_tensor(x),
         log_w=torch.from_numpy(smoothed if treatment == "psis" else treat(raw, treatment)),
         ess=ess(raw),
         log_z=log_mean_exp(raw),

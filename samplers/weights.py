@@ -104,7 +104,8 @@ def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
         raise ImportError('PSIS needs ArviZ: `pip install "arviz<0.24"`, or use treatment="none"') from error
     if np.ptp(array) == 0.0:  # no tail to fit; ArviZ would call the best case the worst
         return array.copy(), 0.0
-    smoothed, shape = psislw(array, normalize=False)
+    with np.errstate(over="ignore"):
+        smoothed, shape = psislw(array, normalize=False)
     return np.asarray(smoothed, dtype=np.float64), float(shape)
 
 

@@ -22,6 +22,11 @@ def peptide(archive: Any, sequence: str) -> Any:
     return SimpleNamespace(sequence=sequence, encodings=parts["encodings"], orderings=parts["permutations"])
 
 
+def lone_peptide(name: str, n_atoms: int) -> Any:
+    """A stand-in for a peptide outside the vocabulary: a name and a number of atoms."""
+    return SimpleNamespace(sequence=name, n_atoms=n_atoms, encodings={}, orderings={})
+
+
 def random_flow(seed: int = 0, **config: Any) -> Flow:
     """A float64 flow whose every parameter is away from its initial value."""
     torch.manual_seed(seed)

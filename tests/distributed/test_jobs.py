@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-MD = ["md.interval_ps=0.05", "md.frames_per_chunk=20", "md.warmup_ps=1", "cluster.num_cpus=2", "time_ns=0.02"]
+MD = [
+    "replicas=2",
+    "hold_out=1",
+    "md.interval_ps=0.01",
+    "md.frames_per_chunk=20",
+    "md.warmup_ps=0.2",
+    "cluster.num_cpus=2",
+    "time_ns=0.004",
+]
 TRAIN = [
     "data.sequences=[GP]",
     "train.steps=300",
@@ -111,7 +119,7 @@ def test_help_lists_keys_and_groups(root: Path, tmp_path: Path) -> None:
 
 
 def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
-    first = tmp_path / "data" / "md" / "GP_310_0.05_20" / "chunks" / "chunk_0.npz"
+    first = tmp_path / "data" / "md" / "GP_310_0.01_20" / "chunks" / "chunk_0.npz"
     interrupted(root, tmp_path, first, "simulate", "sequences=[GP]", *MD)
     written = first.stat().st_mtime_ns
     done = run(root, tmp_path, "simulate", "sequences=[GP]", *MD)

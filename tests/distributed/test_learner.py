@@ -1,13 +1,16 @@
 """One optimiser step, without Ray."""
 
 import copy
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from boltzray.learner import Batcher, Learner, TrainConfig
+from boltzray.batching import Batcher, ahead
+from boltzray.learner import Learner, TrainConfig
 from models import Flow, FlowConfig
 from molecules import Peptide
 
@@ -93,3 +96,52 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Pe
         one.step(*batcher(names, bad))
     with pytest.raises(FloatingPointError, match=r"3 steps in a row .* lower train\.lr"):
         one.check()
+
+
+def test_parts_add_up_to_the_batch(peptides: dict[str, Peptide]) -> None:
+    """The same loss, gradient and weights, whether a batch is taken at once or in parts of different lengths."""
+    names = ["GP", "GP", "YT", "GP", "YT"]
+    batch = frames(peptides, names)
+    one, two = learner(), learner()
+    batcher = Batcher(one.flow, peptides)
+    for _ in range(3):
+        whole = one.step(*batcher(names, batch))
+        parts = two.step_parts([batcher(names[:2], batch[:2]), batcher(names[2:], batch[2:])])
+        for name, value in whole.items():
+            assert float(parts[name]) == pytest.approx(float(value), rel=1e-5)
+    for a, b in zip(one.flow.parameters(), two.flow.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_batches_are_made_ahead_and_errors_arrive() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(10):
+            made.append(i)
+            yield i
+        raise ValueError("the stream broke")
+
+    stream = ahead(items())
+    assert next(stream) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 4 <= len(made) <= 5
+    with pytest.raises(ValueError, match="the stream broke"):
+        list(stream)
+
+
+def test_activations_may_be_computed_twice(peptides: dict[str, Peptide]) -> None:
+    one, two = learner(), learner(checkpointing=True)
+    batcher = Batcher(one.flow, peptides)
+    assert run(two, batcher, peptides, range(3)) == pytest.approx(run(one, batcher, peptides, range(3)), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_computes_the_same(peptides: dict[str, Peptide]) -> None:
+    one, two = learner(), learner(compile=True)
+    batcher = Batcher(one.flow, peptides)
+    assert run(two, batcher, peptides, range(3)) == pytest.approx(run(one, batcher, peptides, range(3)), rel=1e-4)
+    for a, b in zip(one.averaged().parameters(), two.averaged().parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-3)

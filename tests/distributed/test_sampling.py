@@ -11,8 +11,10 @@ import ray
 import torch
 
 import models
-from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors, stop_actors
+from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors
+from boltzray.annealing import Positions
 from boltzray.cluster import Cluster
+from boltzray.energies import EnergyConfig
 from boltzray.population import Proposals, RayPopulation
 from boltzray.results import read_samples
 from boltzray.sampling import SampleJob, sample
@@ -57,39 +59,41 @@ class InProcess:
 def expected(checkpoint: Path, target: Target) -> Any:
     """Proposals and SMC in this process, with threads as the actors have them."""
     threads = torch.get_num_threads()
-    server = FlowServer(str(checkpoint), target, InProcess(target))
+    server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
     x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
     result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
     torch.set_num_threads(threads)
     return x, result
 
 
-def run(checkpoint: Path, target: Target, flows: int, energies: int, disturb: Any = None) -> Any:
+def run(folder: Path, checkpoint: Path, target: Target, flows: int, energies: int, disturb: Any = None) -> Any:
     actors = start_actors(
         checkpoint,
         target,
         ActorsConfig(flow_replicas=flows, energy_actors=energies),
+        EnergyConfig(engine="openmm"),
         Cluster(cpus=4, gpus=0, local=True),
     )
     try:
-        drawn = Proposals.draw(actors[0], N, CONFIG.block_size, SEED)
-        x = drawn.positions()
-        population = RayPopulation.start(actors[0], x, CONFIG.block_size, SEED)
+        drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder, keep=CONFIG.block_size)
+        x = np.concatenate(list(Positions(drawn.paths, 1.0)))
+        population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
         state = SMCState.start(N, CONFIG)
         for record, after in smc_steps(population, CONFIG, SEED, state):
             state = after
             if disturb:
-                disturb(record.step, *actors)
-        return x, population.positions(), state, record.log_z
+                disturb(record.step, actors)
+        positions = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+        return x, positions, state, record.log_z
     finally:
-        stop_actors([*actors[0], *actors[1]])
+        actors.stop()
 
 
 @pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 3)])
 def test_actors_give_the_bits_of_one_process(
-    checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
+    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
 ) -> None:
-    x, positions, state, log_z = run(checkpoint, target, flows, energies)
+    x, positions, state, log_z = run(tmp_path, checkpoint, target, flows, energies)
     drawn, result = expected
     assert np.array_equal(x, drawn)
     assert np.array_equal(positions, result.x.numpy())
@@ -106,19 +110,21 @@ def pid_of(actor: Any) -> int:
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_killed_actor_changes_nothing(checkpoint: Path, target: Target, expected: Any, kind: int) -> None:
-    def disturb(step: int, *actors: Any) -> None:
+def test_a_killed_actor_changes_nothing(
+    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, kind: int
+) -> None:
+    def disturb(step: int, actors: Any) -> None:
         if step == 2:
             os.kill(pid_of(actors[kind][0]), signal.SIGKILL)
 
-    _, positions, _, log_z = run(checkpoint, target, 2, 2, disturb)
+    _, positions, _, log_z = run(tmp_path, checkpoint, target, 2, 2, disturb)
     assert np.array_equal(positions, expected[1].x.numpy())
     assert log_z == expected[1].log_z
 
 
 def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
     """Against a plain computation, with the centre-of-mass term written out."""
-    server = FlowServer(str(checkpoint), target, InProcess(target))
+    server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
     peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
     x = torch.from_numpy((peptide.positions - peptide.positions.mean(0))[None].astype(np.float32) / 0.17)
     x = x + 0.1
@@ -143,6 +149,7 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
         data_dir=str(data),
         samples=40,
         smc_particles=16,
+        energy=EnergyConfig(engine="openmm"),
         smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
     )
     out = sample(job)

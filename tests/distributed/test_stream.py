@@ -1,121 +1,254 @@
-"""The stream of training frames: complete, reproducible, and continued where it stopped."""
+"""The stream of training batches: complete, reproducible, continued where it stopped, the same for any workers."""
 
+import io
+import random
 import shutil
+import tarfile
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from boltzray.stream import Catalogue, DataConfig, batches, catalogue, plan, windows
+from boltzray.catalogue import count_bad
+from boltzray.stream import Batch, Catalogue, DataConfig, Feeder, Order, Position, batches, catalogue, windows
+from molecules.shards import write_shards
+from molecules.tars import read_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-CHOSEN = ("GP", "FS")
+CHOSEN = ("GP", "FS", "YT")
+ORDER = Order(batch=64, seed=3, shards_per_window=1, bucket_steps=4)
+START = Position()
 
 
 @pytest.fixture(scope="module")
 def found(data: Path) -> Catalogue:
-    return catalogue(DataConfig(sequences=CHOSEN), data)
+    return catalogue(DataConfig(sequences=CHOSEN), str(data))
 
 
-def stream(found: Catalogue, start: int, stop: int, rank: int = 0, world: int = 1, batch: int = 64) -> list:
-    return list(
-        batches(found, batch=batch, start_step=start, stop_step=stop, per_window=1, seed=3, rank=rank, world=world)
+def stream(
+    found: Catalogue, stop: int, start: int = 0, *, position: Position = START, order: Order = ORDER
+) -> list[Batch]:
+    """Batches `start` to `stop` - 1 of a single worker that begins at `position`."""
+    return list(islice(batches(Feeder(found, order, 1, position, []), 0, start, order, position), stop - start))
+
+
+def frames(found: Catalogue, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+    """(sequence, normalised (N, 3)) of every frame of a batch."""
+    for part in batch.parts:
+        sizes = [found.peptides[p].n_atoms for p in part.peptide]
+        for peptide, x in zip(part.peptide, np.split(part.x, np.cumsum(sizes)[:-1] * 3), strict=True):
+            yield found.sequences[peptide], x.reshape(-1, 3)
+
+
+def marks(found: Catalogue, batch: Batch) -> Counter:
+    """What identifies each frame: pair distances tell frames apart whatever their orientation."""
+    return Counter(
+        (name, *(round(float(np.linalg.norm(x[0] - x[i])), 3) for i in range(1, 12)))
+        for name, x in frames(found, batch)
+    )
+
+
+def same(one: Batch, two: Batch) -> bool:
+    return len(one.parts) == len(two.parts) and all(
+        np.array_equal(a.peptide, b.peptide) and np.array_equal(a.x, b.x)
+        for a, b in zip(one.parts, two.parts, strict=True)
     )
 
 
 def test_the_catalogue_knows_the_data(found: Catalogue, data: Path) -> None:
-    assert sorted(found.pdbs) == ["FS", "GP"]
+    assert found.sequences == sorted(CHOSEN)
     assert found.problems == []
-    everything = catalogue(DataConfig(), data)
+    assert found.temperature_k == 310.0
+    everything = catalogue(DataConfig(), f"file://{data}")  # through fsspec
     assert 0 < found.n_frames < everything.n_frames
     assert 0.1 < found.scale_nm < 0.4
     assert found.fingerprint != everything.fingerprint
+    assert everything.fingerprint == catalogue(DataConfig(), str(data)).fingerprint
+    assert all(shard.startswith("file://") for shard in everything.shards)
+    assert len(stream(replace(everything, scale_nm=found.scale_nm), 2)) == 2
 
 
-@pytest.mark.parametrize("world", [1, 3])
-def test_windows_share_every_frame_once(world: int) -> None:
-    frames, epochs = [5, 7, 2, 9], Counter()
-    for rank in range(world):
-        for window, count in windows(frames, 2, seed=0, rank=rank, world=world):
-            if window.epoch == 2:
-                break
-            epochs[window.epoch] += count
-    assert epochs == {0: 23, 1: 23}
+def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "pdbs", tmp_path / "pdbs")
+    folder = tmp_path / "webdatasets" / "single_frames"
+    folder.mkdir(parents=True)
+    source = (data / "webdatasets" / "single_frames" / "0000.tar").read_bytes()
+    for i in range(9):
+        (folder / f"{i:04d}.tar").write_bytes(source)
+    found = catalogue(DataConfig(inspected_shards=4), str(tmp_path))
+    assert not found.exact
+    one = len(read_shard(folder / "0000.tar", found.n_atoms).frames)
+    assert found.n_frames == 9 * one
+    assert found.expected == [one] * 8 + [0]
+    # A tar that ends between two members has no other sign.
+    with tarfile.open(folder / "0004.tar", "w") as short, tarfile.open(folder / "0000.tar") as whole:
+        for member in whole.getmembers()[:-40]:
+            short.addfile(member, whole.extractfile(member))
+    with pytest.raises(ValueError, match=r"0004\.tar: 40 of \d+ frames missing"):
+        catalogue(DataConfig(inspected_shards=9), str(tmp_path))
 
 
-def test_a_plan_continues_where_the_last_one_ended() -> None:
-    frames = [5, 7, 2, 9]
-    whole = plan(frames, 2, 0, 0, 1, 0, 40)
-    assert [w.skip for w in whole] == [0] * len(whole)
-    rest = plan(frames, 2, 0, 0, 1, 17, 40)
-    sizes = [sum(frames[i] for i in w.shards) for w in whole]
-    first = next(i for i in range(len(sizes)) if sum(sizes[: i + 1]) > 17)
-    assert rest[0].skip == 17 - sum(sizes[:first])
-    assert rest[0].shards == whole[first].shards
-    assert rest[1:] == whole[first + 1 :]
+def test_windows_hold_every_shard_once_an_epoch() -> None:
+    order = replace(ORDER, shards_per_window=2)
+    whole = list(islice(windows(5, order, START), 9))
+    for epoch in range(3):
+        assert sorted(i for e, _, shards in whole if e == epoch for i in shards) == [0, 1, 2, 3, 4]
+    assert whole[0][2] + whole[1][2] != whole[3][2] + whole[4][2]
+    assert list(islice(windows(5, order, Position(0, 1, 1, 0)), 5)) == whole[4:]
 
 
 def test_continued_batches_are_the_same(found: Catalogue) -> None:
-    steps = found.n_frames // 64 + 3  # into the second epoch
-    whole, rest = stream(found, 0, steps), stream(found, 5, steps)
-    assert len(whole) == steps
-    assert len(rest) == steps - 5
-    for (names, frames), (names2, frames2) in zip(whole[5:], rest, strict=True):
-        assert names == names2
-        assert all(np.array_equal(a, b) for a, b in zip(frames, frames2, strict=True))
+    steps = found.n_frames // ORDER.batch + 6  # into the second epoch
+    whole = stream(found, steps)
+    assert {batch.start.epoch for batch in whole} == {0, 1}
+    for stopped in (5, 8, steps - 2):
+        position = whole[stopped - 1].start
+        rest = stream(found, steps, stopped, position=position)
+        assert all(same(a, b) for a, b in zip(whole[stopped:], rest, strict=True))
+
+
+@pytest.mark.parametrize("constant", ["frames", "atoms"])
+@pytest.mark.parametrize("bucket_steps", [1, 4])
+def test_batches_do_not_depend_on_the_number_of_workers(found: Catalogue, bucket_steps: int, constant: str) -> None:
+    order = replace(ORDER, bucket_steps=bucket_steps, constant=constant, accumulate=2)
+    alone = [marks(found, batch) for batch in stream(found, 8, order=order)]
+    feeder = Feeder(found, order, 3, START, [])
+    ranks = [batches(feeder, rank, 0, order, START) for rank in range(3)]
+    for expected in alone:
+        shares = [next(rank) for rank in ranks]
+        assert sum((marks(found, share) for share in shares), Counter()) == expected
+        counts = [sum(len(part.peptide) for part in share.parts) for share in shares]
+        assert max(counts) - min(counts) <= 1
+        assert all(len(share.parts) == 2 for share in shares)
 
 
 def test_an_epoch_shows_each_frame_once(found: Catalogue) -> None:
-    """Pair distances tell frames apart whatever their orientation."""
-    n = found.n_frames // 2 // 16 * 16
-    seen = []
-    for rank in range(2):
-        for names, frames in stream(found, 0, n // 16, rank=rank, world=2, batch=16):
-            for name, x in zip(names, frames, strict=True):
-                seen.append((name, *(round(float(np.linalg.norm(x[0] - x[i])), 3) for i in range(1, 12))))
-    assert len(seen) == 2 * n
-    # The two ranks' shares of an epoch differ by a frame a window at most, which the longer one's successor shows.
-    assert len(set(seen)) >= len(seen) - len(found.shards)
+    order = replace(ORDER, batch=16)
+    seen: Counter = Counter()
+    for batch in stream(found, found.n_frames // 16 // 4 * 4, order=order):
+        seen += marks(found, batch)
+    assert sum(seen.values()) == found.n_frames // 64 * 64
+    assert set(seen.values()) == {1}
+
+
+def test_batches_hold_frames_of_similar_size(found: Catalogue) -> None:
+    def padding(batch: Batch) -> tuple[int, int]:
+        sizes = [len(x) for _, x in frames(found, batch)]
+        return sum(sizes), max(sizes) * len(sizes)
+
+    shares = []
+    for bucket_steps in (1, 16):
+        counts = [padding(batch) for batch in stream(found, 16, order=replace(ORDER, bucket_steps=bucket_steps))]
+        used, padded = (sum(column) for column in zip(*counts, strict=True))
+        shares.append(1 - used / padded)
+    print(f"padding {shares[0]:.3f} without buckets, {shares[1]:.3f} with")
+    assert shares[1] < 0.2 * shares[0]
+    even = stream(found, 16, order=replace(ORDER, bucket_steps=16, constant="atoms"))
+    atoms = [padding(batch)[0] for batch in even]
+    assert sum(len(part.peptide) for batch in even for part in batch.parts) == 16 * 64
+    assert max(atoms) - min(atoms) <= 2 * max(found.n_atoms.values())
 
 
 def test_frames_are_normalised_and_in_a_gaussian_place(found: Catalogue) -> None:
-    frames = [x for _, batch in stream(found, 0, 20) for x in batch]
-    centres = np.array([x.mean(axis=0) * np.sqrt(len(x)) for x in frames])
+    drawn = [x for batch in stream(found, 20) for _, x in frames(found, batch)]
+    centres = np.array([x.mean(axis=0) * np.sqrt(len(x)) for x in drawn])
     n = centres.size
     mean, variance = centres.mean(), centres.var()
     print(f"mean {mean:.3f} ± {n**-0.5:.3f}, variance {variance:.3f} ± {(2 / n) ** 0.5:.3f}, expected 0 and 1")
     assert abs(mean) < 5 * n**-0.5
     assert abs(variance - 1) < 5 * (2 / n) ** 0.5
-    spread = np.concatenate([(x - x.mean(axis=0)).ravel() for x in frames]).std()
+    spread = np.concatenate([(x - x.mean(axis=0)).ravel() for x in drawn]).std()
     assert spread == pytest.approx(1, abs=0.05)
 
 
 def test_orientations_are_uniform(found: Catalogue) -> None:
-    axes = []
-    for _, batch in stream(found, 0, 20):
-        axes += [(x[4] - x[0]) / np.linalg.norm(x[4] - x[0]) for x in batch]
-    second = np.einsum("ni,nj->ij", np.array(axes), np.array(axes)) / len(axes)
+    drawn = [x for batch in stream(found, 20) for _, x in frames(found, batch)]
+    axes = np.array([(x[4] - x[0]) / np.linalg.norm(x[4] - x[0]) for x in drawn])
+    second = np.einsum("ni,nj->ij", axes, axes) / len(axes)
     assert np.abs(second - np.eye(3) / 3).max() < 5 * 0.3 / np.sqrt(len(axes))
     assert np.abs(np.mean(axes, axis=0)).max() < 5 * 0.58 / np.sqrt(len(axes))
 
 
-def test_bad_shards_are_named_up_to_a_limit(data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def spoilt(data: Path, tmp_path: Path) -> Path:
+    """A data folder with eight sound shards, and some of every kind of bad one."""
     shutil.copytree(data / "pdbs", tmp_path / "pdbs")
-    shards = tmp_path / "webdatasets" / "single_frames"
-    shutil.copytree(data / "webdatasets" / "single_frames", shards)
-    whole = (shards / "0001.tar").read_bytes()
-    (shards / "0001.tar").write_bytes(whole[: len(whole) // 2])
-    (shards / "0002.tar").write_text("this is no tar")
-    with pytest.raises(ValueError, match=r"max_bad_share=1e-05; the first: 000[12]\.tar"):
-        catalogue(DataConfig(max_bad_share=1e-5), tmp_path)
-    found = catalogue(DataConfig(max_bad_share=0.5, sequences=("GP",)), tmp_path)
-    assert {problem.split(":")[0] for problem in found.problems} == {"0001.tar", "0002.tar"}
-    assert len(stream(found, 0, 3)) == 3
+    shards = sorted((data / "webdatasets" / "single_frames").glob("*.tar"))
+    sound: dict[str, list[np.ndarray]] = {}
+    sizes = {p.stem: int(sum(line.startswith("ATOM") for line in p.open())) for p in data.glob("pdbs/*/*.pdb")}
+    for frame in read_shard(shards[0], sizes).frames:
+        if frame.sequence in CHOSEN:
+            sound.setdefault(frame.sequence, []).append(frame.positions[None])
+    write_shards(tmp_path, sound, seed=0, frames_per_shard=100)
+    folder = tmp_path / "webdatasets" / "single_frames"
+    (folder / "manifest.json").unlink()  # as in the public data
+    whole = (folder / "0000.tar").read_bytes()
+    (folder / "bad_0.tar").write_bytes(whole[: len(whole) // 2])
+    (folder / "bad_1.tar").write_text("this is no tar")
+    gp = np.zeros((sizes["GP"], 3), "<f4")
+    members = {
+        "GP_000001.bin": gp.tobytes()[:-12],
+        "WW_000001.bin": gp.tobytes(),
+        "GP_000002.bin": np.full_like(gp, np.nan).tobytes(),
+        "../../GP_000003.bin": gp.tobytes(),
+        "/etc/GP_000004.bin": gp.tobytes(),
+    }
+    with tarfile.open(folder / "bad_2.tar", "w") as tar:
+        for name, payload in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    return tmp_path
+
+
+def test_bad_data_is_named_and_training_goes_on_up_to_a_limit(spoilt: Path) -> None:
+    found = catalogue(DataConfig(max_bad_share=0.9, inspected_shards=1, sequences=CHOSEN), str(spoilt))
+    feeder = Feeder(found, replace(ORDER, bucket_steps=1), 1, START, [])
+    named: list[str] = []
+    for batch in islice(batches(feeder, 0, 0, feeder.order, START), 100):
+        named += batch.problems
+    assert len(named) == len(set(named)), "each is told once, epoch after epoch"
+    text = "\n".join(named)
+    for part in (
+        *("bad_0.tar: ", "truncated", "bad_1.tar: no tar header", "bytes, but a frame of GP", "unknown sequence WW"),
+        *("NaN or infinite", "'../../GP_000003.bin': not a plain file", "'/etc/GP_000004.bin': not a plain file"),
+    ):
+        assert part in text
+    strict = Feeder(replace(found, max_bad=3), replace(ORDER, bucket_steps=1), 2, START, [])
+    ends = [list(batches(strict, rank, 0, strict.order, START))[-1] for rank in range(2)]
+    for end in ends:  # every worker is told, in the same step
+        assert "frames of an epoch are bad, more than data.max_bad_share allows" in end.failure
+        assert "\n" not in end.failure
+    with pytest.raises(ValueError, match=r"max_bad_share=0\.001; the first: "):
+        catalogue(DataConfig(sequences=CHOSEN), str(spoilt))
+
+
+def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
+    folder = spoilt / "webdatasets" / "single_frames"
+    whole = (folder / "0000.tar").read_bytes()[: 512 * 40]
+    rng = random.Random(0)
+    for i in range(200):
+        mutated = bytearray(whole)
+        for _ in range(rng.randint(1, 20)):
+            mutated[rng.randrange(len(mutated))] = rng.randrange(256)
+        (folder / f"mutated_{i:03d}.tar").write_bytes(mutated[: rng.randint(1, len(mutated))])
+    found = catalogue(DataConfig(max_bad_share=0.99, sequences=CHOSEN, inspected_shards=400), str(spoilt))
+    assert count_bad(found.problems) >= 200
+    assert {f"mutated_{i:03d}.tar" for i in range(200)} <= {line.split(":")[0] for line in found.problems}
+    order = replace(ORDER, shards_per_window=50)
+    for batch in stream(found, 60, order=order):
+        assert not batch.failure
+        assert all(np.isfinite(part.x).all() for part in batch.parts)
 
 
 def test_nothing_to_train_on_says_where_it_looked(tmp_path: Path, data: Path) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path)):
-        catalogue(DataConfig(), tmp_path)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        catalogue(DataConfig(), str(tmp_path))
+    with pytest.raises(ValueError, match="nosuch"):
+        catalogue(DataConfig(), "nosuch://bucket/data")
     with pytest.raises(ValueError, match="names WW, which has no PDB"):
-        catalogue(DataConfig(sequences=("WW",)), data)
+        catalogue(DataConfig(sequences=("WW",)), str(data))

@@ -1,16 +1,25 @@
 """Batched dynamics: conserved energy, temperature, the equilibrium of OpenMM, and resuming bit for bit."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import openmm
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
 from molecules import BatchedEnergy, OpenMMEnergy, Peptide
 from molecules.batched_dynamics import Replicas, langevin_step, simulate, thermal_velocities
-from molecules.dynamics import MDConfig, load_trajectory
+from molecules.batched_mixture import MixedEnergy
 from molecules.dynamics import simulate as simulate_openmm
-from molecules.forcefield import KB
+from molecules.energy import make_context
+from molecules.forcefield import KB, create_system
+from molecules.runs import MDConfig, load_trajectory
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
@@ -26,7 +35,11 @@ def peptide() -> Peptide:
 
 def start(energy: BatchedEnergy, frames: torch.Tensor, generator: torch.Generator) -> Replicas:
     x = frames.to(energy.mass)
-    return Replicas(x, thermal_velocities(energy, x, generator))
+    return Replicas(x, thermal_velocities(energy, normal(x, generator)))
+
+
+def normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator)
 
 
 def temperature(energy: BatchedEnergy, v: torch.Tensor) -> torch.Tensor:
@@ -49,7 +62,7 @@ def test_energy_is_conserved_without_friction(peptide: Peptide) -> None:
         generator = torch.Generator().manual_seed(1)
         state, totals = start(energy, FRAMES[:32], generator), []
         for _ in range(round(40 / timestep)):
-            moved = step(state, generator)
+            moved = step(state, normal(state.x, generator))
             middle = (state.v + moved.v) / 2  # velocities are half a step off the positions
             kinetic = 0.5 * (energy.mass[:, None] * middle**2).sum((1, 2)) / energy.kt
             totals.append(energy(state.x) + kinetic)
@@ -61,12 +74,32 @@ def test_energy_is_conserved_without_friction(peptide: Peptide) -> None:
     assert fluctuation[0.25] < fluctuation[0.5] / 3 < 0.5
 
 
+def test_nve_equals_openmm(peptide: Peptide) -> None:
+    """The same trajectory as OpenMM's Verlet, so the same drift; from a centre of mass at rest, as both keep it."""
+    energy = BatchedEnergy(peptide)
+    generator = torch.Generator().manual_seed(4)
+    state = start(energy, FRAMES[:3], generator)
+    share = (energy.mass / energy.mass.sum())[:, None]
+    state = Replicas(state.x, state.v - (share * state.v).sum(1, keepdim=True))
+    step, ours, theirs = langevin_step(energy, 0.5, friction_per_ps=0.0), state, []
+    for x, v in zip(*state, strict=True):
+        context = make_context(create_system(peptide), "Reference", openmm.VerletIntegrator(0.0005))
+        context.setPositions(x.numpy())
+        context.setVelocities(v.numpy())
+        context.getIntegrator().step(100)
+        theirs.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
+    for _ in range(100):
+        ours = step(ours, ours.v)
+    assert (ours.x - state.x).abs().max() > 0.01
+    np.testing.assert_allclose(ours.x, np.stack(theirs), atol=1e-6)
+
+
 def test_noiseless_step_is_verlet(peptide: Peptide) -> None:
     """Against the formula, and against OpenMM's gradient."""
     energy = BatchedEnergy(peptide)
     generator = torch.Generator().manual_seed(0)
     state = start(energy, FRAMES[:2], generator)
-    moved = langevin_step(energy, 1.0, 0.0)(state, generator)
+    moved = langevin_step(energy, 1.0, 0.0)(state, normal(state.x, generator))
     gradient = OpenMMEnergy(peptide, platform="Reference").evaluate(state.x.numpy()).gradient
     assert gradient is not None
     mass = energy.mass.numpy()[:, None]
@@ -74,7 +107,7 @@ def test_noiseless_step_is_verlet(peptide: Peptide) -> None:
     v = v - 0.001 * energy.kt * gradient / mass
     np.testing.assert_allclose(moved.v, v, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(moved.x, state.x.numpy() + 0.001 * v, rtol=1e-12)
-    assert torch.equal(langevin_step(energy, 1.0, 0.0)(state, generator).x, moved.x)  # pure
+    assert torch.equal(langevin_step(energy, 1.0, 0.0)(state, normal(state.x, generator)).x, moved.x)  # pure
 
 
 def test_stationary_at_the_equilibrium_of_openmm(peptide: Peptide) -> None:
@@ -83,7 +116,7 @@ def test_stationary_at_the_equilibrium_of_openmm(peptide: Peptide) -> None:
     generator = torch.Generator().manual_seed(2)
     step, state = langevin_step(energy, 1.0, friction_per_ps=20.0), start(energy, FRAMES[:480], generator)
     for _ in range(150):
-        state = step(state, generator)
+        state = step(state, normal(state.x, generator))
     reference = torch.from_numpy(GOLDEN["reference_energy_kT"])
     potential, n = energy(state.x), len(reference)
     agree("potential energy", potential, reference.mean().item(), reference.std().item() / np.sqrt(n))
@@ -98,7 +131,7 @@ def test_same_distribution_as_openmm(peptide: Peptide, tmp_path: Path) -> None:
     energy, config = BatchedEnergy(peptide).float(), MDConfig(warmup_ps=2.0, interval_ps=0.5, frames_per_chunk=1)
     energy.compile()
     folders = [tmp_path / str(i) for i in range(1024)]
-    assert len(list(simulate(energy, peptide, folders, config, 0.5, seed=1))) == 1
+    assert len(list(simulate(energy, peptide, folders, config, 0.5, seeds=range(1024)))) == 1
     x = torch.from_numpy(np.stack([load_trajectory(folder)[-1] for folder in folders]))
     for i in range(48):
         list(simulate_openmm(peptide, tmp_path / f"openmm{i}", config, 0.5, seed=i))
@@ -120,42 +153,134 @@ def test_long_run_keeps_the_temperature_and_energy(peptide: Peptide) -> None:
     generator = torch.Generator().manual_seed(3)
     step, state = langevin_step(energy, 1.0, 0.3), start(energy, FRAMES[:640], generator)
     for _ in range(10_000):
-        state = step(state, generator)
+        state = step(state, normal(state.x, generator))
     reference = torch.from_numpy(GOLDEN["reference_energy_kT"])
     agree("temperature", temperature(energy, state.v), 310.0)
     error = reference.std().item() / np.sqrt(len(reference))
-    agree("potential energy", energy(state.x), reference.mean().item(), error)
+    potential = energy(state.x)
+    agree("potential energy", potential, reference.mean().item(), error)
+    assert ks_2samp(potential.numpy(), reference.numpy()).pvalue > 1e-5  # the whole distribution
 
 
 def contents(folders: list[Path]) -> list[dict[str, bytes]]:
     return [{str(p.relative_to(f)): p.read_bytes() for p in sorted(f.rglob("*.npz"))} for f in folders]
 
 
-def test_resumes_identically_with_the_files_of_dynamics(peptide: Peptide, tmp_path: Path) -> None:
+SEEDS = [5, 6, 7]
+
+
+@pytest.fixture(scope="module")
+def whole(peptide: Peptide, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three replicas, undisturbed."""
+    folders = [tmp_path_factory.mktemp("whole") / str(i) for i in range(3)]
+    progress = list(simulate(BatchedEnergy(peptide).float(), peptide, folders, SHORT, 0.06, SEEDS))
+    assert [(p.chunks_done, p.chunks_total) for p in progress] == [(1, 3), (2, 3), (3, 3)]
+    return folders
+
+
+def test_resumes_identically_with_the_files_of_dynamics(peptide: Peptide, whole: list[Path], tmp_path: Path) -> None:
     energy = BatchedEnergy(peptide).float()
-    whole, parts = ([tmp_path / kind / str(i) for i in range(3)] for kind in ("whole", "parts"))
-    progress = list(simulate(energy, peptide, whole, SHORT, 0.06, seed=5))
-    assert [p.chunks_done for p in progress] == [1, 2, 3]
-    assert len(list(simulate(energy, peptide, parts, SHORT, 0.02, seed=5))) == 1
-    list(simulate(energy, peptide, parts, SHORT, 0.06, seed=5))
+    parts = [tmp_path / str(i) for i in range(3)]
+    assert len(list(simulate(energy, peptide, parts, SHORT, 0.02, SEEDS))) == 1
+    list(simulate(energy, peptide, parts, SHORT, 0.06, SEEDS))
     assert contents(parts) == contents(whole)
     (parts[1] / "chunks" / "chunk_1.npz").unlink()
-    assert len(list(simulate(energy, peptide, parts, SHORT, 0.06, seed=5))) == 1
+    assert len(list(simulate(energy, peptide, parts, SHORT, 0.06, SEEDS))) == 1
     assert contents(parts) == contents(whole)
-    assert list(simulate(energy, peptide, parts, SHORT, 0.06, seed=5)) == []
+    assert list(simulate(energy, peptide, parts, SHORT, 0.06, SEEDS)) == []
     frames = [load_trajectory(folder) for folder in whole]
     assert [(f.shape, f.dtype) for f in frames] == [((6, 23, 3), np.float32)] * 3
     assert np.abs(frames[0] - frames[1]).max() > 1e-3
-    with pytest.raises(ValueError, match="holds another run"):
-        list(simulate(energy, peptide, whole, SHORT, 0.06, seed=6))
+
+
+@pytest.mark.parametrize("others", [0, 1, 39])
+def test_a_replica_does_not_depend_on_its_company(
+    peptide: Peptide, whole: list[Path], tmp_path: Path, others: int
+) -> None:
+    """Bit for bit: so a run may be divided in any way among cores, and extended by replicas."""
+    energy = BatchedEnergy(peptide).float()
+    folders = [tmp_path / str(i) for i in range(others + 1)]
+    list(simulate(energy, peptide, folders, SHORT, 0.02, [*range(100, 100 + others), SEEDS[1]]))
+    for name, content in contents(folders[-1:])[0].items():
+        assert content == (whole[1] / name).read_bytes(), name
+
+
+def test_a_killed_run_resumes_identically(peptide: Peptide, whole: list[Path], tmp_path: Path) -> None:
+    pdb = tmp_path / "peptide.pdb"
+    pdb.write_text(peptide.to_pdb())
+    folders = [tmp_path / str(i) for i in range(3)]
+    code = (
+        "from molecules import BatchedEnergy, Peptide; from molecules.runs import MDConfig\n"
+        "from molecules.batched_dynamics import simulate\n"
+        f"peptide = Peptide.from_pdb({str(pdb)!r}); energy = BatchedEnergy(peptide).float()\n"
+        f"for _ in simulate(energy, peptide, {list(map(str, folders))!r}, {SHORT!r}, 500, {SEEDS!r}): pass"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
+        deadline = time.monotonic() + 100
+        while not (folders[0] / "chunks" / "chunk_1.npz").exists():
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    restored = Peptide.from_pdb(pdb)
+    list(simulate(BatchedEnergy(restored).float(), restored, folders, SHORT, 0.06, SEEDS))
+    for expected, resumed in zip(contents(whole), contents(folders), strict=True):
+        assert {name: resumed[name] for name in expected} == expected
+
+
+def test_padded_beside_others_it_moves_as_alone(peptide: Peptide, tmp_path: Path) -> None:
+    """To rounding, which grows; and to the last bit whatever the others are."""
+    others = [Peptide.from_sequence("GG"), Peptide.from_sequence("GP")]
+    peptides, padding = [peptide, *others], 32
+    energies = [BatchedEnergy(p) for p in peptides]
+    owners = [1, 0, 2, 0]
+    rows = [peptides[owner] for owner in owners]
+    one, two = ([tmp_path / kind / str(i) for i in range(4)] for kind in ("one", "two"))
+    mixed = MixedEnergy(energies, owners, padding)
+    list(simulate(mixed, rows, one, SHORT, 0.02, [1, 5, 2, 3]))
+    list(simulate(MixedEnergy(energies, owners[1:2], padding), rows[1:2], two[1:2], SHORT, 0.02, [5]))
+    assert contents(two[1:2]) == contents(one[1:2])
+    assert [load_trajectory(folder).shape[1] for folder in one] == [p.n_atoms for p in rows]
+    x = torch.zeros(4, padding, 3, dtype=torch.float64)
+    for i, p in enumerate(rows):
+        x[i, : p.n_atoms] = torch.from_numpy(p.positions)
+    state = start_mixed = Replicas(x, thermal_velocities(mixed, normal(x, torch.Generator().manual_seed(0))))
+    alone = Replicas(*(part[1::2, :23] for part in start_mixed))
+    steps = [langevin_step(energy, 1.0, 0.3) for energy in (mixed, energies[0])]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        noise = normal(x, generator)
+        state, alone = steps[0](state, noise), steps[1](alone, noise[1::2, :23])
+    torch.testing.assert_close(state.x[1::2, :23], alone.x, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="n_atoms=20 is less"):
+        MixedEnergy(energies, owners, 20)
+    with pytest.raises(ValueError, match="one temperature"):
+        MixedEnergy([energies[0], BatchedEnergy(peptide, 300.0)], owners, padding)
+
+
+def test_run_json_records_the_engine_and_another_run_is_refused(peptide: Peptide, whole: list[Path]) -> None:
+    energy = BatchedEnergy(peptide).float()
+    record = json.loads((whole[0] / "run.json").read_text())
+    assert record["settings"]["engine"] == "batched float32"
+    assert record["settings"]["seed"] == SEEDS[0]
+    assert (
+        record["versions"][0]["versions"].items()
+        >= {"torch": torch.__version__, "device": "cpu", "compiled": "False"}.items()
+    )
+    with pytest.raises(ValueError, match=r"holds another run \(seed was 5 and is now 6"):
+        list(simulate(energy, peptide, whole, SHORT, 0.06, [6, 7, 8]))
+    with pytest.raises(ValueError, match="engine was batched float32 and is now batched float64"):
+        list(simulate(energy.double(), peptide, whole, SHORT, 0.06, SEEDS))
+    with pytest.raises(ValueError, match="engine was batched float32 and is now openmm"):
+        list(simulate_openmm(peptide, whole[0], SHORT, 0.06, SEEDS[0]))
 
 
 def test_divergence_and_wrong_settings_are_named(peptide: Peptide, tmp_path: Path) -> None:
     energy = BatchedEnergy(peptide).float()
     wild = MDConfig(timestep_fs=20.0, warmup_ps=1.0, interval_ps=0.2, frames_per_chunk=2)
     with pytest.raises(RuntimeError, match="failed in the warm-up: lower timestep_fs"):
-        list(simulate(energy, peptide, [tmp_path / "wild"], wild, 1.0, seed=1))
+        list(simulate(energy, peptide, [tmp_path / "wild"], wild, 1.0, [1]))
     with pytest.raises(ValueError, match=r"at 310.0 K, the run of 23 at 300.0 K"):
-        list(simulate(energy, peptide, [tmp_path / "a"], MDConfig(temperature_k=300.0), 1.0, seed=1))
+        list(simulate(energy, peptide, [tmp_path / "a"], MDConfig(temperature_k=300.0), 1.0, [1]))
     with pytest.raises(ValueError, match="time_ps=0"):
-        list(simulate(energy, peptide, [tmp_path / "a"], SHORT, 0, seed=1))
+        list(simulate(energy, peptide, [tmp_path / "a"], SHORT, 0, [1]))

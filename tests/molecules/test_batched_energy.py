@@ -13,6 +13,7 @@ from openmm import app
 
 from molecules import BatchedEnergy, OpenMMEnergy, Peptide
 from molecules.batched_energy import MAX_RADIUS_NM
+from molecules.batched_mixture import MixedEnergy
 from molecules.batched_tables import read_system
 from molecules.forcefield import KB, create_system
 
@@ -90,7 +91,7 @@ def test_equals_reference(name: str) -> None:
         np.testing.assert_allclose(batch.gradient / scale, expected.gradient / scale, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["KLMNPQRS", "TVWY", "capped"])
+@pytest.mark.parametrize("name", ["ACDEFGHI", "KLMNPQRS", "TVWY", "capped"])
 def test_every_term_equals_reference(name: str) -> None:
     peptide, forcefield = system_of(name)
     system, x = create_system(peptide, forcefield), shaken(peptide)
@@ -110,6 +111,55 @@ def test_every_term_equals_reference(name: str) -> None:
             if name in double:
                 assert double[name][row].item() == pytest.approx(expected, rel=1e-9), name
                 assert single[name][row].item() == pytest.approx(expected, rel=1e-4), name
+
+
+@pytest.mark.parametrize("sequence", ["AA", "DG", "ARIP"])
+def test_three_codes_agree_on_frames_of_dynamics(sequence: str, data: Path) -> None:
+    peptide = Peptide.from_pdb(data / "pdbs" / "test" / f"{sequence}.pdb")
+    path = data / "trajectories_subsampled" / "test" / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
+    x = np.load(path)["positions"][::20][:50].astype(np.float64)
+    reference = OpenMMEnergy(peptide, platform="Reference").evaluate(x)
+    single = BatchedEnergy(peptide).float().evaluate_arrays(x)
+    assert reference.gradient is not None
+    scale = np.abs(reference.gradient).max()
+    for batch, tolerance in (
+        (OpenMMEnergy(peptide).evaluate(x), 1e-5),
+        (BatchedEnergy(peptide).evaluate_arrays(x), 1e-9),
+        (single, 1e-4),
+    ):
+        np.testing.assert_allclose(batch.energy, reference.energy, rtol=tolerance)
+        assert batch.gradient is not None
+        np.testing.assert_allclose(batch.gradient, reference.gradient, atol=tolerance * scale)
+
+
+def test_arrays_in_and_out_as_openmm_has_them(peptide: Peptide, energy: BatchedEnergy) -> None:
+    """Of a read-only array, as Ray gives it; of wrong input, the same words."""
+    x = np.stack([FRAMES[0], spoilt("nan"), FRAMES[1], spoilt("1e30"), spoilt("coincident")])
+    x.flags.writeable = False
+    for module in (energy, BatchedEnergy(peptide).float()):
+        batch, expected = module.evaluate_arrays(x), OpenMMEnergy(peptide).evaluate(x)
+        assert batch.gradient is not None
+        assert (batch.energy.dtype, batch.gradient.dtype, batch.ok.dtype) == (np.float64, np.float64, np.bool_)
+        assert batch.ok.tolist() == expected.ok.tolist() == [True, False, True, False, False]
+        assert (batch.energy[~batch.ok] == np.inf).all()
+        assert (batch.gradient[~batch.ok] == 0).all()
+        np.testing.assert_allclose(batch.energy[batch.ok], expected.energy[batch.ok], rtol=1e-4)
+        assert module.evaluate_arrays(x, gradient=False).gradient is None
+    with pytest.raises(ValueError, match=r"shape \(22, 3\): give \(B, 23, 3\), in nm"):
+        energy.evaluate_arrays(x[0, :22])
+
+
+def test_without_a_compiler_it_stays_eager_and_says_why(peptide: Peptide, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/g++",))
+    energy, x = BatchedEnergy(peptide), tensor(FRAMES[:2])
+    expected = energy(x)
+    reason = energy.try_compile(x)
+    assert reason is not None
+    assert reason.startswith("No working C++ compiler found")
+    assert not energy.compiled
+    assert torch.equal(energy(x), expected)
 
 
 def test_stored_energies(energy: BatchedEnergy) -> None:
@@ -145,6 +195,28 @@ def test_atoms_engulfed_by_others(name: str, centre: str, r: float) -> None:
     assert batch.gradient is not None
     np.testing.assert_allclose(batch.energy, expected.energy, rtol=1e-9)
     np.testing.assert_allclose(batch.gradient, expected.gradient, rtol=1e-6, atol=1e-3)
+
+
+def test_rows_of_several_peptides_padded() -> None:
+    """Whatever stands where a peptide has no atoms; a bad row spoils itself only."""
+    peptides = [Peptide.from_sequence(sequence) for sequence in ("AA", "GP", "WF", "KYC")]
+    energies, owners = [BatchedEnergy(p) for p in peptides], [0, 1, 2, 3, 3, 2, 1, 0, 0]
+    x = torch.full((len(owners), 72, 3), torch.nan, dtype=torch.float64)
+    for row, owner in enumerate(owners):
+        x[row, : energies[owner].n_atoms] = tensor(shaken(peptides[owner])[row % 3]) + row
+    x[4, 3] = torch.nan
+    energy, slope = MixedEnergy(energies, owners, 72).unchecked(x)
+    assert slope is not None
+    assert energy.isfinite().tolist() == [row != 4 for row in range(len(owners))]
+    for row, owner in enumerate(owners):
+        n = energies[owner].n_atoms
+        if row != 4:
+            expected = energies[owner].evaluate(x[row : row + 1, :n])
+            assert expected.gradient is not None
+            torch.testing.assert_close(energy[row], expected.energy[0], rtol=1e-12, atol=0)
+            scale = expected.gradient.abs().max()
+            torch.testing.assert_close(slope[row, :n] / scale, expected.gradient[0] / scale, rtol=0, atol=1e-12)
+            assert (slope[row, n:] == 0).all()
 
 
 def test_differentiable_once(energy: BatchedEnergy) -> None:
@@ -389,3 +461,21 @@ def test_compiled_equals_eager(peptide: Peptide) -> None:
         scale = expected.gradient.abs().amax((1, 2), keepdim=True)
         torch.testing.assert_close(batch.gradient / scale, expected.gradient / scale, rtol=0, atol=1e-5)
         assert torch.equal(compiled.evaluate(x[7:8]).energy, batch.energy[7:8])
+
+
+@pytest.mark.slow
+def test_compiled_mixtures_equal_eager() -> None:
+    for sequences, padding, rows in ((("AA", "GP"), 24, 5), (("AF", "KE", "NV"), 40, 40)):
+        peptides = [Peptide.from_sequence(sequence) for sequence in sequences]
+        energies = [BatchedEnergy(p).float() for p in peptides]
+        owners = [i % len(peptides) for i in range(rows)]
+        mixed, x = MixedEnergy(energies, owners, padding), torch.zeros(rows, padding, 3)
+        for row, owner in enumerate(owners):
+            x[row, : energies[owner].n_atoms] = tensor(shaken(peptides[owner])[row % 3])
+        expected, slope = mixed.unchecked(x)
+        assert mixed.try_compile(x) is None
+        energy, compiled = mixed.unchecked(x)
+        assert slope is not None
+        assert compiled is not None
+        torch.testing.assert_close(energy, expected, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(compiled, slope, rtol=0, atol=1e-5 * slope.abs().max().item())

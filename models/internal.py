@@ -1,0 +1,256 @@
+"""Positions ↔ bonds, angles and torsions, as tokens of a flow; and the rigid motion, whose density is known.
+
+A conformation x on R^{3N} is its mean x̄, a rotation, and 3N − 6 internal coordinates. Energies and weights know only
+these; so x̄ ~ N(0, I/N) and a uniform rotation are exact, and nothing of them is left to learn.
+
+Shapes: B conformations, P peptides (1 or B), N atoms. Units: nm, rad; x̄ in normalised coordinates.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+LOG_ROTATIONS = math.log(8 * math.pi**2)  # volume of the rotation group
+
+
+class HasInternal(Protocol):
+    """What is asked of a peptide: `molecules.Peptide` has it."""
+
+    @property
+    def internal(self) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class InternalTables:
+    """What places the atoms of P peptides, padded to N.
+
+    Shape: references (P, N, 3), the atoms that a bond, angle and torsion refer to; present (P, N, 3), which of these an
+    atom has; free (P, N), torsions of the whole circle; mean, scale (P, N, 3); role (P, N), equivalent hydrogens
+    swapped, an involution; depth (P, N), −1 = padding; root (P, 3), the atoms that carry the rigid motion.
+    """
+
+    references: Tensor
+    present: Tensor
+    free: Tensor
+    mean: Tensor
+    scale: Tensor
+    role: Tensor
+    depth: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, peptides: Sequence[HasInternal]) -> "InternalTables":
+        length = max(len(p.internal["depth"]) for p in peptides)
+
+        def stacked(name: str, padding: float) -> Tensor:
+            rows = [p.internal[name] for p in peptides]
+            return torch.from_numpy(np.stack([_padded(row, length, padding) for row in rows]))
+
+        references, depth = stacked("references", -1), stacked("depth", -1)
+        root = torch.stack([(depth == d).int().argmax(1) for d in range(3)], 1)
+        return cls(
+            references=references.clamp(min=0),
+            present=references >= 0,
+            free=stacked("free", 0) > 0,
+            mean=stacked("mean", 0),
+            scale=stacked("scale", 1),
+            role=torch.from_numpy(np.stack([_extended(p.internal["role"], length) for p in peptides])),
+            depth=depth,
+            root=root,
+        )
+
+    def rows(self, index: Tensor, n: int) -> "InternalTables":
+        """Peptides `index`, their first `n` atoms."""
+        cut = {f.name: getattr(self, f.name)[index, :n] for f in fields(self) if f.name != "root"}
+        return InternalTables(**cut, root=self.root[index])
+
+    def to(self, device: torch.device | str) -> "InternalTables":
+        return InternalTables(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+def _extended(role: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([role, np.arange(len(role), length)])
+
+
+def _padded(row: np.ndarray, length: int, value: float) -> np.ndarray:
+    padding = [(0, length - len(row)), *[(0, 0)] * (row.ndim - 1)]
+    return np.pad(row, padding, constant_values=value)
+
+
+class Rigid(NamedTuple):
+    """Mean of the atoms (B, 3) and angles of a rotation: cos ϑ, α, γ (B, 3)."""
+
+    center: Tensor
+    angles: Tensor
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (P, M) of x (B, N, ...)."""
+    if index.shape[0] == 1:
+        return x[:, index[0]]
+    shape = (*index.shape, *x.shape[2:])
+    return x.gather(1, index.view(*index.shape, *[1] * (x.ndim - 2)).expand(shape))
+
+
+def to_internal(x_nm: Tensor, t: InternalTables) -> tuple[Tensor, Tensor]:
+    """Bonds, angles, torsions of positions, standardised, and log|det| of the map from positions less rigid motion.
+
+    Shape: x_nm (B, N, 3) → y (B, N, 3), zero where there is no coordinate; logdet (B,).
+    """
+    u, v, w = _vectors(take(x_nm, t.role), t)
+    has_bond, has_angle, has_torsion = t.present.unbind(-1)
+    ex, ey, ez = torch.eye(3, dtype=x_nm.dtype, device=x_nm.device)
+    bond = torch.where(has_bond[..., None], u, ex).norm(dim=-1)
+    ua, va = torch.where(has_angle[..., None], u, ex), torch.where(has_angle[..., None], v, ey)
+    angle = torch.atan2(torch.linalg.cross(ua, va).norm(dim=-1), (ua * va).sum(-1))
+    ut, vt = torch.where(has_torsion[..., None], u, ex), torch.where(has_torsion[..., None], v, ey)
+    torsion = _torsion(ut, vt, torch.where(has_torsion[..., None], w, ez))
+    raw = torch.stack([bond, angle, torsion], -1)
+    mean, scale = t.mean.to(raw), t.scale.to(raw)
+    shifted = raw - mean
+    turned = torch.remainder(shifted[..., 2] + math.pi, 2 * math.pi) - math.pi
+    y = torch.stack([shifted[..., 0], shifted[..., 1], turned], -1) / scale
+    y = torch.where(t.present, y, torch.zeros_like(y))
+    return y, -_log_volume(bond, angle, scale, t)
+
+
+def _log_volume(bond: Tensor, angle: Tensor, scale: Tensor, t: InternalTables) -> Tensor:
+    """log of b² sin θ for all atoms that have them, and of the scales: volume of positions in one of tokens (B,)."""
+    has_bond, has_angle, _ = t.present.unbind(-1)
+    zero = bond.new_zeros(())
+    volume = torch.where(has_bond, 2 * bond.log(), zero) + torch.where(has_angle, angle.sin().log(), zero)
+    return volume.sum(1) + torch.where(t.present, scale.log(), zero).sum((1, 2))
+
+
+def _vectors(x: Tensor, t: InternalTables) -> tuple[Tensor, Tensor, Tensor]:
+    p, g, q = (take(x, t.references[..., k]) for k in range(3))
+    return x - p, g - p, q - g
+
+
+def _torsion(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """Torsion about v of u, which starts where v does, and w, which starts where v ends."""
+    n1, n2 = torch.linalg.cross(v, u), torch.linalg.cross(v, w)
+    return torch.atan2((torch.linalg.cross(n1, n2) * v).sum(-1) / v.norm(dim=-1), (n1 * n2).sum(-1))
+
+
+def to_positions(y: Tensor, rigid: Rigid, t: InternalTables, scale_nm: float) -> tuple[Tensor, Tensor]:
+    """Normalised positions, zero at padding, and the log|det| of `to_internal` there.
+
+    A y outside the chart (a negative bond, a torsion more than half a turn away) gives NaN.
+
+    Shape: y (B, N, 3) → x (B, N, 3), logdet (B,).
+    """
+    scale, mean = t.scale.to(y), t.mean.to(y)
+    bond, angle, torsion = (y * scale + mean).unbind(-1)
+    half_turn = (y * scale)[..., 2].abs() <= math.pi
+    inside = torch.stack([bond > 0, (angle > 0) & (angle < math.pi), half_turn], -1) | ~t.present
+    bond, angle = bond.clamp(min=1e-6), angle.clamp(1e-6, math.pi - 1e-6)
+    x = _grow(bond, angle, torsion, t) / scale_nm @ frame(rigid.angles).transpose(1, 2)
+    real = (t.depth >= 0)[..., None]
+    x = torch.where(real, x - _mean(x, real)[:, None] + rigid.center[:, None], 0.0)
+    x = torch.where(inside.all(-1).all(-1)[:, None, None], x, torch.nan)
+    return take(x, t.role), -_log_volume(bond, angle, scale, t)
+
+
+def _mean(x: Tensor, real: Tensor) -> Tensor:
+    """Mean of the real atoms (B, 3)."""
+    return (x * real).sum(1) / real.sum(1)
+
+
+def _grow(bond: Tensor, angle: Tensor, torsion: Tensor, t: InternalTables) -> Tensor:
+    """Positions (B, N, 3) in the frame of the root: first atom at 0, second on x, third in the upper xy half-plane."""
+    local = torch.stack(
+        [-bond * angle.cos(), bond * angle.sin() * torsion.cos(), bond * angle.sin() * torsion.sin()], dim=-1
+    )
+    ex, ey, _ = torch.eye(3, dtype=bond.dtype, device=bond.device)
+    x = torch.zeros_like(local)
+    for depth in range(1, int(t.depth.max()) + 1):
+        columns = (t.depth == depth).any(0).nonzero()[:, 0]
+        p, g, q = (take(x, t.references[:, columns, k]) for k in range(3))
+        if depth == 1:
+            new = bond[:, columns, None] * ex
+        elif depth == 2:
+            a, b = bond[:, columns, None], angle[:, columns, None]
+            new = p - a * b.cos() * ex + a * b.sin() * ey
+        else:
+            along = normalize(p - g, dim=-1)
+            out = normalize(torch.linalg.cross(g - q, along), dim=-1)
+            axes = torch.stack([along, torch.linalg.cross(out, along), out], dim=-1)
+            new = p + (axes @ local[:, columns, :, None])[..., 0]
+        here = (t.depth[:, columns] == depth)[..., None]
+        x = x.index_copy(1, columns, torch.where(here, new, x[:, columns]))
+    return x
+
+
+def rigid_motion(x: Tensor, t: InternalTables) -> Rigid:
+    """Mean and rotation of normalised positions (B, N, 3)."""
+    first, second, third = take(x, t.root).unbind(1)
+    e1 = normalize(second - first, dim=-1)
+    e3 = normalize(torch.linalg.cross(e1, third - first), dim=-1)
+    e2 = torch.linalg.cross(e3, e1)
+    azimuth = torch.atan2(e1[:, 1], e1[:, 0])
+    south, east = _directions(e1[:, 2], azimuth)
+    turn = torch.atan2((e2 * east).sum(-1), (e2 * south).sum(-1))
+    return Rigid(_mean(x, (t.depth >= 0)[..., None]), torch.stack([e1[:, 2], azimuth, turn], -1))
+
+
+def frame(angles: Tensor) -> Tensor:
+    """Rotation matrices (B, 3, 3) of `Rigid.angles`; their columns are the axes of the root."""
+    height, azimuth, turn = angles.unbind(-1)
+    ring = (1 - height * height).clamp(min=0).sqrt()
+    e1 = torch.stack([ring * azimuth.cos(), ring * azimuth.sin(), height], -1)
+    south, east = _directions(height, azimuth)
+    e2 = turn.cos()[:, None] * south + turn.sin()[:, None] * east
+    return torch.stack([e1, e2, torch.linalg.cross(e1, e2)], -1)
+
+
+def _directions(height: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors to the south and to the east at a point of the sphere."""
+    ring, zero = (1 - height * height).clamp(min=0).sqrt(), torch.zeros_like(height)
+    south = torch.stack([height * azimuth.cos(), height * azimuth.sin(), -ring], -1)
+    return south, torch.stack([-azimuth.sin(), azimuth.cos(), zero], -1)
+
+
+def rigid_log_density(center: Tensor, n_atoms: Tensor) -> Tensor:
+    """Log-density (B,) of x̄ ~ N(0, I/N) and of a uniform rotation."""
+    n = n_atoms.to(center)
+    return 1.5 * (n / (2 * math.pi)).log() - 0.5 * n * center.square().sum(-1) - LOG_ROTATIONS
+
+
+def rigid_to_latents(rigid: Rigid, n_atoms: Tensor) -> Tensor:
+    """Six standard normal numbers (B, 6) of a rigid motion with that density."""
+    center = rigid.center * n_atoms.to(rigid.center).sqrt()[:, None]
+    return torch.cat([center, torch.special.ndtri(_shares(rigid.angles))], -1)
+
+
+def latents_to_rigid(z: Tensor, n_atoms: Tensor) -> Rigid:
+    """Inverse of `rigid_to_latents`."""
+    height, azimuth, turn = torch.special.ndtr(z[:, 3:]).unbind(-1)
+    angles = torch.stack([2 * height - 1, (2 * azimuth - 1) * math.pi, (2 * turn - 1) * math.pi], -1)
+    return Rigid(z[:, :3] / n_atoms.to(z).sqrt()[:, None], angles)
+
+
+def rigid_slots(t: InternalTables) -> Tensor:
+    """Where the six latents of the rigid motion stand in latents (B, 3N): what `present` leaves empty (P, 6)."""
+    first, second, third = (3 * t.root).unbind(1)
+    return torch.stack([first, first + 1, first + 2, second + 1, second + 2, third + 2], 1)
+
+
+def hot_latents(t: InternalTables) -> Tensor:
+    """Latents that vary with the temperature (P, N, 3): all but rotations and free torsions."""
+    hot = t.present & ~(t.free[..., None] & (torch.arange(3, device=t.free.device) == 2))
+    return hot.flatten(1).scatter(1, rigid_slots(t)[:, :3], True).view(hot.shape)
+
+
+def _shares(angles: Tensor) -> Tensor:
+    """Angles as numbers between 0 and 1, all equally likely."""
+    height, azimuth, turn = angles.unbind(-1)
+    shares = torch.stack([(height + 1) / 2, azimuth / (2 * math.pi) + 0.5, turn / (2 * math.pi) + 0.5], -1)
+    tiny = torch.finfo(angles.dtype).eps
+    return shares.clamp(tiny, 1 - tiny)

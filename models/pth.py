@@ -1,0 +1,64 @@
+"""Public `.pth` files: read without executing anything in them, and written."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.flow import Flow
+from models.public import SCALES_NM, from_public, to_public
+
+
+def load_public(path: Path, *, head_dim: int | None, scale_nm: float | None, system: str | None) -> Flow:
+    """A flow from a public `.pth`; its name tells the scale (`_up_to_4aa`) and the system (`tarflow_SYSTEM_0`).
+
+    Raises: ValueError for any other file, naming what is wrong with it.
+    """
+    state = read_state(path)
+    if system is None and (match := re.fullmatch(r"tarflow_(?!up_to_)(.+)_\d+\.pth", path.name)):
+        system = match[1]
+    if scale_nm is None and (match := re.search(r"_up_to_(\d+)aa", path.name)):
+        scale_nm = SCALES_NM.get(int(match[1]))
+        if scale_nm is None:
+            raise ValueError(f"{path}: the scale is known up to {list(SCALES_NM)} residues alone: give scale_nm=")
+    return from_public(state, head_dim=head_dim, scale_nm=scale_nm, system=system or "", source=str(path))
+
+
+def write_public(flow: Flow, path: str | Path) -> Path:
+    """Write a public `.pth`, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(to_public(flow), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.pth`, at its top or under `state_dict`. Nothing in the file is executed."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a git-lfs pointer, not the weights: run git lfs pull, or download the file itself")
+    if head.lstrip().startswith(b"<"):
+        raise ValueError(f"{path} is a web page, not weights: download the file itself (…/resolve/…, not …/blob/…)")
+    if not head.startswith((b"PK", b"\x80")):
+        raise ValueError(f"{path} is no PyTorch checkpoint: it begins with {head[:8]!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than weights, and is refused: it could run code when opened") from error
+    except Exception as error:  # a damaged file raises whatever its first wrong byte causes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged, incomplete, or no checkpoint ({reason}): fetch it again") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} is no state dict: expected names and tensors")
+    return state

@@ -1,0 +1,44 @@
+"""Usual bonds, angles and torsions of the twenty residues, measured in molecular dynamics: makes geometry.json.
+
+`python -m molecules.geometry`. Each residue is measured as the first, the middle and the last of a tripeptide.
+"""
+
+import math
+
+import mdtraj
+import numpy as np
+import numpy.typing as npt
+
+from molecules.internal import circular_mean, place_in_chain, reference_atoms, roles, torsions
+from molecules.peptide import Peptide
+
+Table = dict[str, dict[str, list[float]]]
+SCATTERED = math.pi / 3  # rad: a torsion that deviates more has no usual value
+
+
+def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
+    """Means, then deviations, of bond, angle and torsion of each atom, by place in the chain and atom name.
+
+    Shape: positions_nm (F, N, 3). Units: nm, rad.
+    """
+    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
+    bonds = [(bond[0].index, bond[1].index) for bond in peptide.topology.bonds()]
+    references, _ = reference_atoms(names, bonds)
+    frames = np.asarray(positions_nm, np.float64)
+    role = roles(names, references, torsions(frames[0], references))
+    trajectory = mdtraj.Trajectory(frames[:, role], mdtraj.Topology.from_openmm(peptide.topology))
+    chains = np.column_stack([np.arange(len(names)), references])
+    measured = np.zeros((len(names), 3, 2))
+    measured[:, :, 1] = 1
+    for kind, compute in enumerate((mdtraj.compute_distances, mdtraj.compute_angles, mdtraj.compute_dihedrals)):
+        rows = np.flatnonzero(references[:, kind] >= 0)
+        for row, values in zip(rows, compute(trajectory, chains[rows, : kind + 2]).T, strict=True):
+            mean, spread = circular_mean(values) if kind else (float(np.mean(values)), float(np.std(values)))
+            if kind == 2 and spread > SCATTERED:
+                mean = 0.0
+            measured[row, kind, :] = mean, spread
+    table: Table = {"first": {}, "middle": {}, "last": {}}
+    for (residue, name), values_of in zip(names, measured, strict=True):
+        place = place_in_chain(residue, names[-1][0] + 1)
+        table[place][name] = [round(float(value), 5) for value in values_of.T.ravel()]
+    return table

@@ -1,0 +1,188 @@
+"""A run of molecular dynamics on disk: settings, warm-up and chunks, the same whichever engine makes them."""
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+
+if TYPE_CHECKING:
+    from molecules.peptide import Peptide
+
+Frames = npt.NDArray[np.float32]
+State = tuple[Frames, Frames]  # positions nm, velocities nm/ps
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDConfig:
+    """Langevin dynamics (LangevinMiddle), a frame every `interval_ps`. Defaults: published training runs."""
+
+    temperature_k: float = 310.0
+    timestep_fs: float = 1.0
+    friction_per_ps: float = 0.3
+    warmup_ps: float = 50.0
+    interval_ps: float = 1.0
+    frames_per_chunk: int = 100
+    forcefield: str = DEFAULT_FORCEFIELD
+
+    def __post_init__(self) -> None:
+        check_forcefield(self.forcefield)
+        for name in ("temperature_k", "timestep_fs", "friction_per_ps", "interval_ps"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: give a positive number")
+        if not 0 <= self.warmup_ps < np.inf:
+            raise ValueError(f"warmup_ps={self.warmup_ps}: give zero or a positive number")
+        if self.frames_per_chunk < 1:
+            raise ValueError(f"frames_per_chunk={self.frames_per_chunk}: give at least 1")
+        if self.steps_per_frame < 1 or not np.isclose(self.steps_per_frame * self.timestep_fs, self.interval_ps * 1000):
+            raise ValueError(
+                f"interval_ps={self.interval_ps} is not a whole number of steps of {self.timestep_fs} fs: "
+                "change interval_ps or timestep_fs"
+            )
+
+    @property
+    def steps_per_frame(self) -> int:
+        """Integration steps from one frame to the next."""
+        return round(self.interval_ps * 1000 / self.timestep_fs)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Integration steps before the first frame."""
+        return round(self.warmup_ps * 1000 / self.timestep_fs)
+
+    @property
+    def ps_per_chunk(self) -> float:
+        """Simulated time of one chunk."""
+        return self.interval_ps * self.frames_per_chunk
+
+    def chunks(self, time_ps: float) -> int:
+        """How many chunks make up at least `time_ps`. Raises: ValueError for no time."""
+        if not 0 < time_ps < np.inf:
+            raise ValueError(f"time_ps={time_ps}: give a positive simulation time")
+        return int(np.ceil(time_ps / self.ps_per_chunk - 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: chunks there, chunks asked for, and the speed of the last one, of all replicas together."""
+
+    chunks_done: int
+    chunks_total: int
+    ps_per_second: float
+
+
+def run_name(sequence: str, config: MDConfig, replica: int = 0) -> str:
+    """Directory name of a run: sequence, temperature (K), interval (ps), frames per chunk."""
+    name = f"{sequence}_{config.temperature_k:g}_{config.interval_ps:g}_{config.frames_per_chunk}"
+    return f"{name}_r{replica}" if replica else name
+
+
+def load_trajectory(directory: str | Path) -> Frames:
+    """All frames of a run, in order. Shape: (T, N, 3) float32. Units: nm.
+
+    Raises: ValueError if there is no chunk, or one is missing in between or unreadable.
+    """
+    directory = Path(directory)
+    count = len(list((directory / "chunks").glob("chunk_*.npz")))
+    if not count:
+        raise ValueError(f"no chunks under {directory}: simulate first, or check the path")
+    absent = [i for i in range(count) if not chunk_path(directory, i).exists()]
+    if absent:
+        raise ValueError(f"chunk_{absent[0]}.npz is missing in {directory}: simulate again to fill the gap")
+    return np.concatenate([load_state(chunk_path(directory, i))[0] for i in range(count)])
+
+
+def record(
+    directory: Path,
+    peptide: "Peptide",
+    config: MDConfig,
+    seed: int,
+    first_chunk: int | None,
+    engine: str,
+    versions: Mapping[str, str],
+) -> None:
+    """Write run.json, or compare with the one that is there; note what it runs with from `first_chunk` on.
+
+    Raises: ValueError if the directory holds a run with other settings.
+    """
+    atoms = " ".join(f"{a.residue.index}:{a.residue.name}:{a.name}" for a in peptide.topology.atoms())
+    settings: dict[str, Any] = {
+        "sequence": peptide.sequence,
+        "atoms_sha256": hashlib.sha256(atoms.encode()).hexdigest(),
+        "seed": seed,
+        "engine": engine,
+        **asdict(config),
+    }
+    versions = {**versions, "numpy": np.__version__, "python": sys.version.split()[0]}
+    path = directory / "run.json"
+    history = []
+    if path.exists():
+        stored = json.loads(path.read_text())
+        found = {"engine": "openmm", **stored["settings"]}  # there was one engine once
+        differing = [
+            f"{name} was {found.get(name)} and is now {value}"
+            for name, value in settings.items()
+            if found.get(name) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{directory} holds another run ({'; '.join(differing)}): use the same settings or another directory"
+            )
+        history = stored["versions"]
+    if first_chunk is None or (history and history[-1]["versions"] == versions):
+        return
+    history.append({"from_chunk": first_chunk, "versions": versions})
+    text = json.dumps({"settings": settings, "versions": history}, indent=2)
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def chunk_path(directory: Path, index: int) -> Path:
+    """Where chunk `index` is, or will be."""
+    return directory / "chunks" / f"chunk_{index}.npz"
+
+
+def warmup_path(directory: Path) -> Path:
+    """Where the frame is from which chunk 0 starts."""
+    return directory / "warmup.npz"
+
+
+def path_before(directory: Path, index: int) -> Path:
+    """The file with whose last frame chunk `index` starts."""
+    return chunk_path(directory, index - 1) if index else warmup_path(directory)
+
+
+def load_state(path: Path) -> State:
+    """Positions and velocities. Raises: ValueError if the file is damaged."""
+    try:
+        with np.load(path) as arrays:
+            return arrays["positions"], arrays["velocities"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write positions and velocities, all or nothing."""
+    _replace(path, lambda file: np.savez(file, positions=state[0], velocities=state[1]))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file under a temporary name and rename it: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""Files of a data folder, on this machine or behind a URL that fsspec knows (hf://, s3://, gs://, memory://)."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+PAUSES_S = (1.0, 4.0, 16.0)  # between tries of a remote file: stores fail now and then
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether fsspec has to open it."""
+    return "://" in str(path)
+
+
+def join(folder: str | Path, *parts: str) -> str:
+    """A path below a folder or URL."""
+    return "/".join([str(folder).rstrip("/"), *parts]) if is_url(folder) else str(Path(folder, *parts))
+
+
+def list_files(folder: str | Path, pattern: str) -> dict[str, int]:
+    """Files below `folder` whose relative path matches, in order of name, and the bytes of each."""
+    if not is_url(folder):
+        return {str(path): path.stat().st_size for path in sorted(Path(folder).glob(pattern))}
+    files, root = _open(str(folder))
+    found = files.glob(f"{root.rstrip('/')}/{pattern}", detail=True)
+    return {files.unstrip_protocol(name): int(facts["size"] or 0) for name, facts in sorted(found.items())}
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a file; what a remote store fails to give is asked for again a few times.
+
+    Raises: OSError when it cannot be read.
+    """
+    if not is_url(path):
+        return Path(path).read_bytes()
+    for pause in (*PAUSES_S, None):
+        try:
+            files, name = _open(str(path))
+            return bytes(files.cat_file(name))
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # the store's package is missing, or there is no such protocol
+        raise ValueError(f"{url} cannot be opened: {error}") from error

@@ -1,0 +1,121 @@
+"""SMC over actors: from the proposals' blocks to weighted particles, going on from its last checkpoint."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
+
+from .actors import Target
+from .parts import last_checkpoint, load_part, save_checkpoint
+from .population import Proposals, RayPopulation
+from .progress import Update, progress, say
+from .results import SampleSet
+from .step_log import StepLog
+from .tracking import Tracker, forgiven
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annealing:
+    """One SMC run: `n` particles, its folder, a checkpoint every `checkpoint_s` seconds."""
+
+    config: SMCConfig
+    n: int
+    seed: int
+    folder: Path
+    checkpoint_s: float
+
+    def run(self, drawn: Proposals, servers: Sequence[Any], tracker: Tracker) -> tuple[SMCState, list[SMCStep], float]:
+        """Anneal the first `n` of the proposals; the particles are left in the last checkpoint."""
+        population, state, steps, before = self._begin(drawn, servers)
+        began = saved = time.monotonic()
+        with StepLog(tracker, "smc") as log, progress("SMC", 1.0, _share(state.lam)) as update:
+            for record, after in smc_steps(population, self.config, self.seed, state):
+                state = after
+                steps.append(record)
+                log.add(record, particles=self.n * self.config.moves_per_step)
+                _show(update, record)
+                if state.lam == 1.0 or time.monotonic() - saved >= self.checkpoint_s:
+                    save_checkpoint(self.folder, population, state, steps, before + time.monotonic() - began)
+                    saved = time.monotonic()
+        return state, steps, before + time.monotonic() - began
+
+    def _begin(self, drawn: Proposals, servers: Sequence[Any]) -> tuple[RayPopulation, SMCState, list[SMCStep], float]:
+        block_size = self.config.block_size
+        found = last_checkpoint(self.folder)
+        if found:
+            say(f"SMC goes on after step {found.state.step}, λ {found.state.lam:.2e}")
+            population = RayPopulation.load(servers, found.paths, block_size, self.seed)
+            return population, found.state, found.steps, found.seconds
+        population = RayPopulation.start(servers, drawn.blocks(self.n), self.n, block_size, self.seed)
+        # log q of the drawing pass and of the forward pass differ in the last digits; this makes it exact.
+        log_w = population.log_q - drawn.log_q[: self.n]
+        return population, SMCState.start(self.n, self.config, log_w), [], 0.0
+
+
+class Positions:
+    """Conformations of parts on disk, in nm, a part at a time; it can be gone through again."""
+
+    def __init__(self, paths: Sequence[Path], scale_nm: float) -> None:
+        self.paths, self.scale_nm = paths, scale_nm
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for path in self.paths:
+            yield load_part(path, "x")["x"] * np.float32(self.scale_nm)
+
+
+def anneal(
+    annealing: Annealing, drawn: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
+) -> SampleSet:
+    """Weighted particles at λ = 1."""
+    state, steps, seconds = annealing.run(drawn, servers, tracker)
+    final = last_checkpoint(annealing.folder)
+    assert final is not None  # the last step is always kept
+    energy, log_q = [], []
+    for path in final.paths:
+        part = load_part(path, "x", "log_q", "log_p")
+        com = com_log_density(torch.from_numpy(part["x"]), target.com, target.ratio)[0].numpy()
+        energy.append(com - part["log_p"])  # no new evaluation
+        log_q.append(part["log_q"])
+    diagnostics = {
+        "n": annealing.n,
+        "ess": ess(state.log_w),
+        "log_z": steps[-1].log_z,
+        "log_z_error": log_z_error(state.log_w, state.roots),
+        "n_roots": steps[-1].n_roots,
+        "n_failed": sum(step.n_failed for step in steps),
+        "n_evaluations": state.n_evaluations,
+        "n_steps": len(steps),
+        "seconds": seconds,
+    }
+    with forgiven("logging to MLflow"):
+        tracker.log({f"smc_{k}": v for k, v in diagnostics.items()}, step=len(steps))
+    return SampleSet(
+        name="SMC",
+        chunks=Positions(final.paths, scale_nm),
+        log_weights=state.log_w,
+        energy_kt=np.concatenate(energy),
+        log_q=np.concatenate(log_q),
+        diagnostics=diagnostics,
+        steps=[step._asdict() for step in steps],
+    )
+
+
+def _share(lam: float) -> float:
+    """About half of the steps of an adaptive path go by in the logarithm of λ, the others in its square root."""
+    decades = 10.0
+    logarithm = np.clip(1 + np.log10(max(lam, 1e-300)) / decades, 0.0, 1.0)
+    return float(logarithm + np.sqrt(lam)) / 2
+
+
+def _show(update: Update, record: SMCStep) -> None:
+    update(
+        _share(record.lam),
+        f"step {record.step}  λ {record.lam:.2e}  ESS {record.ess:.2f}  acceptance {record.acceptance:.2f}  "
+        f"ancestors {record.n_roots}",
+    )

@@ -1,0 +1,281 @@
+"""What a data folder holds, found out before training: peptides, shards, σ, and what a sample of shards looks like."""
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal
+
+import numpy as np
+import ray
+
+from molecules.peptide import Peptide
+from molecules.shards import read_manifest, read_shard, shard_sizes
+from molecules.storage import join, list_files, read_bytes
+
+from .config import fingerprint
+from .pool import fetch
+from .progress import progress
+
+PUBLISHED_K = 310.0
+PEPTIDES_A_TASK = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which frames to train on, and how batches are made of them.
+
+    `path`: a folder, or a URL (hf://, s3://, gs://). `sequences`: empty for every peptide that has a PDB.
+    `scale_nm`: σ, measured on the data unless given. `shards_per_window` are shuffled together.
+    `bucket_steps`: so many steps' frames are sorted by atom count before they are cut into batches; 1 for none of it.
+    `constant`: every batch has `train.batch` frames; or as many atoms as that many frames have on average.
+    `max_bad_share`: of frames that may be unreadable. `inspected_shards`: read before training, evenly spaced.
+    `temperature_k`: of the simulations, read off the folder unless given.
+    """
+
+    path: str = "data"
+    sequences: tuple[str, ...] = ()
+    max_residues: int = 8
+    scale_nm: float | None = None
+    shards_per_window: int = 8
+    bucket_steps: int = 16
+    constant: Literal["frames", "atoms"] = "frames"
+    max_bad_share: float = 0.001
+    inspected_shards: int = 32
+    temperature_k: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share < 1:
+            raise ValueError(f"max_bad_share={self.max_bad_share} must be a share, from 0 to below 1")
+        if min(self.shards_per_window, self.bucket_steps, self.inspected_shards) < 1:
+            raise ValueError("shards_per_window, bucket_steps and inspected_shards must be at least 1")
+        if self.constant not in ("frames", "atoms"):
+            raise ValueError(f"constant={self.constant!r} is unknown: choose frames or atoms")
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """What a flow needs of a peptide, small enough to send to every worker."""
+
+    sequence: str
+    n_atoms: int
+    encodings: dict[str, np.ndarray]
+    orderings: dict[str, np.ndarray]
+    internal: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What one pass over a shard tells.
+
+    `members`: all of it, the bad ones too; `frames`: those to train on; `sum_squares` over `n_coordinates` is σ².
+    """
+
+    members: int
+    frames: int
+    sum_squares: float
+    n_coordinates: int
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A data set as found.
+
+    `peptides` to train on, in the order that numbers them; `n_atoms` of all that the folder knows. `expected`:
+    members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`.
+    """
+
+    peptides: tuple[Tabulated, ...]
+    n_atoms: dict[str, int]
+    shards: list[str]
+    expected: list[int]
+    n_frames: int
+    exact: bool
+    scale_nm: float
+    temperature_k: float
+    problems: list[str]
+    max_bad: int
+    fingerprint: str
+
+    @property
+    def sequences(self) -> list[str]:
+        return [peptide.sequence for peptide in self.peptides]
+
+    def summary(self) -> dict[str, Any]:
+        """For people, and for the results folder."""
+        return {
+            "sequences": self.sequences,
+            "shards": len(self.shards),
+            "frames": self.n_frames,
+            "frames_are_an_estimate": not self.exact,
+            "scale_nm": self.scale_nm,
+            "temperature_k": self.temperature_k,
+            "problems": self.problems,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardFacts:
+    """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
+    content = read_shard(path, n_atoms)
+    used = [frame.positions for frame in content.frames if frame.sequence in chosen]
+    squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
+    members = len(content.frames) + len(content.problems)
+    problems = [*content.problems, *missing(path, expected, members)]
+    return ShardFacts(members, len(used), squares, sum(x.size for x in used), problems)
+
+
+def missing(path: str, expected: int, members: int) -> list[str]:
+    """A line if a shard is shorter than it should be: a tar that ends early, between two members, looks sound."""
+    name = PurePath(path).name
+    return [f"{name}: {expected - members} of {expected} frames missing"] if members < expected else []
+
+
+def count_bad(problems: Sequence[str]) -> int:
+    """Frames that `problems` stand for."""
+    return sum(int(line.split(": ")[1].split()[0]) if line.endswith("frames missing") else 1 for line in problems)
+
+
+def catalogue(config: DataConfig, folder: str, *, internal: bool = False) -> Catalogue:
+    """Look through a data folder: all names, and the content of some shards, as Ray tasks.
+
+    `internal`: for a flow with internal coordinates.
+
+    Raises: ValueError when there is nothing to train on, or too much of it is bad.
+    """
+    sizes = shard_sizes(folder)
+    shards = list(sizes)
+    peptides = _peptides(folder, internal)
+    chosen = _chosen(config, peptides)
+    n_atoms = {sequence: peptide.n_atoms for sequence, peptide in peptides.items()}
+    manifest = read_manifest(folder)
+    expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in shards]
+    picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
+    known = ray.put((n_atoms, frozenset(chosen)))
+    facts = _in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
+    if not manifest:
+        usual = _usual([fact.members for fact in facts])
+        expected = [usual] * (len(shards) - 1) + [0]  # the last one may be shorter
+        for i, fact in zip(picked, facts, strict=True):
+            fact.problems.extend(missing(shards[i], expected[i], fact.members))
+    used = sum(fact.frames for fact in facts)
+    problems = [problem for fact in facts for problem in fact.problems]
+    if not used:
+        reason = f"; the first problem: {problems[0]}" if problems else ""
+        raise ValueError(f"no frame in {folder} can be used for training{reason}")
+    n_frames = round(used / len(picked) * len(shards))
+    max_bad = int(config.max_bad_share * n_frames)
+    check_bad(count_bad(problems), problems, max_bad, n_frames, config.max_bad_share)
+    variance = sum(f.sum_squares for f in facts) / sum(f.n_coordinates for f in facts)
+    identity = [[PurePath(path).name, sizes[path], expected[i]] for i, path in enumerate(shards)]
+    return Catalogue(
+        peptides=tuple(peptides[sequence] for sequence in chosen),
+        n_atoms=n_atoms,
+        shards=shards,
+        expected=expected,
+        n_frames=n_frames,
+        exact=len(picked) == len(shards),
+        scale_nm=config.scale_nm or round(float(np.sqrt(variance)), 4),
+        temperature_k=config.temperature_k or _temperature(folder),
+        problems=problems,
+        max_bad=max_bad,
+        fingerprint=fingerprint([identity, chosen, round(float(variance), 6)]),
+    )
+
+
+def check_bad(bad: int, problems: Sequence[str], max_bad: int, n_frames: int, share: float) -> None:
+    """Raises: ValueError when more than `max_bad` frames of an epoch are bad."""
+    if bad > max_bad:
+        raise ValueError(
+            f"{bad} of about {n_frames + bad} frames are bad, more than max_bad_share={share}; "
+            f"the first: {problems[0]}: mend the shards, or raise data.max_bad_share"
+        )
+
+
+def _usual(members: Sequence[int]) -> int:
+    """How many members a shard has if most of them agree, else 0: nothing is known then."""
+    value, times = Counter(members).most_common(1)[0]
+    return value if times >= 3 and 2 * times > len(members) else 0
+
+
+def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int) -> ShardFacts:
+    return inspect_shard(path, expected, *known)
+
+
+def _in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Results of `work` on each of `calls`, as Ray tasks, in order."""
+    task = ray.remote(num_cpus=1, max_retries=3)(work)
+    pending = {task.remote(*arguments): i for i, arguments in enumerate(calls)}
+    found: dict[int, Any] = {}
+    with progress(label, len(calls)) as update:
+        while pending:
+            for reference in ray.wait(list(pending), num_returns=1)[0]:
+                index = pending.pop(reference)
+                found[index] = fetch(reference)
+            update(len(found), "")
+    return [found[i] for i in range(len(calls))]
+
+
+def _peptides(folder: str, internal: bool) -> dict[str, Tabulated]:
+    """All peptides that the folder knows, by sequence."""
+    texts = _pdbs(folder)
+    items = sorted(texts.items())
+    parts = [(dict(items[i : i + PEPTIDES_A_TASK]), internal) for i in range(0, len(items), PEPTIDES_A_TASK)]
+    tables = _in_tasks("read peptides", tabulate, parts) if len(parts) > 1 else [tabulate(*parts[0])]
+    return {peptide.sequence: peptide for part in tables for peptide in part}
+
+
+def tabulate(pdbs: dict[str, str], internal: bool) -> list[Tabulated]:
+    """The tables of peptides from PDB texts by sequence; `internal` ones if the flow asks for them."""
+
+    def small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Integers in two bytes."""
+        return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
+
+    found = []
+    for sequence, text in pdbs.items():
+        try:
+            peptide = Peptide.from_pdb(text)
+        except ValueError as error:
+            raise ValueError(f"{sequence}.pdb: {error}") from error
+        encodings, orderings = small(peptide.encodings), small(peptide.orderings)
+        found.append(
+            Tabulated(sequence, peptide.n_atoms, encodings, orderings, small(peptide.internal) if internal else {})
+        )
+    return found
+
+
+def _pdbs(folder: str) -> dict[str, str]:
+    """PDB texts by sequence, from pdbs/SPLIT/ or, as on the hub, from pdb_tarfiles/SPLIT.tar."""
+    found = {PurePath(path).stem: read_bytes(path).decode() for path in list_files(folder, "pdbs/*/*.pdb")}
+    if not found:
+        for path in list_files(folder, "pdb_tarfiles/*.tar"):
+            with tarfile.open(fileobj=io.BytesIO(read_bytes(path))) as tar:  # read in memory, never unpacked
+                for member in tar:
+                    if member.isfile() and member.name.endswith(".pdb") and (file := tar.extractfile(member)):
+                        found[PurePath(member.name).stem] = file.read().decode()
+    if not found:
+        where = join(folder, "pdbs")
+        raise ValueError(f"no PDB files in {where}: expected pdbs/train/SEQUENCE.pdb for each peptide")
+    return found
+
+
+def _chosen(config: DataConfig, peptides: dict[str, Tabulated]) -> list[str]:
+    """The peptides to train on."""
+    for sequence in config.sequences:
+        if sequence not in peptides:
+            known = ", ".join(sorted(peptides)[:20])
+            raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {known}")
+    return sorted(config.sequences or (s for s in peptides if len(s) <= config.max_residues))
+
+
+def _temperature(folder: str) -> float:
+    """Temperature of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one."""
+    names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]
+    found = {float(name.split("_")[1]) for name in names}
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds simulations at {sorted(found)} K: give data.temperature_k")
+    return found.pop() if found else PUBLISHED_K

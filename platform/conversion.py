@@ -1,0 +1,50 @@
+"""Checkpoint folders from public `.pth` files, and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import models
+from models.pth import write_public
+
+from .config import results_home
+from .progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertJob:
+    """Write the flow `input` as `output`: a public state dict where that ends in .pth, else a checkpoint folder.
+
+    `head_dim`, `scale_nm` and `system` are what a `.pth` may not tell by itself.
+    """
+
+    input: str
+    output: str
+    head_dim: int | None = None
+    scale_nm: float | None = None
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.input or not self.output:
+            raise ValueError("give input= and output=, a checkpoint folder and a .pth file, or the other way round")
+
+
+def convert(job: ConvertJob) -> Path:
+    """Run `job`; returns the path written. Raises: ValueError where something lies there already."""
+    home = results_home()
+    output = home / Path(job.output).expanduser()
+    if output.exists():
+        raise ValueError(f"{output} exists: give another output=, or delete it")
+    source = models.locate(job.input, home)
+    flow = models.load(source, head_dim=job.head_dim, scale_nm=job.scale_nm, system=job.system)
+    millions = sum(p.numel() for p in flow.parameters()) / 1e6
+    if output.suffix == ".pth":
+        write_public(flow, output)
+        lost = f"head_dim={flow.config.head_dim} scale_nm={flow.scale_nm:g}"
+        say(f"{output}: {millions:.2f} M parameters; a .pth does not record {lost}, give them to who loads it")
+    else:
+        provenance = {"converted_from": job.input, "sha256": models.weights.fingerprint(source)}
+        if source.is_dir():
+            provenance |= models.weights.describe(source)["provenance"]
+        models.save(flow, output, provenance)
+        say(f"{output}: {millions:.2f} M parameters, σ = {flow.scale_nm:g} nm")
+    return output

@@ -1,0 +1,88 @@
+"""SMC over blocks on actors against `run_smc` in one process, with a density in closed form: the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from torch import Tensor
+
+from boltzray.actors import BlockServer
+from boltzray.parts import last_checkpoint, save_checkpoint
+from boltzray.population import RayPopulation
+from samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+N, SEED = 150, 7
+
+
+class Gaussian(BlockServer):
+    """Proposal N(0, 1), target N(0.5, 0.3²) where x₀ > −1; elsewhere nothing can be evaluated."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+
+    def evaluate(self, x: Tensor) -> Endpoints:
+        ok = x[:, 0, 0] > -1.0
+        shift = x.double() - 0.5
+        log_p = torch.where(ok, -0.5 * shift.square().sum((1, 2)) / 0.09, torch.nan)
+        return Endpoints(-0.5 * x.double().square().sum((1, 2)), log_p, -x, (-shift / 0.09).to(x), ok)
+
+
+@pytest.fixture(scope="module")
+def servers(ray_cluster: None) -> Any:
+    started = [ray.remote(Gaussian).options(num_cpus=0, max_restarts=-1).remote() for _ in range(3)]
+    yield started
+    for actor in started:
+        ray.kill(actor)
+
+
+def proposals() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((N, 4, 3)).astype(np.float32))
+
+
+def config(kernel: Any, scheme: Any) -> SMCConfig:
+    step = {"mala": 0.02, "hmc": 0.1, "ula": 0.01}[kernel]
+    return SMCConfig(kernel=kernel, step_size=step, block_size=32, resampling=scheme, n_leapfrog=3, moves_per_step=2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "scheme", "count"),
+    [("mala", "systematic", 1), ("mala", "multinomial", 2), ("hmc", "residual", 3), ("ula", "stratified", 3)],
+)
+def test_any_number_of_actors_gives_the_bits_of_one_process(
+    tmp_path: Path, servers: Any, kernel: Any, scheme: Any, count: int
+) -> None:
+    chosen = config(kernel, scheme)
+    whole = run_smc(proposals(), Gaussian().evaluate, chosen, SEED)
+    assert sum(step.resampled for step in whole.steps) >= 2
+    assert whole.n_failed > 0
+    blocks = (ray.put(part.numpy()) for part in proposals().split(32))
+    population = RayPopulation.start(servers[:count], blocks, N, 32, SEED)
+    state, steps = SMCState.start(N, chosen), []
+    for record, after in smc_steps(population, chosen, SEED, state):
+        state = after
+        steps.append(record)
+    assert steps == whole.steps
+    assert np.array_equal(state.log_w, whole.log_w.numpy())
+    for mine, its in zip(population.scalars(), (whole.log_q, whole.log_p), strict=True):
+        assert np.array_equal(mine, its.numpy())
+    save_checkpoint(tmp_path, population, state, steps, 1.0)
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found.steps == steps
+    loaded = RayPopulation.load(servers, found.paths, 32, SEED)
+    assert np.array_equal(np.concatenate([block["x"] for block in ray.get(loaded.blocks)]), whole.x.numpy())
+    assert np.array_equal(loaded.log_q, population.log_q)
+
+
+def test_the_first_of_a_block_may_be_enough(servers: Any) -> None:
+    """Fewer particles than proposals: the last block is cut."""
+    x = proposals()
+    blocks = (ray.put(part.numpy()) for part in x.split(32)[:2])
+    population = RayPopulation.start(servers, blocks, 40, 32, SEED)
+    found = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    assert np.array_equal(found, x[:40].numpy())
+    assert len(population.scalars()[0]) == 40

@@ -1,0 +1,267 @@
+"""Whatever dies, the bits of an undisturbed run: actors at random times, the driver, a node."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+import models
+from boltzray.actors import Actors, ActorsConfig, Target, start_actors
+from boltzray.annealing import Annealing
+from boltzray.cluster import Cluster
+from boltzray.energies import EnergyConfig
+from boltzray.parts import last_checkpoint, load_part, save_checkpoint
+from boltzray.population import Proposals, RayPopulation
+from boltzray.sampling import SampleJob, sample
+from boltzray.tracking import Tracker
+from samplers import SMCConfig, SMCState, smc_steps
+
+CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
+N, SEED = 20, 5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flow, away from the identity."""
+    torch.manual_seed(0)
+    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
+
+
+@pytest.fixture(scope="module")
+def target(data: Path) -> Target:
+    return Target(pdb=(data / "pdbs" / "test" / "AA.pdb").read_text(), temperature_k=310.0)
+
+
+def start(checkpoint: Path, target: Target) -> Actors:
+    return start_actors(
+        checkpoint,
+        target,
+        ActorsConfig(flow_replicas=2, energy_actors=2),
+        EnergyConfig(engine="openmm"),
+        Cluster(cpus=4, gpus=0, local=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Any:
+    started = start(checkpoint, target)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def tracker(home: Path) -> Tracker:
+    return Tracker.open("sample", home, {})
+
+
+def anneal(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
+    """Draw and anneal; positions and log-weights at the end, and log Z."""
+    folder.mkdir(exist_ok=True)
+    drawn = Proposals.draw(actors.flows, n, config.block_size, SEED, folder, keep=n)
+    annealing = Annealing(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
+    state, steps, _ = annealing.run(drawn, actors.flows, tracker)
+    final = last_checkpoint(folder)
+    assert final is not None
+    x = np.concatenate([load_part(path, "x")["x"] for path in final.paths])
+    return x, state.log_w, steps[-1].log_z
+
+
+def same(one: Any, two: Any) -> None:
+    assert np.array_equal(one[0], two[0])
+    assert np.array_equal(one[1], two[1])
+    assert one[2] == two[2]
+
+
+def kill_now_and_then(actors: Actors, seed: int, stop: threading.Event, killed: list[float]) -> None:
+    """SIGKILL to the process of some actor, at random times."""
+    source = random.Random(seed)
+    while not stop.wait(source.uniform(0.0, 0.4)):
+        actor = source.choice([*actors.flows, *actors.energies])
+        if killed and time.monotonic() - killed[-1] < 8.0:
+            continue  # an actor takes seconds to start again: let something be done in between
+        pid = ray.get(actor.__ray_call__.options(max_task_retries=-1).remote(lambda _: os.getpid()))
+        if not stop.is_set():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(time.monotonic())
+
+
+def check_random_kills(seeds: range, tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker) -> None:
+    actors = start(checkpoint, target)
+    total = 0
+    try:
+        undisturbed = anneal(tmp_path / "undisturbed", actors, tracker)
+        for seed in seeds:
+            stop, killed = threading.Event(), list[float]()
+            killer = threading.Thread(target=kill_now_and_then, args=(actors, seed, stop, killed))
+            killer.start()
+            try:
+                same(anneal(tmp_path / str(seed), actors, tracker), undisturbed)
+            finally:
+                stop.set()
+                killer.join()
+            total += len(killed)
+    finally:
+        actors.stop()
+    print(f"{total} actors killed in {len(seeds)} runs")
+    assert total >= 0.7 * len(seeds)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_killed_at_random_change_nothing(
+    tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker
+) -> None:
+    check_random_kills(range(2), tmp_path, checkpoint, target, tracker)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_killed_at_random_twenty_times(
+    tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker
+) -> None:
+    check_random_kills(range(2, 22), tmp_path, checkpoint, target, tracker)
+
+
+def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boltzray.parts.PART_ROWS", 16)
+    whole = Proposals.draw(actors.flows, 50, 8, SEED, tmp_path)
+    assert [len(load_part(path, "x")["x"]) for path in whole.paths] == [16, 16, 16, 2]
+    contents = [path.stat().st_mtime_ns for path in whole.paths]
+    before = load_part(whole.paths[1], "x", "log_q", "log_p", "energy")
+    whole.paths[1].unlink()
+    again = Proposals.draw(actors.flows, 50, 8, SEED, tmp_path)
+    for name, values in load_part(again.paths[1], *before).items():
+        assert np.array_equal(values, before[name]), name
+    unchanged = [path.stat().st_mtime_ns for path in again.paths]
+    assert [a == b for a, b in zip(contents, unchanged, strict=True)] == [True, False, True, True]
+    for mine, its in zip(again.blocks(20), whole.blocks(20), strict=True):  # from files, since none was kept
+        assert np.array_equal(ray.get(mine), ray.get(its))
+
+
+def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, tracker: Tracker) -> None:
+    """Broken off after each step in turn, by a new `Annealing` each time."""
+    undisturbed = anneal(tmp_path / "whole", actors, tracker)
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder, keep=N)
+    annealing = Annealing(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
+    for _ in range(CONFIG.n_steps - 1):
+        population, state, steps, seconds = annealing._begin(drawn, actors.flows)
+        record, state = next(smc_steps(population, CONFIG, SEED, state))
+        save_checkpoint(folder, population, state, [*steps, record], seconds)
+        assert [path.name for path in folder.glob("smc-*")] == [f"smc-{record.step:06d}"]
+    same(anneal(folder, actors, tracker), undisturbed)
+
+
+def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:
+    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, tmp_path, keep=N)
+    population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    state = SMCState.start(N, CONFIG)
+    assert last_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, population, state, [], 1.5)
+
+    class Dies:
+        def save(self, folder: Path) -> None:
+            (folder / "part-00000.npz").write_bytes(b"half a f")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, Dies(), state._replace(step=1), [], 2.0)
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found.state.step == 0
+    assert found.seconds == 1.5
+    loaded = RayPopulation.load(actors.flows, found.paths, CONFIG.block_size, SEED)
+    for mine, its in zip(ray.get(loaded.blocks), ray.get(population.blocks), strict=True):
+        assert all(np.array_equal(mine[name], its[name]) for name in its)
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    return {**kept, "BOLTZRAY_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def final(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "samples.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> None:
+    """SIGKILL to a real `python jobs/sample.py` in the middle of SMC; the same command ends with the same bits."""
+    arguments = [
+        "sequence=AA",
+        f"checkpoint={checkpoint}",
+        "out=a",
+        "samples=64",
+        "smc_particles=48",
+        "smc.schedule=linear",
+        "smc.n_steps=60",
+        "smc.block_size=16",
+        "smc.step_size=1e-6",
+        "checkpoint_s=0",
+        "cluster.num_cpus=2",
+    ]
+    command = [sys.executable, str(root / "jobs" / "sample.py"), *arguments]
+    process = subprocess.Popen(command, cwd=home, env=environment(home), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not any((home / "a" / "run").glob("smc-00000[3-9]")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (home / "a" / "samples.npz").exists()
+    done = subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "SMC goes on after step" in done.stdout
+    assert not (home / "a" / "run").exists()
+    undisturbed = SampleJob(
+        sequence="AA",
+        checkpoint=str(checkpoint),
+        out="b",
+        samples=64,
+        smc_particles=48,
+        smc=SMCConfig(schedule="linear", n_steps=60, block_size=16, step_size=1e-6),
+    )
+    one, two = final(home / "a"), final(sample(undisturbed))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        assert np.array_equal(values, two[name]), name
+
+
+@pytest.mark.slow
+def test_a_lost_node_changes_nothing(root: Path, tmp_path: Path, checkpoint: Path, data: Path) -> None:
+    """Two nodes, of which one is removed in the middle of SMC with the actors and blocks on it."""
+    script = root / "tests" / "distributed" / "losing_a_node.py"
+    outputs = []
+    for out, extra in (("a", []), ("b", ["undisturbed"])):
+        done = subprocess.run(
+            [sys.executable, str(script), str(checkpoint), str(data), str(tmp_path / out), *extra],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    print(outputs[0])
+    assert "node removed" in outputs[0]
+    assert "0 actors were on the node" not in outputs[0]
+    one, two = final(tmp_path / "a"), final(tmp_path / "b")
+    for name, values in one.items():
+        assert np.array_equal(values, two[name]), name

@@ -1,0 +1,187 @@
+"""A training run of two workers: what it computes, and that no death changes it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from boltzray.batching import Batcher
+from boltzray.catalogue import catalogue
+from boltzray.config import parse
+from boltzray.learner import Learner
+from boltzray.stream import Feeder, Position, batches
+from boltzray.tracking import Tracker
+from boltzray.training import TrainJob, order_of, train
+from models import Flow
+
+STEPS, EVERY, COMPARED = 60, 10, 50  # Ray Train takes a report every two seconds
+SETTINGS = {
+    "data": {"sequences": ["GP", "FS"], "bucket_steps": 4, "shards_per_window": 1},
+    "model": {"channels": 16, "head_dim": 8, "blocks": 2, "layers_per_block": 1},
+    "train": {"steps": STEPS, "batch": 30, "accumulate": 2, "lr": 3e-3, "precision": "float32", "ema": 0.9},
+    "validation": {"every": 40, "frames": 20, "drawn": 1, "draws": 16, "num_cpus": 0.1},
+    "workers": {"workers": 2, "threads": 1},
+    "checkpoint_every": 20,
+    "log_every": EVERY,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data with a reference to validate on."""
+    copy = tmp_path_factory.mktemp("data")
+    shutil.copytree(data, copy, dirs_exist_ok=True)
+    shutil.copytree(copy / "trajectories_subsampled" / "test", copy / "trajectories_subsampled" / "val")
+    for path in (copy / "trajectories_subsampled" / "val").glob("*/*.npz"):
+        if not path.name.startswith("AA_"):
+            path.unlink()
+    return copy
+
+
+@pytest.fixture(scope="module")
+def home_of_runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("BOLTZRAY_HOME", str(home))
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield home
+    patch.undo()
+
+
+def job(folder: Path, out: str) -> TrainJob:
+    return parse(TrainJob, {**SETTINGS, "data": {**SETTINGS["data"], "path": str(folder)}, "out": out})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, home_of_runs: Path) -> Path:
+    train(job(folder, "undisturbed"))
+    return home_of_runs / "undisturbed"
+
+
+def losses(out: Path) -> dict[int, float]:
+    tracker = Tracker.find(out)
+    assert tracker is not None
+    return dict(tracker.history("loss"))
+
+
+def assert_same_run(out: Path, undisturbed: Path) -> None:
+    """Every loss that either reported, and the weights, to the last bit."""
+    assert losses(out) == losses(undisturbed)
+    one, two = (load_file(path / "checkpoint" / "model.safetensors") for path in (out, undisturbed))
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbed: Path) -> None:
+    settings = job(folder, "plain")
+    data = catalogue(settings.data, str(folder))
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.train.seed)
+    flow = Flow(settings.model, data.scale_nm)
+    learner = Learner(flow, settings.train, device=torch.device("cpu"))
+    batcher = Batcher(flow, {p.sequence: p for p in data.peptides})
+    order, start = order_of(settings), Position()
+    expected = []
+    for batch in islice(batches(Feeder(data, order, 1, start, []), 0, 0, order, start), COMPARED):
+        parts = [batcher.batch(part) for part in batch.parts]
+        assert sum(len(x) for x, _ in parts) == 30
+        expected.append(float(learner.step_parts(parts)["loss"]))
+    found = losses(undisturbed)
+    for step in range(2 * EVERY, COMPARED + 1, EVERY):
+        assert found[step] == pytest.approx(sum(expected[step - EVERY : step]) / EVERY, abs=1e-5)
+    assert found[STEPS] < found[EVERY]
+
+
+def test_a_run_leaves_what_others_need(undisturbed: Path) -> None:
+    found = models.weights.describe(undisturbed / "checkpoint")["provenance"]
+    assert found["step"] == STEPS
+    assert found["temperature_k"] == 310.0
+    assert found["sequences"] == ["FS", "GP"]
+    assert found["train"]["accumulate"] == 2
+    assert found["versions"]["torch"] == torch.__version__
+    tracker = Tracker.find(undisturbed)
+    assert tracker is not None
+    validated = dict(tracker.history("val_nll"))
+    assert STEPS in validated, "the last checkpoint is validated"
+    assert set(dict(tracker.history("val_ess_AA"))) == set(validated)
+    assert all(value > 0 for _, value in tracker.history("val_energy_w2_AA"))
+    best = models.weights.describe(undisturbed / "best")["provenance"]
+    assert best["score"] == min(validated.values())
+    kept = [path for path in (undisturbed / "ray_train").glob("checkpoint_*") if path.is_dir()]
+    assert len(kept) == 2
+    assert all((path / "state.pt").exists() for path in kept)
+
+
+def test_a_folder_with_a_run_can_be_refused(folder: Path, undisturbed: Path) -> None:
+    settings = {**SETTINGS, "data": {**SETTINGS["data"], "path": str(folder)}, "out": str(undisturbed)}
+    with pytest.raises(ValueError, match="resume=never: give another out="):
+        train(parse(TrainJob, {**settings, "resume": "never"}))
+
+
+def wait_for(path: Path, process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists() and time.monotonic() < deadline and (process is None or process.poll() is None):
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_killed_driver_changes_nothing(root: Path, folder: Path, undisturbed: Path, home_of_runs: Path) -> None:
+    out = home_of_runs / "driver"
+    overrides = [f"data.path={folder}", "out=driver", "resume=auto", "cluster.num_cpus=4", "data.sequences=[GP,FS]"]
+    for group, values in SETTINGS.items():
+        pairs = values.items() if isinstance(values, dict) else [("", values)]
+        overrides += [f"{group}.{k}={v}".replace(".=", "=") for k, v in pairs if k != "sequences"]
+    command = [sys.executable, str(root / "jobs" / "train.py"), *overrides, "model.adaptive=true"]
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    environment = {**kept, "BOLTZRAY_HOME": str(home_of_runs), "PYTHONUNBUFFERED": "1"}
+    log = home_of_runs / "driver.log"
+    with log.open("w") as file:
+        first = subprocess.Popen(
+            command, cwd=home_of_runs, env=environment, stdout=file, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for(out / "checkpoint" / "flow.json", first)
+        first.kill()
+        first.wait()
+    assert first.returncode == -signal.SIGKILL, log.read_text()
+    with log.open("w") as file:
+        second = subprocess.run(command, cwd=home_of_runs, env=environment, stdout=file, stderr=file, timeout=1200)
+    assert second.returncode == 0, log.read_text()
+    assert "already trained" not in log.read_text(), "the kill came after the end"
+    assert_same_run(out, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_killed_worker_changes_nothing(folder: Path, undisturbed: Path, home_of_runs: Path) -> None:
+    out = home_of_runs / "worker"
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(out / "checkpoint" / "flow.json")
+        for process in psutil.Process().children(recursive=True):
+            if any("RayTrainWorker" in part for part in process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
+                return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    train(job(folder, "worker"))
+    thread.join()
+    assert killed, "no worker was found to kill"
+    tracker = Tracker.find(out)
+    assert tracker is not None
+    assert any(name.startswith("failure_") for name in tracker.facts()), "the kill came after the end"
+    assert_same_run(out, undisturbed)
