@@ -17,14 +17,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import torch
 
 from boltzray.environment import prepare
@@ -35,7 +33,7 @@ import ray.data  # noqa: E402
 
 from boltzray.batching import Batcher, ahead  # noqa: E402
 from boltzray.catalogue import Catalogue, DataConfig, catalogue  # noqa: E402
-from boltzray.stream import Feeder, Frames, Order, Position, Window, batches, read_window, windows  # noqa: E402
+from boltzray.stream import Feeder, Order, Position, batches  # noqa: E402
 from models import Flow, FlowConfig  # noqa: E402
 from models.augment import augment  # noqa: E402
 from molecules import Peptide  # noqa: E402
@@ -87,37 +85,11 @@ def theirs(data: Catalogue, batcher: Batcher, batch: int, workers: int) -> Itera
         yield batcher([sequence for sequence, _ in rows], [x for _, x in rows])
 
 
-def ours(data: Catalogue, batcher: Batcher, batch: int, *, ray_data: bool = False) -> Iterator[Any]:
+def ours(data: Catalogue, batcher: Batcher, batch: int) -> Iterator[Any]:
     order, start = Order(batch=batch, seed=0, shards_per_window=1, bucket_steps=16), Position()
     feeder = Feeder(data, order, 1, start, [])
-    if ray_data:
-        feeder.windows = with_ray_data(data, order, start)
     stream = batches(feeder, 0, 0, order, start)
     yield from ahead([batcher.batch(part) for part in item.parts] for item in stream)
-
-
-def window_of_row(table: pa.Table, data: Catalogue, order: Order) -> pa.Table:
-    """One row that describes a window → one that holds its frames, as Ray Data wants it."""
-    frames = read_window(Window(*(table[name][0].as_py() for name in Window._fields)), data, order)
-    columns = {"peptide": frames.peptide, "x": frames.x}
-    ends = {name: np.array([0, len(values)], np.int64) for name, values in columns.items()}
-    lists = {name: pa.LargeListArray.from_arrays(ends[name], values) for name, values in columns.items()}
-    return pa.table({"epoch": [frames.window.epoch], "number": [frames.window.number], **lists})
-
-
-def with_ray_data(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
-    """What `boltzray.stream.read` does, by Ray Data."""
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = context.print_on_execution_start = False
-    rows = [window._asdict() for window in islice(windows(len(data.shards), order, start), 500)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        partial(window_of_row, data=data, order=order), batch_size=1, batch_format="pyarrow", num_cpus=0.5
-    )
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        for i in range(len(table)):
-            window = Window(table["epoch"][i].as_py(), table["number"][i].as_py(), [])
-            yield Frames(window, *(table[name][i].values.to_numpy() for name in ("peptide", "x")), [])
 
 
 def memory() -> float:
@@ -191,7 +163,6 @@ def main() -> None:
             "webdataset, in this process": theirs(data, batcher, arguments.batch, 0),
             "webdataset, a worker": theirs(data, batcher, arguments.batch, 1),
             "ours": ours(data, batcher, arguments.batch),
-            "ours, windows read by Ray Data": ours(data, batcher, arguments.batch, ray_data=True),
             "webdataset, a worker (again)": theirs(data, batcher, arguments.batch, 1),
             "ours (again)": ours(data, batcher, arguments.batch),
         }.items():

@@ -1,20 +1,21 @@
-"""Training batches from shards, read by Ray tasks, the same whatever the number of workers.
+"""Training batches from shards, read by Ray Data, the same whatever the number of workers.
 
 An epoch is a new order of all shards, cut into windows. A window is a pure function of (data, seed, epoch, window):
-one task reads, shuffles and augments it. Ray Data could run these tasks; its executor is busy while it waits, and reads
-ahead all that memory holds (benchmarks/stream.py compares them). The windows, in order, are one sequence of frames; a
-pool of so many steps' frames is cut into as many batches. A `Position` says where a pool begins, and a run continues
-there.
+one task of Ray Data reads, shuffles and augments it. The windows, in order, are one sequence of frames; a pool of so
+many steps' frames is cut into as many batches. A `Position` says where a pool begins, and a run continues there.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
+import pyarrow as pa
+import ray.data
 from numpy.typing import NDArray
 
 from models.augment import augment
@@ -26,7 +27,9 @@ from .pool import fetch
 
 __all__ = ["Catalogue", "DataConfig", "catalogue"]
 
-AHEAD = 4  # windows that are read before they are needed
+READERS = 4  # windows that are read at once
+AHEAD_BYTES = 10**9  # of windows that wait; Ray Data would read on until the object store is full
+WINDOWS = 1000  # of one execution of Ray Data, which is a finite thing
 
 
 class Position(NamedTuple):
@@ -125,17 +128,41 @@ def read_window(window: Window, data: Catalogue, order: Order) -> Frames:
     return Frames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
 
 
+def _table(row: pa.Table, data: Catalogue, order: Order) -> pa.Table:
+    """Ray Data's map: one row that describes a window → one row that holds its frames."""
+    window = Window(*(row[name][0].as_py() for name in Window._fields))
+    frames = read_window(window, data, order)
+    columns = {
+        "peptide": pa.array(frames.peptide),
+        "x": pa.array(frames.x),
+        "problems": pa.array(frames.problems, pa.string()),
+    }
+    lists = {k: pa.LargeListArray.from_arrays(np.array([0, len(v)], np.int64), v) for k, v in columns.items()}
+    return pa.table({"epoch": [window.epoch], "number": [window.number], **lists})
+
+
 def read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
     """Endless windows, in order, a few of them ahead of what is used."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=AHEAD_BYTES)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
     # Every task gets a copy of what it is told: not the peptides' tables.
     names = tuple(replace(peptide, encodings={}, orderings={}, internal={}) for peptide in data.peptides)
-    known = ray.put(replace(data, peptides=names, problems=[]))
-    task = ray.remote(num_cpus=0.5, max_retries=5)(read_window)
-    pending: deque[Any] = deque()
-    for window in windows(len(data.shards), order, start):
-        pending.append(task.remote(window, known, order))
-        if len(pending) > AHEAD:
-            yield fetch(pending.popleft())
+    table = partial(_table, data=replace(data, peptides=names, problems=[]), order=order)
+    coming = windows(len(data.shards), order, start)
+    while True:
+        rows = [window._asdict() for window in islice(coming, WINDOWS)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            table, batch_size=1, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
+        )
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            assert isinstance(block, pa.Table)
+            for i in range(len(block)):
+                window = Window(block["epoch"][i].as_py(), block["number"][i].as_py(), [])
+                peptide, x = (block[name][i].values.to_numpy() for name in ("peptide", "x"))
+                yield Frames(window, peptide, x, block["problems"][i].as_py())
 
 
 @dataclass

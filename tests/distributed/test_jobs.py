@@ -22,12 +22,12 @@ MD = [
 ]
 TRAIN = [
     "data.sequences=[GP]",
-    "train.steps=300",
+    "train.steps=150",
     "train.batch=64",
     "model.channels=16",
     "model.head_dim=8",
-    "checkpoint_every=50",
-    "log_every=25",
+    "checkpoint_every=25",
+    "log_every=15",
     "workers.threads=1",
     "cluster.num_cpus=2",
 ]
@@ -153,10 +153,10 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
     losses = []
     for out in ("a", "b"):
         history = Tracker((tmp_path / out / "mlflow_run").read_text().strip(), uri).history("loss")
-        assert [step for step, _ in history][-1] == 300
+        assert [step for step, _ in history][-1] == 150
         losses.append(dict(history))
     assert losses[0] == losses[1]
-    assert losses[1][300] < losses[1][25]
+    assert losses[1][150] < losses[1][15]
     again = run(root, tmp_path, "train", "out=a", *where)
     assert "already trained" in again.stdout
     changed = run(root, tmp_path, "train", "out=a", *where, "train.lr=0.5")
