@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.augment import augment
 from molecules.tars import ShardContent, read_shard
 
+from .batching import ahead
 from .buckets import Part, cut, gather, split
 from .catalogue import Catalogue, DataConfig, catalogue, count_bad, missing
 from .pool import fetch
@@ -28,8 +29,8 @@ from .pool import fetch
 __all__ = ["Catalogue", "DataConfig", "catalogue"]
 
 READERS = 4  # windows that are read at once
-AHEAD_BYTES = 10**9  # of windows that wait; Ray Data would read on until the object store is full
-WINDOWS = 1000  # of one execution of Ray Data, which is a finite thing
+AHEAD_BYTES = 4 * 10**9  # of the windows that one execution of Ray Data reads
+MAX_WINDOWS = 64  # of one execution
 
 
 class Position(NamedTuple):
@@ -143,17 +144,23 @@ def _table(row: pa.Table, data: Catalogue, order: Order) -> pa.Table:
 
 def read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
     """Endless windows, in order, a few of them ahead of what is used."""
+    return ahead(_read(data, order, start))
+
+
+def _read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
+    """Windows by executions of Ray Data small enough to run to their end: one that is held up takes a whole core."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=AHEAD_BYTES)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Every task gets a copy of what it is told: not the peptides' tables.
     names = tuple(replace(peptide, encodings={}, orderings={}, internal={}) for peptide in data.peptides)
     table = partial(_table, data=replace(data, peptides=names, problems=[]), order=order)
-    coming = windows(len(data.shards), order, start)
+    size = 12 * data.n_frames * order.shards_per_window / len(data.shards)
+    size *= float(np.mean([peptide.n_atoms for peptide in data.peptides]))
+    coming, count = windows(len(data.shards), order, start), int(np.clip(AHEAD_BYTES / size, 2, MAX_WINDOWS))
     while True:
-        rows = [window._asdict() for window in islice(coming, WINDOWS)]
+        rows = [window._asdict() for window in islice(coming, count)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             table, batch_size=1, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
         )
