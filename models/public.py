@@ -73,8 +73,10 @@ def public_name(name: str, *, adaptive: bool) -> str:
 def to_public(flow: Flow) -> dict[str, Tensor]:
     """The flow's weights by their public keys; the constant `attn_mask` of the public files is left out.
 
-    Raises: ValueError where a reader would take another order of the atoms for this flow's.
+    Raises: ValueError where a reader would take another order of the atoms for this flow's, or other coordinates.
     """
+    if flow.config.coordinates != "cartesian":
+        raise ValueError("the public format knows Cartesian flows only: keep the checkpoint folder")
     if flow.config.orderings != replace(flow.config, orderings=()).orderings:
         raise ValueError("public weights do not say in which orderings atoms are visited: keep the checkpoint folder")
     result = {}

@@ -18,6 +18,7 @@ from models.flow import Flow
 from models.hub import locate
 from models.pth import load_public
 from models.public import fill
+from molecules.internal import geometry_version
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
 FORMAT_VERSION = 1
@@ -39,6 +40,7 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
             "format": FORMAT_VERSION,
             "config": asdict(flow.config),
             "scale_nm": flow.scale_nm,
+            **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
             "provenance": dict(provenance or {}),
         }
         (Path(temporary) / DESCRIPTION).write_text(json.dumps(description, indent=1))
@@ -105,6 +107,11 @@ def _load_folder(folder: Path) -> Flow:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
+    if config.coordinates == "internal" and description.get("geometry") != geometry_version():
+        raise ValueError(
+            f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
+            "version of BoltzRay that trained it, or train again"
+        )
     try:
         # Copied, because what is loaded is the file itself, mapped: it may be gone while the flow is still in use.
         state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}

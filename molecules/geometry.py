@@ -1,19 +1,27 @@
 """Usual bonds, angles and torsions of the twenty residues, measured in molecular dynamics: makes geometry.json.
 
-`python -m molecules.geometry`. Each residue is measured as the first, the middle and the last of a tripeptide.
+`python -m molecules.geometry` (ten minutes on a core) measures each residue as the first, the middle and the last of a
+tripeptide. Flows of internal coordinates are trained with one table, and refuse another.
 """
 
+import json
 import math
+import tempfile
+from pathlib import Path
 
 import mdtraj
 import numpy as np
 import numpy.typing as npt
 
-from molecules.internal import circular_mean, place_in_chain, reference_atoms, roles, torsions
+from molecules.internal import GEOMETRY, circular_mean, place_in_chain, reference_atoms, roles, torsions
 from molecules.peptide import Peptide
+from molecules.residues import ONE_LETTER
+from molecules.runs import MDConfig, load_trajectory
 
 Table = dict[str, dict[str, list[float]]]
 SCATTERED = math.pi / 3  # rad: a torsion that deviates more has no usual value
+REPLICAS, TIME_PS = 24, 3.0
+MD = MDConfig(friction_per_ps=3.0, warmup_ps=1.5, interval_ps=0.1, frames_per_chunk=30)
 
 
 def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
@@ -42,3 +50,36 @@ def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
         place = place_in_chain(residue, names[-1][0] + 1)
         table[place][name] = [round(float(value), 5) for value in values_of.T.ravel()]
     return table
+
+
+def simulated(peptide: Peptide, seed: int) -> npt.NDArray[np.float32]:
+    """Frames (F, N, 3) of short dynamics, in nm: bonds and angles relax within a picosecond."""
+    from molecules.batched_dynamics import simulate
+    from molecules.batched_energy import BatchedEnergy
+
+    energy = BatchedEnergy(peptide, MD.temperature_k).float()
+    with tempfile.TemporaryDirectory() as folder:
+        directories = [Path(folder) / str(i) for i in range(REPLICAS)]
+        seeds = [seed * REPLICAS + i for i in range(REPLICAS)]
+        for _ in simulate(energy, peptide, directories, MD, TIME_PS, seeds):
+            pass
+        return np.concatenate([load_trajectory(directory) for directory in directories])
+
+
+def main() -> None:
+    """Measure all residues and write the table."""
+    table = {}
+    for seed, (name, letter) in enumerate(sorted(ONE_LETTER.items())):
+        peptide = Peptide.from_sequence(letter * 3)
+        table[name] = measure(peptide, simulated(peptide, seed))
+        print(name, flush=True)
+    text = json.dumps(table, indent=1)
+    # One atom a line: differences can be read.
+    text = text.replace("[\n    ", "[").replace(",\n    ", ", ").replace("\n   ]", "]")
+    temporary = GEOMETRY.with_suffix(".tmp")
+    temporary.write_text(text + "\n")
+    temporary.replace(GEOMETRY)
+
+
+if __name__ == "__main__":
+    main()

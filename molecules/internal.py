@@ -5,6 +5,7 @@ it, and a torsion about p-g. The first child of p turns freely about that bond (
 are placed relative to it, so that their torsions stay near ±120° or 180°.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,11 @@ def depths(references: IntArray) -> IntArray:
 def _geometry() -> dict[str, dict[str, dict[str, list[float]]]]:
     table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(GEOMETRY.read_text())
     return table
+
+
+def geometry_version() -> str:
+    """Fingerprint of the table of usual values: a flow that was trained with another one would be wrong."""
+    return hashlib.sha256(GEOMETRY.read_bytes()).hexdigest()[:16]
 
 
 def place_in_chain(residue: int, n_residues: int) -> str:

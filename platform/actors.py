@@ -25,6 +25,7 @@ from samplers.rng import Stage, generator
 from .cluster import Cluster
 from .energies import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
 from .pool import IN_FLIGHT
+from .progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class ActorsConfig:
             raise ValueError("flow_replicas and energy_actors cannot be negative: 0 stands for automatic")
 
 
+PATIENCE_S = 30.0  # before a wait for actors is worth a word
 DEFAULT_TRAINED_AT_K = 310.0  # of the public data and weights, which do not record it
 
 
@@ -203,5 +205,9 @@ def start_actors(
     flow = ray.remote(FlowServer).options(**resource, max_restarts=-1, max_concurrency=at_once)
     flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
     everyone: list[Any] = [*servers, *flows]
-    ray.get([actor.ready.remote() for actor in everyone])
+    waiting = [actor.ready.remote() for actor in everyone]
+    while ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE_S)[1]:
+        free = ray.available_resources().get("CPU", 0)
+        say(f"waiting for {len(everyone)} actors to start: {free:g} of {resources.cpus} CPUs are free")
+    ray.get(waiting)
     return Actors(flows, servers)

@@ -18,16 +18,17 @@ MD = [
     "md.frames_per_chunk=20",
     "md.warmup_ps=0.2",
     "cluster.num_cpus=2",
-    "time_ns=0.004",
+    "time_ns=0.0016",
 ]
 TRAIN = [
     "data.sequences=[GP]",
-    "train.steps=150",
+    "train.steps=80",
     "train.batch=64",
     "model.channels=16",
     "model.head_dim=8",
-    "checkpoint_every=25",
-    "log_every=15",
+    "model.blocks=2",
+    "checkpoint_every=20",
+    "log_every=10",
     "workers.threads=1",
     "cluster.num_cpus=2",
 ]
@@ -128,7 +129,7 @@ def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
     whole = run(root, tmp_path, "simulate", "sequences=[GP]", "out=undisturbed", *MD)
     assert whole.returncode == 0, whole.stderr
     names = sorted(p.relative_to(tmp_path / "undisturbed") for p in (tmp_path / "undisturbed").rglob("chunk_*.npz"))
-    assert len(names) == 2 * 20
+    assert len(names) == 2 * 8
     for name in names:
         with np.load(tmp_path / "data" / name) as one, np.load(tmp_path / "undisturbed" / name) as two:
             assert np.array_equal(one["positions"], two["positions"])
@@ -153,10 +154,10 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
     losses = []
     for out in ("a", "b"):
         history = Tracker((tmp_path / out / "mlflow_run").read_text().strip(), uri).history("loss")
-        assert [step for step, _ in history][-1] == 150
+        assert [step for step, _ in history][-1] == 80
         losses.append(dict(history))
     assert losses[0] == losses[1]
-    assert losses[1][150] < losses[1][15]
+    assert losses[1][80] < losses[1][10]
     again = run(root, tmp_path, "train", "out=a", *where)
     assert "already trained" in again.stdout
     changed = run(root, tmp_path, "train", "out=a", *where, "train.lr=0.5")

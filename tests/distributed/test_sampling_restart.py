@@ -236,6 +236,7 @@ def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> No
         samples=64,
         smc_particles=48,
         smc=SMCConfig(schedule="linear", n_steps=60, block_size=16, step_size=1e-6),
+        actors=ActorsConfig(flow_replicas=2),  # other actors have their share of the cluster
     )
     one, two = final(home / "a"), final(sample(undisturbed))
     assert one.keys() == two.keys()

@@ -1,6 +1,7 @@
 """Flows of internal coordinates: what every flow must do, on conformations of peptides, in float64."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 import models
 from models.augment import random_rotations
 from molecules import Peptide
+from molecules.internal import geometry_version
 
 SCALE = 0.2  # nm
 KINDS: list[dict[str, Any]] = [
@@ -136,6 +138,19 @@ def test_a_new_flow_knows_the_usual_geometry() -> None:
     length = (x[:, a] - x[:, b]).norm(dim=-1).mean(0)
     built = torch.from_numpy(np.linalg.norm(peptide.positions[a] - peptide.positions[b], axis=-1)).float()
     assert (length - built).abs().max() < 0.03
+
+
+def test_saved_and_loaded_with_the_same_table_of_geometry_only(tmp_path: Path) -> None:
+    flow = random_flow().float()
+    folder = models.save(flow, tmp_path / "flow")
+    c, x = flow.condition(Peptide.from_sequence("AG")), conformations(Peptide.from_sequence("AG"), 2).float()
+    assert torch.equal(models.load(folder).log_prob(x, c), flow.log_prob(x, c))
+    description = folder / "flow.json"
+    description.write_text(description.read_text().replace(geometry_version(), "another"))
+    with pytest.raises(ValueError, match="geometry"):
+        models.load(folder)
+    with pytest.raises(ValueError, match="Cartesian"):
+        models.to_public(flow)
 
 
 @pytest.mark.parametrize(
