@@ -208,6 +208,7 @@ def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> No
         "out=a",
         "samples=64",
         "smc_particles=48",
+        "smc=mala",
         "smc.schedule=linear",
         "smc.n_steps=60",
         "smc.block_size=16",
