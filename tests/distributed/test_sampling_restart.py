@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from boltzray.tracking import Tracker
 from samplers import SMCConfig, SMCState, smc_steps
 
 CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
+LONG = replace(CONFIG, n_steps=24)  # time to be killed in
 N, SEED = 20, 5
 
 
@@ -89,7 +91,7 @@ def same(one: Any, two: Any) -> None:
 def kill_now_and_then(actors: Actors, seed: int, stop: threading.Event, killed: list[float]) -> None:
     """SIGKILL to the process of some actor, at random times."""
     source = random.Random(seed)
-    while not stop.wait(source.uniform(0.0, 0.4)):
+    while not stop.wait(source.uniform(0.0, 0.2)):
         actor = source.choice([*actors.flows, *actors.energies])
         if killed and time.monotonic() - killed[-1] < 8.0:
             continue  # an actor takes seconds to start again: let something be done in between
@@ -103,13 +105,13 @@ def check_random_kills(seeds: range, tmp_path: Path, checkpoint: Path, target: T
     actors = start(checkpoint, target)
     total = 0
     try:
-        undisturbed = anneal(tmp_path / "undisturbed", actors, tracker)
+        undisturbed = anneal(tmp_path / "undisturbed", actors, tracker, config=LONG)
         for seed in seeds:
             stop, killed = threading.Event(), list[float]()
             killer = threading.Thread(target=kill_now_and_then, args=(actors, seed, stop, killed))
             killer.start()
             try:
-                same(anneal(tmp_path / str(seed), actors, tracker), undisturbed)
+                same(anneal(tmp_path / str(seed), actors, tracker, config=LONG), undisturbed)
             finally:
                 stop.set()
                 killer.join()
@@ -117,7 +119,7 @@ def check_random_kills(seeds: range, tmp_path: Path, checkpoint: Path, target: T
     finally:
         actors.stop()
     print(f"{total} actors killed in {len(seeds)} runs")
-    assert total >= 0.7 * len(seeds)
+    assert total >= 0.5 * len(seeds)
 
 
 @pytest.mark.usefixtures("ray_cluster")
