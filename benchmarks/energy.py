@@ -58,13 +58,16 @@ class Table:
         print("| " + " | ".join(text) + " |", flush=True)
 
 
+ENGINES = ["eager", "eager float64", "compiled", "compiled float64"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peptides", nargs="+", default=PEPTIDES)
     parser.add_argument("--batch", nargs="+", type=int, default=[32, 512])
     parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--engines", nargs="+", default=["eager", "eager float64", "compiled", "compiled float64"])
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--actors", type=int, default=0, help="also measure this many OpenMM actors against one")
     parser.add_argument("--tables", type=Path, help="folder with tables and positions, written where missing")
     parser.add_argument("--out", type=Path, help="file of rows; those that it has are not measured again")
