@@ -33,7 +33,8 @@ import ray.data  # noqa: E402
 
 from boltzray.batching import Batcher, ahead  # noqa: E402
 from boltzray.catalogue import Catalogue, DataConfig, catalogue  # noqa: E402
-from boltzray.stream import Feeder, Order, Position, batches  # noqa: E402
+from boltzray.stream import Feeder, batches  # noqa: E402
+from boltzray.windows import Order, Position  # noqa: E402
 from models import Flow, FlowConfig  # noqa: E402
 from models.augment import augment  # noqa: E402
 from molecules import Peptide  # noqa: E402

@@ -1,8 +1,8 @@
-"""Prose and TarFlow, transferable or of a single system: one stack of causal affine blocks, by configuration.
+"""Prose and TarFlow, transferable or of a single system: one stack of causal blocks, by configuration.
 
 Shapes: B samples, P conditions (1 or B), N atoms, T tokens (N, or 3N), C channels, K blocks. Coordinates are
-normalised: positions in nm minus their mean, over `scale_nm`. Source: prose (arXiv 2508.18175), TarFlow (arXiv
-2412.06329).
+normalised: positions in nm minus their mean, over `scale_nm`; the blocks transform these, or internal coordinates.
+Source: prose (arXiv 2508.18175), TarFlow (arXiv 2412.06329).
 """
 
 import math
@@ -49,9 +49,9 @@ class Conditioning:
     mask: Tensor | None
     n_atoms: Tensor
     modulations: list[list[Modulation | Tensor | None]]
-    conditions: list[Tensor | None] | None = None
-    internal: InternalTables | None = None
-    marks: list[Marks | None] = field(default_factory=list)
+    conditions: list[Tensor | None] | None
+    internal: InternalTables | None
+    marks: list[Marks | None]
     decoders: dict[Precision, Decoder] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -111,10 +111,7 @@ class Flow(nn.Module):
             mask = real if padded else None
         marks: list[Marks | None] = [None] * len(self.blocks)
         if (t := tables.internal) is not None:
-            marks = [
-                Marks.of(reorder(t.present, order), reorder(t.free[..., None], order)[..., 0])
-                for order in tables.orderings
-            ]
+            marks = [Marks.of(reorder(t.present, order), reorder(t.free_torsions, order)) for order in tables.orderings]
         later = self.checkpointing and torch.is_grad_enabled()
         return Conditioning(
             order=tables.orderings,
@@ -214,7 +211,7 @@ class Flow(nn.Module):
         """Log-density (B,) of the latents that blocks make; the others are zero."""
         if c.internal is None:
             return normal_log_density(z, 3 * c.n_atoms, ratio)
-        cold = z * c.internal.free[..., None] * (torch.arange(3, device=z.device) == 2)
+        cold = z * c.internal.free_torsions
         n_cold = c.internal.free.sum(1)
         hot = normal_log_density(z - cold, 3 * c.n_atoms - 6 - n_cold, ratio)
         return hot + normal_log_density(cold, n_cold)

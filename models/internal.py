@@ -65,6 +65,11 @@ class InternalTables:
             root=root,
         )
 
+    @property
+    def free_torsions(self) -> Tensor:
+        """Which coordinates are torsions of the whole circle (P, N, 3)."""
+        return self.free[..., None] & (torch.arange(3, device=self.free.device) == 2)
+
     def rows(self, index: Tensor, n: int) -> "InternalTables":
         """Peptides `index`, their first `n` atoms."""
         cut = {f.name: getattr(self, f.name)[index, :n] for f in fields(self) if f.name != "root"}
@@ -244,7 +249,7 @@ def rigid_slots(t: InternalTables) -> Tensor:
 
 def hot_latents(t: InternalTables) -> Tensor:
     """Latents that vary with the temperature (P, N, 3): all but rotations and free torsions."""
-    hot = t.present & ~(t.free[..., None] & (torch.arange(3, device=t.free.device) == 2))
+    hot = t.present & ~t.free_torsions
     return hot.flatten(1).scatter(1, rigid_slots(t)[:, :3], True).view(hot.shape)
 
 

@@ -28,11 +28,12 @@ class Marks(NamedTuple):
     columns: tuple[int, ...]
 
     @classmethod
-    def of(cls, present: Tensor, free: Tensor) -> "Marks":
+    def of(cls, present: Tensor, free_torsions: Tensor) -> "Marks":
+        """Shape: present, free_torsions (P, T, 3)."""
+        free = free_torsions[..., 2]
         # Several peptides differ in their columns, and on a GPU to look at them would be a wait at each step.
         columns = free[0].nonzero()[:, 0].tolist() if len(free) == 1 else range(free.shape[1])
-        third = torch.arange(3, device=free.device) == 2
-        return cls(present, present & ~(free[..., None] & third), free, tuple(columns))
+        return cls(present, present & ~free_torsions, free, tuple(columns))
 
     def token(self, i: int) -> "Marks":
         """Marks of one token, which stays a dimension."""

@@ -19,7 +19,7 @@ from models.flow import Flow
 
 from .catalogue import Catalogue
 from .learner import Learner
-from .stream import Position
+from .windows import Position
 
 FLOW, STATE = "flow", "state.pt"
 PACKAGES = ("torch", "ray", "numpy")

@@ -19,7 +19,8 @@ from .catalogue import Catalogue
 from .checkpoints import Saved, report_checkpoint, restore
 from .cluster import usable_cpus
 from .learner import Learner, LogDensity, TrainConfig
-from .stream import Batch, Feeder, Order, batches
+from .stream import Batch, Feeder, batches
+from .windows import Order
 
 FATAL = "fatal"  # the metric that says why a run ended early
 PROBLEMS = "problems"  # the metric with new lines about bad data

@@ -24,10 +24,10 @@ from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
 from .learner import TrainConfig
 from .progress import progress, say
-from .stream import Order
 from .tracking import Tracker, forgiven
 from .train_worker import FATAL, PROBLEMS, WorkerTask, train_worker
 from .validation import ValidationConfig, Validator
+from .windows import Order
 
 BAD_DATA = "bad_data.txt"
 

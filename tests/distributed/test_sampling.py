@@ -10,7 +10,6 @@ import pytest
 import ray
 import torch
 
-import models
 from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors
 from boltzray.annealing import Positions
 from boltzray.cluster import Cluster
@@ -24,22 +23,6 @@ from samplers import SMCConfig, SMCState, run_smc, smc_steps
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CONFIG = SMCConfig(schedule="linear", n_steps=4, block_size=8, step_size=1e-5, moves_per_step=2)
 N, SEED = 20, 5  # three blocks, the last one shorter
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small flow, away from the identity."""
-    torch.manual_seed(0)
-    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
-
-
-@pytest.fixture(scope="module")
-def target(data: Path) -> Target:
-    return Target(pdb=(data / "pdbs" / "test" / "AA.pdb").read_text(), temperature_k=310.0)
 
 
 class InProcess:

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import torch
 
-import models
 from boltzray.actors import Actors, ActorsConfig, Target, start_actors
 from boltzray.annealing import Annealing
 from boltzray.cluster import Cluster
@@ -30,22 +28,6 @@ from samplers import SMCConfig, SMCState, smc_steps
 CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
 LONG = replace(CONFIG, n_steps=24)  # time to be killed in
 N, SEED = 20, 5
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small flow, away from the identity."""
-    torch.manual_seed(0)
-    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
-
-
-@pytest.fixture(scope="module")
-def target(data: Path) -> Target:
-    return Target(pdb=(data / "pdbs" / "test" / "AA.pdb").read_text(), temperature_k=310.0)
 
 
 def start(checkpoint: Path, target: Target) -> Actors:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.catalogue import count_bad
-from boltzray.stream import Batch, Catalogue, DataConfig, Feeder, Order, Position, batches, catalogue, windows
+from boltzray.catalogue import Catalogue, DataConfig, catalogue, count_bad
+from boltzray.stream import Batch, Feeder, batches
+from boltzray.windows import Order, Position, windows
 from molecules.shards import write_shards
 from molecules.tars import read_shard
 

@@ -20,9 +20,10 @@ from boltzray.batching import Batcher
 from boltzray.catalogue import catalogue
 from boltzray.config import parse
 from boltzray.learner import Learner
-from boltzray.stream import Feeder, Position, batches
+from boltzray.stream import Feeder, batches
 from boltzray.tracking import Tracker
 from boltzray.training import TrainJob, order_of, train
+from boltzray.windows import Position
 from models import Flow
 
 STEPS, EVERY, COMPARED = 60, 10, 50  # Ray Train takes a report every two seconds
