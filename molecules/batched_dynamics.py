@@ -33,8 +33,13 @@ class Replicas(NamedTuple):
 Step = Callable[[Replicas, Tensor], Replicas]
 
 
-def langevin_step(energy: "BatchedEnergy | MixedEnergy", timestep_fs: float, friction_per_ps: float) -> Step:
-    """One step of LangevinMiddle at the energy's temperature, the centre of mass held at rest as in OpenMM.
+def langevin_step(
+    energy: "BatchedEnergy | MixedEnergy",
+    timestep_fs: float,
+    friction_per_ps: float,
+    temperature_k: float | None = None,
+) -> Step:
+    """One step of LangevinMiddle at `temperature_k` (the energy's), the centre of mass held at rest as in OpenMM.
 
     It takes standard normal noise (B, N, 3), and without friction ignores it: then this is leapfrog Verlet. A replica
     that diverges ends up with NaN.
@@ -45,7 +50,8 @@ def langevin_step(energy: "BatchedEnergy | MixedEnergy", timestep_fs: float, fri
     dt = timestep_fs / 1000
     kick = -dt * energy.kt * _by_axis(_inverse_mass(energy))
     keep = float(np.exp(-friction_per_ps * dt))
-    spread = ((1 - keep**2) * energy.kt * _by_axis(_inverse_mass(energy))).sqrt()
+    kt = energy.kt * (temperature_k or energy.temperature_k) / energy.temperature_k
+    spread = ((1 - keep**2) * kt * _by_axis(_inverse_mass(energy))).sqrt()
 
     def step(state: Replicas, noise: Tensor) -> Replicas:
         _, gradient = energy.unchecked(state.x)
@@ -129,6 +135,9 @@ def simulate(
         x = padded(_minimised(owners, config), energy)
         noise = Noise(seeds, 0, x)
         state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
+        if config.hot_steps:
+            hot = langevin_step(energy, config.timestep_fs, config.friction_per_ps, config.hot_temperature_k)
+            state = _last(_frames(hot, state, noise, 1, config.hot_steps, "the hot part of the warm-up"), energy)
         _save(starts, _frames(step, state, noise, 1, config.warmup_steps, "the warm-up"), sizes)
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
@@ -197,6 +206,11 @@ def _frames(step: Step, state: Replicas, noise: Noise, count: int, steps: int, w
     if not all(part.isfinite().all() for part in kept):
         raise RuntimeError(f"the dynamics failed in {where}: lower timestep_fs or check the starting structure")
     return kept
+
+
+def _last(frames: Replicas, energy: "BatchedEnergy | MixedEnergy") -> Replicas:
+    """What goes on from the last of `frames`."""
+    return Replicas(*(part[:, -1].to(energy.mass) for part in frames))
 
 
 def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int]) -> None:

@@ -89,6 +89,10 @@ def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.float64], confi
     context, velocity_seed = _prepare(system, config, seed, spawn_key=0)
     _minimise(context, positions_nm)
     context.setVelocitiesToTemperature(config.temperature_k, velocity_seed)
+    if config.hot_steps:
+        context.getIntegrator().setTemperature(config.hot_temperature_k)
+        _frames(context, 1, config.hot_steps)
+        context.getIntegrator().setTemperature(config.temperature_k)
     return _frames(context, 1, config.warmup_steps)
 
 

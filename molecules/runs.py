@@ -21,26 +21,34 @@ if TYPE_CHECKING:
 Frames = npt.NDArray[np.float32]
 State = tuple[Frames, Frames]  # positions nm, velocities nm/ps
 
+_EARLIER = {"engine": "openmm", "hot_ps": 0.0, "hot_temperature_k": 600.0}  # of runs from before these could be chosen
+
 
 @dataclass(frozen=True, kw_only=True)
 class MDConfig:
-    """Langevin dynamics (LangevinMiddle), a frame every `interval_ps`. Defaults: published training runs."""
+    """Langevin dynamics (LangevinMiddle), a frame every `interval_ps`. Defaults: published training runs.
+
+    All replicas start from one minimised structure. `hot_ps` at `hot_temperature_k` before the warm-up lets them part.
+    """
 
     temperature_k: float = 310.0
     timestep_fs: float = 1.0
     friction_per_ps: float = 0.3
     warmup_ps: float = 50.0
+    hot_ps: float = 0.0
+    hot_temperature_k: float = 600.0
     interval_ps: float = 1.0
     frames_per_chunk: int = 100
     forcefield: str = DEFAULT_FORCEFIELD
 
     def __post_init__(self) -> None:
         check_forcefield(self.forcefield)
-        for name in ("temperature_k", "timestep_fs", "friction_per_ps", "interval_ps"):
+        for name in ("temperature_k", "hot_temperature_k", "timestep_fs", "friction_per_ps", "interval_ps"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: give a positive number")
-        if not 0 <= self.warmup_ps < np.inf:
-            raise ValueError(f"warmup_ps={self.warmup_ps}: give zero or a positive number")
+        for name in ("warmup_ps", "hot_ps"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: give zero or a positive number")
         if self.frames_per_chunk < 1:
             raise ValueError(f"frames_per_chunk={self.frames_per_chunk}: give at least 1")
         if self.steps_per_frame < 1 or not np.isclose(self.steps_per_frame * self.timestep_fs, self.interval_ps * 1000):
@@ -56,8 +64,13 @@ class MDConfig:
 
     @property
     def warmup_steps(self) -> int:
-        """Integration steps before the first frame."""
+        """Integration steps before the first frame, at its temperature."""
         return round(self.warmup_ps * 1000 / self.timestep_fs)
+
+    @property
+    def hot_steps(self) -> int:
+        """Integration steps before these, at the higher temperature."""
+        return round(self.hot_ps * 1000 / self.timestep_fs)
 
     @property
     def ps_per_chunk(self) -> float:
@@ -127,7 +140,7 @@ def record(
     history = []
     if path.exists():
         stored = json.loads(path.read_text())
-        found = {"engine": "openmm", **stored["settings"]}  # there was one engine once
+        found = {**_EARLIER, **stored["settings"]}
         differing = [
             f"{name} was {found.get(name)} and is now {value}"
             for name, value in settings.items()

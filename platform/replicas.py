@@ -51,7 +51,7 @@ def batches(runs: Sequence[Run], engine: str, mixed: bool, resources: Cluster) -
         size = LANES * -(-size // LANES)
     result: list[Batch] = []
     kind = padded_atoms if mixed else attrgetter("sequence")
-    for _, group in groupby(sorted(runs, key=kind), key=kind):
+    for _, group in groupby(sorted(runs, key=kind) if mixed else runs, key=kind):
         own = tuple(group)
         result += [own[low : low + size] for low in range(0, len(own), size)]
     return result
