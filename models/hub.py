@@ -1,9 +1,10 @@
-"""Where a checkpoint lies: a path, or `hub://ORG/REPO[@REVISION]/PATH` on the Hugging Face hub."""
+"""Where a checkpoint lies: a path, `boltzray://NAME` in the box, or `hub://ORG/REPO[@REVISION]/PATH` on the hub."""
 
 import re
 from pathlib import Path
 
-SCHEME = "hub://"
+SCHEME, BOX = "hub://", "boltzray://"
+BOX_FOLDER = Path(__file__).with_name("box")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 
 
@@ -16,12 +17,28 @@ def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
     Raises: ValueError for a misspelt address, FileNotFoundError with what to do where the hub does not have it or
     cannot be reached. Whether a local path exists is not looked at.
     """
-    text = re.sub("^hub:/+", SCHEME, str(checkpoint))  # a Path keeps one slash only
+    text = re.sub("^(hub|boltzray):/+", r"\1://", str(checkpoint))  # a Path keeps one slash only
     if text.startswith(SCHEME):
         return _download(text)
+    if text.startswith(BOX):
+        return _shipped(text.removeprefix(BOX))
     if "://" in text:
-        raise ValueError(f"checkpoint {text}: give a path, or hub://ORG/REPO/PATH for a file on the Hugging Face hub")
+        raise ValueError(
+            f"checkpoint {text}: give a path, boltzray://NAME for weights that come with BoltzRay, or "
+            "hub://ORG/REPO/PATH for a file on the Hugging Face hub"
+        )
     return Path(home) / Path(text).expanduser()
+
+
+def shipped() -> list[str]:
+    """Names of the flows that come with BoltzRay."""
+    return sorted(path.parent.name for path in BOX_FOLDER.glob("*/flow.json"))
+
+
+def _shipped(name: str) -> Path:
+    if name not in shipped():
+        raise FileNotFoundError(f"{BOX}{name} is not in the box: there are {', '.join(BOX + n for n in shipped())}")
+    return BOX_FOLDER / name
 
 
 def _download(url: str) -> Path:

@@ -57,7 +57,7 @@ def load(
     scale_nm: float | None = None,
     system: str | None = None,
 ) -> Flow:
-    """A flow from one of our checkpoint folders, a public `.pth`, or `hub://ORG/REPO/PATH` on the Hugging Face hub.
+    """A flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
 
     Our folders say everything. Of a `.pth`, what its weights and its name do not tell can be given: `head_dim`, the
     scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
@@ -90,6 +90,20 @@ def describe(folder: str | Path) -> dict[str, Any]:
     if description.get("format") != FORMAT_VERSION:
         raise ValueError(f"{path} has format {description.get('format')}, this version reads {FORMAT_VERSION}")
     return description
+
+
+def doubt(path: str | Path, sequence: str) -> str | None:
+    """Why draws of a peptide may be of no use: it is longer or shorter than all that the flow was trained on."""
+    path = Path(path)
+    trained = describe(path)["provenance"].get("sequences") if path.is_dir() else None
+    lengths = sorted({len(other) for other in trained or ()})
+    if not lengths or len(sequence) in lengths:
+        return None
+    seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    return (
+        f"{path.name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: its draws may be of "
+        "no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
+    )
 
 
 def fingerprint(path: str | Path) -> str:

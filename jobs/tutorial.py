@@ -3,4 +3,4 @@
 from _door import run
 
 if __name__ == "__main__":
-    run("quickstart", "boltzray.quickstart", "QuickstartJob", "quickstart")
+    run("tutorial", "boltzray.tutorial", "TutorialJob", "tutorial")

@@ -15,7 +15,7 @@ from .training import TrainJob, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuickstartJob:
+class TutorialJob:
     """One job of each kind, one after the other in one cluster."""
 
     simulate: SimulateJob = field(default_factory=SimulateJob)
@@ -24,7 +24,7 @@ class QuickstartJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-def quickstart(job: QuickstartJob) -> None:
+def tutorial(job: TutorialJob) -> None:
     """Run all; each part is resumed, or skipped when it is done."""
     started = time.monotonic()
     with cluster(job.cluster):
@@ -42,7 +42,7 @@ def quickstart(job: QuickstartJob) -> None:
     _where(data, out, job, time.monotonic() - started)
 
 
-def _where(data: Path, out: Path, job: QuickstartJob, seconds: float) -> None:
+def _where(data: Path, out: Path, job: TutorialJob, seconds: float) -> None:
     rows = [
         ("report", out / "report.html"),
         ("ensemble", out / "ensemble.xtc"),
