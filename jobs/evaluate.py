@@ -1,6 +1,6 @@
-"""Compare samples with reference MD, and write the report."""
+"""Compare samples of one or many peptides with reference MD, and write reports and a table."""
 
 from _door import run
 
 if __name__ == "__main__":
-    run("evaluate", "boltzray.evaluation", "EvaluateJob", "evaluate")
+    run("evaluate", "boltzray.campaign", "EvaluateJob", "evaluate")

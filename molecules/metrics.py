@@ -3,7 +3,8 @@
 Shapes: n reference frames, m generated frames, N atoms. Angles in radians, energies in kT.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,14 +12,27 @@ from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 from sklearn.cluster import KMeans
 
-from molecules.observables import Tica, chirality_signs, dihedrals, project, unmirror
+from molecules.observables import (
+    Tica,
+    bond_outliers,
+    chirality_signs,
+    clashes,
+    dihedrals,
+    project,
+    unmirror,
+)
 from molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
+from molecules.weighting import checked_log_weights, thin
 
 Floats = NDArray[np.float64]
+Metric = Callable[[Floats, Floats], float]  # of the weights of two sets
 
 MAX_FRAMES = 10_000  # of each set, as in the published tables
 CLUSTERS = 20
 REFERENCE_BLOCKS = 100  # MD frames are correlated in time: intervals redraw blocks of them
+INTERVAL_FRAMES = 2_000  # of each set in a bootstrap replicate, or it would take minutes
+DISTANCES = ("energy_w2", "energy_w1", "torus_w2", "tica_w2", "tica_jsd", "torus_jsd")
+METRICS = ("ess", *DISTANCES, "chirality", "mirrored", "clashing", "bad_bonds")
 
 
 class HasTopology(Protocol):
@@ -26,37 +40,6 @@ class HasTopology(Protocol):
 
     @property
     def topology(self) -> Topology: ...
-
-
-def kish_ess(log_weights: ArrayLike) -> float:
-    """Effective sample size over n, (Σw)² / (n Σw²), between 1/n and 1.
-
-    Raises: ValueError when a weight is NaN or infinite, or when all are zero.
-    """
-    log_w = _log_weights(log_weights, np.size(log_weights))
-    weights = np.exp(log_w - log_w.max())
-    return float(weights.sum() ** 2 / (weights @ weights) / len(weights))
-
-
-def thin(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
-    """At most k rows that stand for all: heavy ones keep their weight, the rest is a systematic sample.
-
-    Equal weights give evenly spaced rows. Every weighted mean stays unbiased up to the phase of the
-    systematic sample, which is fixed, and no row comes twice.
-
-    Shape: (n,) -> rows (k,), weights (k,).
-    Source: Fearnhead & Clifford 2003, section 3.
-    """
-    if len(weights) <= k:
-        return np.arange(len(weights)), weights
-    ordered = np.sort(weights)[::-1]
-    rest = np.cumsum(ordered[::-1])[::-1]  # what remains when the h heaviest are kept as they are
-    n_heavy = int(np.argmax(ordered[:k] * (k - np.arange(k)) <= rest[:k]))
-    level = rest[n_heavy] / (k - n_heavy)
-    share = np.cumsum(np.minimum(weights / level, 1.0))
-    phase = 0.4999  # not a fraction on which equal weights put a boundary, where rounding would decide
-    rows = np.searchsorted(share, np.arange(k) + phase)
-    return rows, np.maximum(weights[rows], level)
 
 
 def compare(
@@ -70,17 +53,21 @@ def compare(
     *,
     intervals: int = 0,
     seed: int = 0,
+    only: Collection[str] = METRICS,
+    frames: int = MAX_FRAMES,
 ) -> dict[str, float]:
-    """All metrics of a generated, perhaps weighted, ensemble against a reference in order of time.
+    """Metrics (all, or `only` some) of a generated, perhaps weighted, ensemble against a reference in order of time.
 
-    Distances use the weights and at most 10⁴ frames of each set (`thin`). `chirality` (every sign right,
-    once mirrored frames are mirrored back) and `mirrored` are plain shares of the frames whose weight is
-    not zero, `ess` is of all weights. Frames of log-weight -inf may hold anything, NaN included.
+    Distances use the weights and at most `frames` of each set (`thin`), and so do `clashing` and `bad_bonds`,
+    the shares of the weight on frames with overlapping atoms, and with a bond far from its mean length in the
+    reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
+    shares of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold
+    anything, NaN included.
 
     `intervals` bootstrap replicates add `NAME_low` and `NAME_high`: the value ± 1.96 bootstrap standard
     deviations, not percentiles, because redrawn sets are always farther apart than the sets themselves.
-    The generated frames are redrawn as if independent: too narrow after SMC with few ancestors. Each
-    replicate costs about as much as the comparison.
+    The generated frames are redrawn as if independent: too narrow after SMC with few ancestors. A replicate
+    sees at most 2,000 frames of each set: rather too wide for more.
 
     Shape: (n, N, 3), (m, N, 3), (n,), (m,), log_weights (m,).
     Units: nm, kT.
@@ -89,7 +76,7 @@ def compare(
     """
     topology = peptide.topology
     generated, energy_g = np.asarray(generated_nm), np.asarray(generated_kT, dtype=np.float64)
-    log_w = np.zeros(len(generated)) if log_weights is None else _log_weights(log_weights, len(generated))
+    log_w = np.zeros(len(generated)) if log_weights is None else checked_log_weights(log_weights, len(generated))
     alive = log_w > -np.inf
     reference, energy_r = _checked("reference", np.asarray(reference_nm), reference_kT, topology)
     if len(energy_g) == len(generated) == len(alive):
@@ -101,16 +88,16 @@ def compare(
     signs = np.where(chirality_signs(reference, topology).sum(axis=0, dtype=np.int64) >= 0, 1, -1).astype(np.int8)
     generated, mirrored, correct = unmirror(generated, topology, signs)
     weights = np.exp(np.maximum(log_w - log_w.max(), -300.0))  # a redraw without the heavy frames keeps a sum above 0
-    rows, p = thin(np.ones(len(reference)), MAX_FRAMES)
+    rows, p = thin(np.ones(len(reference)), frames)
     reference, energy_r = reference[rows], energy_r[rows]
-    rows, q = thin(weights, MAX_FRAMES)
+    rows, q = thin(weights, frames)
     generated, energy_g = generated[rows], energy_g[rows]
 
     result: dict[str, float] = {}
 
-    def record(name: str, metric: Callable[[Floats, Floats], float], n: int, m: int) -> None:
+    def record(name: str, metric: Metric, n: int, m: int, value: float | None = None) -> None:
         """`metric` takes how often each reference and each generated frame is drawn."""
-        result[name] = metric(np.ones(n), np.ones(m))
+        result[name] = metric(np.ones(n), np.ones(m)) if value is None else value
         if intervals:
             rng = np.random.default_rng(seed)
             draws = [metric(_redraw(rng, n, REFERENCE_BLOCKS), _redraw(rng, m, m)) for _ in range(intervals)]
@@ -118,38 +105,78 @@ def compare(
             result[f"{name}_low"] = max(result[name] - margin, 0.0)
             result[f"{name}_high"] = result[name] + margin
 
-    def distance(name: str, metric: Callable[[Floats, Floats], float]) -> None:
-        record(name, lambda a, b: metric(a * p, b * q), len(p), len(q))
+    def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> None:
+        """`kind` makes of two sets a metric of their weights."""
+        value = kind(x, y)(p, q)
+        (i, p_i), (j, q_j) = thin(p, INTERVAL_FRAMES), thin(q, INTERVAL_FRAMES)
+        metric = cache(lambda: kind(x[i], y[j]))  # made if there are intervals
+        record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
 
-    def share(name: str, hits: NDArray[np.bool_]) -> None:
-        record(name, lambda _, b: float(b @ hits / b.sum()), 1, len(hits))
+    def share(name: str, hits: NDArray[np.bool_], w: Floats) -> None:
+        record(name, lambda _, b: float((b * w) @ hits / (b @ w)), 1, len(hits))
 
+    tics = cache(lambda: (_tics(tica, reference, topology), _tics(tica, generated, topology)))
+    angles = cache(lambda: (_angles(reference, topology), _angles(generated, topology)))
+    circles = cache(lambda: (_circles(reference, topology), _circles(generated, topology)))
     n_all = len(alive)
-    record("ess", lambda _, b: float((b @ weights) ** 2 / (b @ weights**2) / n_all), 1, len(weights))
-    distance("energy_w2", lambda a, b: wasserstein_1d(energy_r, energy_g, a, b, order=2))
-    distance("energy_w1", lambda a, b: wasserstein_1d(energy_r, energy_g, a, b, order=1))
-
-    angles_r, angles_g = dihedrals(reference, topology), dihedrals(generated, topology)
-    torus_r, torus_g = (np.concatenate(angles[:2], axis=1) for angles in (angles_r, angles_g))
-    distance("torus_w2", _root_of_transport(torus_r, torus_g, period=2 * np.pi))
-    tics_r, tics_g = (project(tica, x, topology)[:, :2] for x in (reference, generated))
-    distance("tica_w2", _root_of_transport(tics_r, tics_g))
-    distance("tica_jsd", _cluster_divergence(tics_r, tics_g))
-    circle_r, circle_g = (
-        np.concatenate([f(x) for x in a for f in (np.sin, np.cos)], axis=1) for a in (angles_r, angles_g)
-    )
-    distance("torus_jsd", _cluster_divergence(circle_r, circle_g))
-    share("chirality", correct)
-    share("mirrored", mirrored)
+    metrics: dict[str, Callable[[str], None]] = {
+        "ess": lambda k: record(k, lambda _, b: float((b @ weights) ** 2 / (b @ weights**2) / n_all), 1, len(weights)),
+        "energy_w2": lambda k: distance(k, partial(_on_line, 2), energy_r, energy_g),
+        "energy_w1": lambda k: distance(k, partial(_on_line, 1), energy_r, energy_g),
+        "torus_w2": lambda k: distance(k, partial(_root_of_transport, 2 * np.pi), *angles()),
+        "tica_w2": lambda k: distance(k, partial(_root_of_transport, None), *tics()),
+        "tica_jsd": lambda k: distance(k, _cluster_divergence, *tics()),
+        "torus_jsd": lambda k: distance(k, _cluster_divergence, *circles()),
+        "chirality": lambda k: share(k, correct, np.ones(len(correct))),
+        "mirrored": lambda k: share(k, mirrored, np.ones(len(mirrored))),
+        "clashing": lambda k: share(k, clashes(generated, topology) > 0, q),
+        "bad_bonds": lambda k: share(k, bond_outliers(generated, topology, reference) > 0, q),
+    }
+    for name in (name for name in METRICS if name in only):
+        metrics[name](name)
     return result
 
 
-def _root_of_transport(x: Floats, y: Floats, period: float | None = None) -> Callable[[Floats, Floats], float]:
+def noise_floor(
+    reference_nm: ArrayLike, reference_kT: ArrayLike, peptide: HasTopology, tica: Tica, **options: Any
+) -> dict[str, float]:
+    """`compare` of the two halves of a reference: no sampler can be seen to be closer to it than that.
+
+    Where the halves differ the reference itself is too short. Empty when it has too few frames.
+
+    Shape: (n, N, 3), (n,). Units: nm, kT.
+    """
+    positions, energy = np.asarray(reference_nm), np.asarray(reference_kT)
+    half = len(positions) // 2
+    if half < CLUSTERS:
+        return {}
+    first, second = slice(0, half), slice(half, None)
+    found = compare(positions[first], positions[second], energy[first], energy[second], peptide, tica, **options)
+    return {name: value for name, value in found.items() if name != "ess"}
+
+
+def _angles(positions: NDArray[Any], topology: Topology) -> Floats:
+    return np.concatenate(dihedrals(positions, topology)[:2], axis=1)
+
+
+def _circles(positions: NDArray[Any], topology: Topology) -> Floats:
+    return np.concatenate([f(angle) for angle in dihedrals(positions, topology) for f in (np.sin, np.cos)], axis=1)
+
+
+def _tics(tica: Tica, positions: NDArray[Any], topology: Topology) -> Floats:
+    return project(tica, positions, topology)[:, :2]
+
+
+def _on_line(order: int, x: Floats, y: Floats) -> Metric:
+    return lambda p, q: wasserstein_1d(x, y, p, q, order)
+
+
+def _root_of_transport(period: float | None, x: Floats, y: Floats) -> Metric:
     cost = squared_distances(x, y, period)  # once for all replicates, freed before the next metric
     return lambda p, q: transport(cost, p, q) ** 0.5
 
 
-def _cluster_divergence(x: Floats, y: Floats) -> Callable[[Floats, Floats], float]:
+def _cluster_divergence(x: Floats, y: Floats) -> Metric:
     clusters = KMeans(CLUSTERS, random_state=0, n_init=1).fit(x)
     labels_x, labels_y = clusters.predict(x), clusters.predict(y)
 
@@ -165,17 +192,6 @@ def _redraw(rng: np.random.Generator, n: int, blocks: int) -> Floats:
     n_blocks = block[-1] + 1
     drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks))
     return drawn.astype(np.float64)[block]
-
-
-def _log_weights(log_weights: ArrayLike, n: int) -> Floats:
-    log_w = np.asarray(log_weights, dtype=np.float64)
-    if log_w.shape != (n,) or n == 0:
-        raise ValueError(f"log_weights has shape {log_w.shape}, expected ({n},): one for each generated frame")
-    if np.isnan(log_w).any() or log_w.max() == np.inf:
-        raise ValueError("log_weights holds NaN or +inf; give failed frames -inf")
-    if log_w.max() == -np.inf:
-        raise ValueError("every log-weight is -inf: no generated frame counts; check the energies of the samples")
-    return log_w
 
 
 def _checked(

@@ -67,6 +67,20 @@ def find_reference(data_dir: str | Path, sequence: str) -> Path | None:
     return _find(Path(data_dir) / "trajectories_subsampled", sequence, tail)
 
 
+def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
+    """Sequences of a split that have a reference trajectory, short ones first.
+
+    Raises: ValueError when there is none.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")
+    folder = Path(data_dir) / "trajectories_subsampled" / split
+    found = {path.stem.removesuffix("_subsampled") for path in folder.glob("*AA/*_subsampled.npz")}
+    if not found:
+        raise ValueError(f"no reference trajectory below {folder}: make some with jobs/simulate.py, or check data_dir")
+    return sorted(found, key=lambda sequence: (len(sequence), sequence))
+
+
 def find_pdb(data_dir: str | Path, sequence: str) -> Path | None:
     """The PDB file of a sequence in any split, or None."""
     return _find(Path(data_dir) / "pdbs", sequence, Path(f"{sequence}.pdb"))
@@ -89,5 +103,6 @@ def published_split(sequence: str) -> str | None:
 
 
 def check_letters(sequence: str) -> None:
-    if not re.fullmatch("[A-Za-z]+", sequence):  # it becomes part of a file name
+    """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
+    if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):
         raise ValueError(f"sequence {sequence!r} is not a row of one-letter codes; use letters only")

@@ -1,66 +1,37 @@
-"""Samples against reference MD: metrics, figures and the report."""
+"""Samples of one peptide against reference MD: metrics, figures and the report."""
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
-from molecules.energy import OpenMMEnergy
-from molecules.metrics import MAX_FRAMES, compare, thin
-from molecules.observables import fit_tica
+from molecules.metrics import MAX_FRAMES, compare, noise_floor
+from molecules.observables import Tica, fit_tica
 from molecules.peptide import Peptide
 from molecules.references import find_reference, load_reference
+from molecules.weighting import thin
 
-from .cluster import ClusterConfig, cluster
-from .config import data_folder, results_home, shown, write_json
-from .pool import fetch
+from .config import data_folder, shown, write_json
+from .curves import load_curves
+from .energies import EnergyConfig, Molecule, batched
+from .ensembles import Ensemble, Reference, Report
+from .figures import draw
 from .progress import say
 from .report import save_figures, write_report
 from .results import SampleSet, read_samples
 from .sampling import SampleJob, sample
 from .tracking import Tracker, provenance
-from .verdict import Ensemble, Reference, Report, headline, verdict
+from .verdict import headline, verdict
 
-__all__ = ["EvaluateJob", "SampleJob", "evaluate", "evaluate_folder", "sample_and_report"]
+__all__ = ["SampleJob", "evaluate_folder", "sample_and_report"]
 
 REFERENCE_K = 310.0  # of reference trajectories, whose files do not record it
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
-    """Compare finished samples with the reference MD below `data_dir`.
-
-    `intervals`: bootstrap replicates of each metric, for confidence intervals; each costs as much as the comparison.
-    """
-
-    samples: tuple[str, ...] = ()
-    data_dir: str = "data"
-    intervals: int = 0
-    seed: int = 0
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-
-    def __post_init__(self) -> None:
-        if not self.samples:
-            raise ValueError("give folders of jobs/sample.py: samples=[outputs/sample/AA]")
-
-
-def evaluate(job: EvaluateJob) -> None:
-    """Metrics and report of each folder in `job.samples`, one Ray task each."""
-    folders = [results_home() / folder for folder in job.samples]
-    for folder in folders:
-        read_samples(folder)
-    with cluster(job.cluster):
-        task: Any = ray.remote(num_cpus=1)(evaluate_folder)
-        running = {
-            task.remote(folder, data_folder(job.data_dir), intervals=job.intervals, seed=job.seed): folder
-            for folder in folders
-        }
-        while running:
-            for reference in ray.wait(list(running), num_returns=1)[0]:
-                show(running.pop(reference), fetch(reference))
+TICA_LAG = 100  # frames
+INTERVALS = 20  # bootstrap replicates
+CURVES = "budgets"  # folder within that of the samples where jobs/compare.py leaves its curves
 
 
 def sample_and_report(job: SampleJob) -> Path:
@@ -74,87 +45,127 @@ def evaluate_folder(
     folder: Path,
     data: Path,
     *,
-    intervals: int = 0,
+    intervals: int = INTERVALS,
     seed: int = 0,
     training: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write `metrics.json` and `report.html` of one folder of samples; returns what metrics.json holds."""
     peptide, sets = read_samples(folder)
-    temperature_k = json.loads((folder / "sample.json").read_text())["temperature_k"]
-    reference, tica, notes = _reference(peptide, data, temperature_k)
+    settings = json.loads((folder / "sample.json").read_text())
+    reference, facts, notes = find(peptide, data, settings["temperature_k"])
+    if reference is not None:
+        say("comparing with reference MD (a minute or two for 10⁴ frames)")
+        floor = noise_floor(reference.positions_nm, reference.energy_kT, peptide, _tica(reference))
+        reference.floor.update(floor)
     ensembles = []
     for sample_set in sets:
         metrics: dict[str, float] = {}
-        if reference is not None:
-            say(f"comparing {sample_set.name} with reference MD (a minute or two for 10⁴ frames of each)")
+        if reference is not None and np.isfinite(sample_set.log_weights).any():
             metrics = compare(
                 reference.positions_nm,
                 sample_set.positions_nm,
                 reference.energy_kT,
                 sample_set.energy_kt,
                 peptide,
-                tica,
+                _tica(reference),
                 sample_set.log_weights,
                 intervals=intervals,
                 seed=seed,
             )
         ensembles.append(_ensemble(sample_set, metrics))
     tracker = Tracker.find(folder)
-    facts = {
-        "samples": shown(folder),
-        "seed": str(seed),
-        **provenance(),
-        **(tracker.facts() if tracker else {}),
-    }
+    of_samples = {name: str(settings[name]) for name in ("checkpoint", "weights_sha256", "seed") if name in settings}
     report = Report(
         peptide=peptide,
         ensembles=ensembles,
         reference=reference,
         training=training,
-        provenance=facts,
+        curves=load_curves(folder / CURVES),
+        provenance={
+            "samples": shown(folder),
+            **of_samples,
+            **facts,
+            **provenance(),
+            **(tracker.facts() if tracker else {}),
+        },
         notes=notes,
     )
-    findings = verdict(report)
-    result = {
-        "sequence": peptide.sequence,
-        "reference": reference.source if reference else None,
-        "verdict": [[finding.level, finding.text] for finding in findings],
-        "headline": headline(report, findings).text,
-        **{e.name: {"diagnostics": e.diagnostics, "metrics": e.metrics} for e in ensembles},
-    }
+    result = _result(report, evaluation_key(folder, data, peptide.sequence, intervals, seed))
+    pictures = draw(report)
+    write_report(folder / "report.html", report, pictures)
+    figures = save_figures(folder / "figures", pictures)
     write_json(folder / "metrics.json", result)
-    write_report(folder / "report.html", report)
     if tracker:
-        for e in ensembles:
-            tracker.log({f"{e.name.lower()}_{k}": v for k, v in e.metrics.items()})
-        for path in [
-            *save_figures(folder / "figures", report),
-            folder / "report.html",
-            folder / "metrics.json",
-        ]:
-            tracker.artifact(path, "report")
+        _record(tracker, report, [*figures, folder / "report.html", folder / "metrics.json"])
     return result
 
 
-def _reference(peptide: Peptide, data: Path, temperature_k: float) -> tuple[Reference | None, Any, list[str]]:
-    """Reference MD with its energies and TICA, if the data folder has it."""
+def evaluation_key(folder: Path, data: Path, sequence: str, intervals: int, seed: int) -> str:
+    """What the metrics of a folder depend on; one that has not changed need not be computed again."""
+    paths = [folder / "sampling.json", folder / CURVES / "curves.json", find_reference(data, sequence)]
+    stamps = [(p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p and p.exists()]
+    return hashlib.sha256(repr((stamps, intervals, seed)).encode()).hexdigest()[:16]
+
+
+def _result(report: Report, key: str) -> dict[str, Any]:
+    findings = verdict(report)
+    conclusion = headline(report, findings)
+    return {
+        "sequence": report.peptide.sequence,
+        "reference": report.reference.source if report.reference else None,
+        "verdict": [[finding.level, finding.text] for finding in findings],
+        "headline": conclusion.text,
+        "level": conclusion.level,
+        "key": key,
+        "noise_floor": report.reference.floor if report.reference else {},
+        **{e.name: {"diagnostics": e.diagnostics, "metrics": e.metrics} for e in report.ensembles},
+    }
+
+
+def _record(tracker: Tracker, report: Report, files: Sequence[Path]) -> None:
+    for e in report.ensembles:
+        tracker.log({f"{e.name.lower()}_{k}": v for k, v in e.metrics.items()})
+    for path in files:
+        tracker.artifact(path, "report")
+
+
+# --- the reference ------------------------------------------------------------------------------
+
+
+def find(peptide: Peptide, data: Path, temperature_k: float) -> tuple[Reference | None, dict[str, str], list[str]]:
+    """Reference MD with its energies and TICA, if the data folder has it; facts about it, and notes for the reader."""
     if temperature_k != REFERENCE_K:
-        return None, None, [f"the samples are at {temperature_k:g} K: reference MD, at {REFERENCE_K:g} K, says nothing"]
+        note = f"the samples are at {temperature_k:g} K: reference MD, at {REFERENCE_K:g} K, says nothing"
+        return None, {}, [note]
     path = find_reference(data, peptide.sequence) if peptide.encodings else None
     if path is None:
-        return None, None, [f"no reference MD of {peptide.sequence} in {data}: make it with jobs/simulate.py"]
+        return None, {}, [f"no reference MD of {peptide.sequence} in {data}: make it with jobs/simulate.py"]
     positions, tica = load_reference(path)
     if positions.shape[1] != peptide.n_atoms:
         raise ValueError(f"{path} has {positions.shape[1]} atoms a frame, {peptide.sequence} has {peptide.n_atoms}")
-    rows, _ = thin(np.ones(len(positions)), MAX_FRAMES)
-    notes = []
+    total = len(positions)
+    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
+    lost = total - len(positions)
+    notes = [f"{lost} frames of the reference are not finite and were left out."] if lost else []
     if tica is None:
-        tica = fit_tica(positions, peptide.topology)
-        notes.append("the reference has no TICA file: it was fitted to the reference frames here")
-    positions = positions[rows]
-    energy = OpenMMEnergy(peptide).evaluate(positions, gradient=False)
-    reference = Reference(positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=shown(path))
-    return reference, tica, notes
+        lag = max(1, min(TICA_LAG, len(positions) // 10))
+        tica = fit_tica(positions, peptide.topology, lag=lag)
+        notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
+    positions = positions[thin(np.ones(len(positions)), MAX_FRAMES)[0]]
+    energy = batched(Molecule(peptide.to_pdb(), REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, gradient=False)
+    reference = Reference(
+        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=shown(path), tica=tica
+    )
+    facts = {
+        "reference": f"{shown(path)}, {len(reference.positions_nm)} frames of {total}",
+        "reference_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    return reference, facts, notes
+
+
+def _tica(reference: Reference) -> Tica:
+    assert reference.tica is not None  # `find` sees to it
+    return reference.tica
 
 
 def _ensemble(sample_set: SampleSet, metrics: dict[str, float]) -> Ensemble:

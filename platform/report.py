@@ -1,14 +1,19 @@
 """The report of a sampling run: one HTML file that says first whether the ensemble can be used."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from .conformers import conformers, viewer_code, viewer_data
+from .drawing import Picture
+from .ensembles import Ensemble, Report, number
 from .figures import draw
-from .verdict import Ensemble, Finding, Report, headline, number, verdict
+from .verdict import Finding, headline, verdict
 
+NOTHING = 1e-9  # a share below it is none to a reader
 # key: (label, kind of number, what it means)
 DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "n": ("Draws", "count", "conformations in this ensemble"),
@@ -32,13 +37,19 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "tica_jsd": ("TICA JSD / bit", "number", "divergence over clusters of slow states; 0 same, 1 disjoint"),
     "chirality": ("Correct chirality", "share", "share of draws with every chiral centre as in the reference"),
     "mirrored": ("Mirrored", "share", "mirror images, which have been mirrored back"),
+    "clashing": ("Overlapping atoms", "share", "weight on conformations with a pair of atoms too close"),
+    "bad_bonds": ("Stretched bonds", "share", "weight on conformations with a bond off by more than 0.03 nm"),
 }
 
 
 def rows(
-    ensembles: list[Ensemble], which: str, known: dict[str, tuple[str, str, str]], findings: list[Finding]
+    ensembles: list[Ensemble],
+    which: str,
+    known: dict[str, tuple[str, str, str]],
+    findings: list[Finding],
+    floor: dict[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """A table's rows: label, meaning, and for each ensemble value, text and level."""
+    """A table's rows: label, meaning, and for each ensemble value, text and level; last what the `floor` has."""
     levels = {(f.ensemble, f.quantity): f.level for f in findings}
     tables = [(e, getattr(e, which)) for e in ensembles]
     found = dict.fromkeys(key for _, table in tables for key in table)  # in order
@@ -52,44 +63,68 @@ def rows(
             text = "–" if value is None else _cell(table, key, kind, ensemble)
             level = levels.get((ensemble.name, key), "") if value is not None else ""
             cells.append({"value": value, "text": text, "level": level})
+        if floor:
+            text = _cell(floor, key, kind) if key in floor else "–"
+            cells.append({"value": floor.get(key), "text": text, "level": ""})
         result.append({"key": key, "label": label, "meaning": meaning, "cells": cells})
     return result
 
 
-def _cell(table: dict[str, float], key: str, kind: str, ensemble: Ensemble) -> str:
+def _cell(table: dict[str, float], key: str, kind: str, ensemble: Ensemble | None = None) -> str:
     scale, unit = (100.0, "\u00a0%") if kind in ("share", "ess") else (1.0, "")
+    if kind == "share" and abs(table[key]) < NOTHING:
+        return f"0{unit}"
     text = number(scale * table[key]) + unit
-    if kind == "ess":
+    if kind == "ess" and ensemble:
         text += f" ({number(ensemble.effective)} of {number(len(ensemble.weights))})"
-    if f"{key}_low" in table:
-        text += f" [{number(scale * table[f'{key}_low'])}, {number(scale * table[f'{key}_high'])}]"
+    if (low := table.get(f"{key}_low", math.nan)) < (high := table.get(f"{key}_high", math.nan)):
+        text += f" [{number(scale * low, 2)}, {number(scale * high, 2)}]"
     return text
 
 
-def write_report(path: Path, report: Report) -> Path:
-    """Write the page to a temporary name, then rename."""
+def write_report(path: Path, report: Report, pictures: list[Picture] | None = None) -> Path:
+    """Write the page, with the figures that were drawn or with its own."""
     findings = verdict(report)
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = page.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    text = template.render(
+    states = conformers(report.ensembles[-1], report.peptide) if report.ensembles else []
+    floor = report.reference.floor if report.reference else {}
+    return write_page(
+        path,
+        "report.html.j2",
         report=report,
         findings=findings,
         headline=headline(report, findings),
         diagnostics=rows(report.ensembles, "diagnostics", DIAGNOSTICS, findings),
-        metrics=rows(report.ensembles, "metrics", METRICS, findings),
-        pictures=draw(report),
+        metrics=rows(report.ensembles, "metrics", METRICS, findings, floor),
+        floor=floor,
+        pictures=draw(report) if pictures is None else pictures,
+        states=viewer_data(states, report.peptide) if states else "",
+        viewer=viewer_code() if states else "",
     )
-    path = Path(path)
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template of this folder to a temporary name, then rename."""
+    folder = Path(__file__).parent
+    page = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = page.get_template(template).render(**values)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     return temporary.replace(path)
 
 
-def save_figures(folder: Path, report: Report) -> list[Path]:
-    """The page's figures as PNG files, made in `folder`."""
+def save_figures(folder: Path, pictures: list[Picture]) -> list[Path]:
+    """The page's figures as PNG files, made in `folder`; figures of an earlier page are removed."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
     paths = []
-    for picture in draw(report):
+    for picture in pictures:
         paths.append(folder / f"{picture.name}.png")
         paths[-1].write_bytes(picture.png())
     return paths

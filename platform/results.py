@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molecules.metrics import thin
 from molecules.peptide import Peptide
+from molecules.weighting import thin
 from samplers import Stage, generator, normalised, resample
 
 from .config import write_json

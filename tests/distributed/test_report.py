@@ -1,6 +1,8 @@
 """The report: its verdict, its numbers, degenerate inputs, and that the page needs nothing from elsewhere."""
 
 import base64
+import gzip
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -9,36 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reports import ENERGIES, FRAMES, GOLDEN, PEPTIDE, REFERENCE, STEPS, TRAINING, ensemble, report
 
 from boltzray import report as report_module
-from boltzray.figures import BINS, angle_pairs, draw, free_energy
-from boltzray.report import DIAGNOSTICS, METRICS, save_figures, write_report
-from boltzray.verdict import Ensemble, Finding, Reference, Report, headline, number, verdict
-from molecules import OpenMMEnergy, Peptide
-from molecules.observables import dihedrals
-
-TESTS = Path(__file__).parents[1]
-GOLDEN = np.load(TESTS / "golden" / "metrics.npz")
-FRAMES = GOLDEN["reference"]
-ENERGIES = GOLDEN["reference_energy_kT"]
-PEPTIDE = Peptide.from_pdb(GOLDEN["pdb"].tobytes().decode())
-REFERENCE = Reference(positions_nm=FRAMES, energy_kT=ENERGIES, source="OpenMM")
-STEPS = [
-    {"step": k, "lam": lam, "ess": 0.6, "cess": 0.9, "acceptance": 0.5, "step_size": 1e-4, "n_roots": 100 - k}
-    for k, lam in enumerate((1e-9, 1e-3, 1.0), start=1)
-]
-TRAINING = [{"step": k, "loss": 1.0 / k} for k in range(1, 40)]
-
-
-def ensemble(log_weights: Any = None, **changes: Any) -> Ensemble:
-    """Real frames with equal weights, unless changed."""
-    log_weights = np.zeros(len(FRAMES)) if log_weights is None else log_weights
-    fields = {"name": "SNIS", "positions_nm": FRAMES, "energy_kT": ENERGIES, "log_weights": log_weights}
-    return Ensemble(**fields | changes)
-
-
-def report(*ensembles: Ensemble, **changes: Any) -> Report:
-    return Report(**{"peptide": PEPTIDE, "ensembles": list(ensembles), "reference": REFERENCE} | changes)
+from boltzray.ensembles import Reference, Report, number
+from boltzray.figures import draw
+from boltzray.report import DIAGNOSTICS, METRICS, write_report
+from boltzray.verdict import Finding, headline, verdict
+from molecules import OpenMMEnergy
 
 
 def level(findings: list[Finding], quantity: str) -> str:
@@ -170,7 +150,9 @@ def test_every_number_in_the_tables_is_the_input(tmp_path: Path) -> None:
     cells = Page(text).cells
     for table, tables in (("diagnostics", diagnostics), ("metrics", metrics)):
         shown = {key: [float(v) for v in values] for (name, key), values in cells.items() if name == table}
-        assert shown == {key: [tables[0][key], tables[1][key]] for key in tables[0]}
+        floor = REFERENCE.floor if table == "metrics" else {}
+        known = {key: [tables[0][key], tables[1][key], *([floor[key]] if key in floor else [])] for key in tables[0]}
+        assert shown == known
     for value in (diagnostics[0]["log_z"], metrics[1]["energy_w2"]):
         assert f">{number(value)}<" in text
 
@@ -179,8 +161,15 @@ def test_bad_values_are_marked_by_word_and_intervals_shown(tmp_path: Path) -> No
     metrics = {"torus_w2": 0.2, "torus_w2_low": 0.125, "torus_w2_high": 0.25}
     text = page(tmp_path, report(ensemble(diagnostics={"k_hat": math.inf, "ess": 0.5}, metrics=metrics)))
     assert re.search(r'<tr data-key="k_hat">.*?class="value bad">.*?>∞</data>.*?✕ bad</span>', text)
-    assert "0.2 [0.125, 0.25]" in text
+    assert "0.2 [0.12, 0.25]" in text
     assert 'data-key="torus_w2_low"' not in text
+    assert '<data value="0.0625">0.0625</data>' in text  # the floor
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.011, "warn"), (0.009, None)])
+def test_overlaps_are_judged_against_the_reference(share: float, expected: str | None) -> None:
+    found = [f.level for f in verdict(report(ensemble(metrics={"clashing": share}))) if f.quantity == "clashing"]
+    assert found == ([expected] if expected else [])
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
@@ -188,9 +177,9 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     made = report(ensemble(), smc, training=TRAINING, provenance={"command": "a <b> & c"}, notes=["A note."])
     text = page(tmp_path, made)
     loads = Page(text).loads
-    assert len(loads) == len(draw(made)) == 5
+    assert len(loads) == len(draw(made)) == 9
     assert all(re.match(r"data:image/(svg\+xml|png);base64,", uri) for uri in loads)
-    assert not {"script", "link", "iframe", "object"} & set(Page(text).tags)
+    assert not {"link", "iframe", "object"} & set(Page(text).tags)
     assert not re.search(r"@import|url\(|https?:|file:", text)
     for uri in loads:
         image = base64.b64decode(uri.partition(",")[2])
@@ -198,6 +187,27 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
         assert all(link.startswith((b"#", b"data:")) for link in links)
     assert "a &lt;b&gt; &amp; c" in text
     assert text.index("Not an ensemble" if "Not an ensemble" in text else "An ensemble") < text.index("<table")
+
+
+def test_the_viewer_lies_in_the_page_and_shows_the_states(tmp_path: Path) -> None:
+    text = page(tmp_path, report(ensemble()))
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', text).group(1))  # type: ignore[union-attr]
+    assert data["elements"] == [atom.element.symbol for atom in PEPTIDE.topology.atoms()]
+    assert len(data["bonds"]) == PEPTIDE.topology.getNumBonds()
+    for state in data["states"]:
+        x = np.reshape(state["xyz"], (-1, 3))
+        lengths = [np.linalg.norm(x[i] - x[j]) for i, j in data["bonds"]]
+        assert 0.9 < min(lengths) < max(lengths) < 1.7  # Å
+    packed = re.search(r'id="viewer-code">(.*?)</script>', text).group(1)  # type: ignore[union-attr]
+    code = gzip.decompress(base64.b64decode(packed)).decode()
+    assert "University of Pittsburgh" in code  # its licence goes with it
+    assert "createViewer" in code
+    assert len(text) < 1_500_000
+
+
+def test_no_viewer_without_a_conformation_to_show(tmp_path: Path) -> None:
+    text = page(tmp_path, report(ensemble(np.full(len(FRAMES), -np.inf))))
+    assert 'id="viewer' not in text
 
 
 def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,13 +225,6 @@ def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert page(tmp_path, report(ensemble())) == page(tmp_path, report(ensemble()))
-
-
-def test_figures_as_png(tmp_path: Path) -> None:
-    made = report(ensemble(), training=TRAINING)
-    paths = save_figures(tmp_path / "figures", made)
-    assert [p.stem for p in paths] == [p.name for p in draw(made)]
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
 
 
 # --- degenerate input ---------------------------------------------------------------------------
@@ -272,29 +275,6 @@ def test_bad_input_is_refused() -> None:
         ensemble(np.full(len(FRAMES), np.nan))
     with pytest.raises(ValueError, match="finite"):
         Reference(positions_nm=FRAMES, energy_kT=np.full(len(FRAMES), np.inf), source="")
-
-
-# --- ingredients --------------------------------------------------------------------------------
-
-
-def test_angle_pairs_follow_the_residues() -> None:
-    phi, psi, _ = dihedrals(FRAMES[:5], PEPTIDE.topology)
-    ((phi_name, psi_name, x, y),) = angle_pairs(phi, psi, "AA")
-    assert (phi_name, psi_name) == ("φ A2", "ψ A1")
-    np.testing.assert_array_equal(x, np.degrees(phi[:, 0]))
-    np.testing.assert_array_equal(y, np.degrees(psi[:, 0]))
-    three = np.arange(3.0)[None]
-    pairs = angle_pairs(three, three, "ARIP")  # column j of φ belongs to residue j + 2, of ψ to j + 1
-    assert [p[:2] for p in pairs] == [("φ R2", "ψ R2"), ("φ I3", "ψ I3")]
-    assert [(p[2][0], p[3][0]) for p in pairs] == [(np.degrees(0), np.degrees(1)), (np.degrees(1), np.degrees(2))]
-
-
-def test_free_energy_counts_weights() -> None:
-    phi, psi, weights = np.array([-175.0, -175.0, 5.0]), np.array([-175.0, -175.0, 5.0]), np.array([1.0, 1.0, 1.0])
-    surface = free_energy(phi, psi, weights)
-    assert surface[0, 0] == 0.0
-    assert surface[BINS // 2, BINS // 2] == pytest.approx(math.log(2))
-    assert np.isfinite(surface).sum() == 2
 
 
 @pytest.mark.parametrize(

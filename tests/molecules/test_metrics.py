@@ -12,9 +12,10 @@ import pytest
 from openmm.app import PDBFile
 from scipy.special import erfinv
 
-from molecules.metrics import compare, kish_ess, thin
+from molecules.metrics import compare
 from molecules.observables import Tica
 from molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
+from molecules.weighting import kish_ess, thin
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 NAMES = {
@@ -201,6 +202,9 @@ def test_jensen_shannon_bounds() -> None:
 
 
 def test_thin_is_even_for_equal_weights_and_keeps_heavy_rows() -> None:
+    one = np.zeros(1000)
+    one[7] = 1.0
+    assert [part.tolist() for part in thin(one, 10)] == [[7], [1.0]]  # an untrained flow: one draw has all the weight
     rows, weights = thin(np.ones(1000), 10)
     assert np.diff(rows).tolist() == [100] * 9
     assert np.ptp(weights) == 0

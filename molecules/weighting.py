@@ -1,0 +1,55 @@
+"""Weights of frames: checked, their effective number, and few frames that stand for all.
+
+Weights need not be normalised. Shapes: n frames.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def kish_ess(log_weights: ArrayLike) -> float:
+    """Effective sample size over n, (Σw)² / (n Σw²), between 1/n and 1.
+
+    Raises: ValueError when a weight is NaN or infinite, or when all are zero.
+    """
+    log_w = checked_log_weights(log_weights, np.size(log_weights))
+    weights = np.exp(log_w - log_w.max())
+    return float(weights.sum() ** 2 / (weights @ weights) / len(weights))
+
+
+def thin(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
+    """At most k rows that stand for all: heavy ones keep their weight, the rest is a systematic sample.
+
+    Equal weights give evenly spaced rows. Every weighted mean stays unbiased up to the phase of the
+    systematic sample, which is fixed, and no row comes twice.
+
+    Shape: (n,) -> rows (k,), weights (k,).
+    Source: Fearnhead & Clifford 2003, section 3.
+    """
+    if len(weights) <= k:
+        return np.arange(len(weights)), weights
+    positive = np.flatnonzero(weights)
+    if len(positive) <= k:
+        return positive, weights[positive]
+    ordered = np.sort(weights)[::-1]
+    rest = np.cumsum(ordered[::-1])[::-1]  # what remains when the h heaviest are kept as they are
+    n_heavy = int(np.argmax(ordered[:k] * (k - np.arange(k)) <= rest[:k]))
+    level = rest[n_heavy] / (k - n_heavy)
+    share = np.cumsum(np.minimum(weights / level, 1.0))
+    phase = 0.4999  # not a fraction on which equal weights put a boundary, where rounding would decide
+    rows = np.searchsorted(share, np.arange(k) + phase)
+    return rows, np.maximum(weights[rows], level)
+
+
+def checked_log_weights(log_weights: ArrayLike, n: int) -> Floats:
+    """`log_weights` as float64. Raises: ValueError unless there is one a frame, none NaN or +inf, not all -inf."""
+    log_w = np.asarray(log_weights, dtype=np.float64)
+    if log_w.shape != (n,) or n == 0:
+        raise ValueError(f"log_weights has shape {log_w.shape}, expected ({n},): one for each generated frame")
+    if np.isnan(log_w).any() or log_w.max() == np.inf:
+        raise ValueError("log_weights holds NaN or +inf; give failed frames -inf")
+    if log_w.max() == -np.inf:
+        raise ValueError("every log-weight is -inf: no generated frame counts; check the energies of the samples")
+    return log_w

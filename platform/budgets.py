@@ -1,0 +1,219 @@
+"""Samplers at equal budgets of energies on one peptide: MD, SNIS, SMC, and SNIS of finetuned flows."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import ray
+
+import models
+from molecules.metrics import compare, noise_floor
+from molecules.observables import project
+from molecules.peptide import Peptide
+from samplers import SMCConfig
+from samplers.com import CenterOfMass
+from samplers.weights import Treatment
+
+from .actors import ActorsConfig, Target, start_actors, trained_at_k
+from .budget_page import write_budget_page
+from .budget_runs import Draws, Spent, anneal_at, importance_at, md_at, simulate_all
+from .cluster import Cluster, ClusterConfig, cluster
+from .config import claim, data_folder, flat, results_folder, results_home, write_json
+from .curves import CURVE_METRICS, Run, curves, save_curves
+from .energies import EnergyConfig
+from .ensembles import Reference
+from .evaluation import CURVES, REFERENCE_K, evaluate_folder, find
+from .pool import fetch
+from .progress import progress, say
+from .report import save_figures
+from .results import finished
+from .sampling import SampleJob, peptide_of
+from .tracking import Tracker, forgiven, provenance
+
+Method = Literal["md", "snis", "smc"]
+LEAST_DRAWS = 100  # that must be left of a budget after finetuning
+UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "finetuned", "methods")  # the others are part of each run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareJob:
+    """Compare samplers with reference MD at the same number of energies, each `repeats` times.
+
+    `finetuned`: folders of jobs/finetune.py; the energies that they spent count. `frames`: of each set that are
+    compared. The curves go below the samples of the peptide, whose report shows them then.
+    """
+
+    sequence: str = ""
+    pdb: str | None = None
+    checkpoint: str = "outputs/train/checkpoint"
+    out: str = ""
+    methods: tuple[Method, ...] = ("md", "snis", "smc")
+    finetuned: tuple[str, ...] = ()
+    budgets: tuple[int, ...] = (1_000, 10_000, 100_000)
+    repeats: int = 4
+    frames: int = 2_000
+    com: CenterOfMass = "gaussian"
+    weights: Treatment = "psis"
+    seed: int = 0
+    data_dir: str = "data"
+    smc: SMCConfig = field(default_factory=SMCConfig)
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        _ = self.peptide
+        if not self.methods and not self.finetuned:
+            raise ValueError("there is nothing to compare: give methods=[md,snis,smc], or finetuned=[FOLDER]")
+        if not self.budgets or min(self.budgets) < LEAST_DRAWS:
+            raise ValueError(f"budgets={list(self.budgets)}: give numbers of energies, {LEAST_DRAWS} or more each")
+        if self.repeats < 1 or self.frames < LEAST_DRAWS:
+            raise ValueError(f"repeats must be at least 1, and frames at least {LEAST_DRAWS}")
+
+    @property
+    def peptide(self) -> SampleJob:
+        """Names the peptide as jobs/sample.py does."""
+        return SampleJob(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
+    def folder(self) -> str:
+        return self.out or f"{self.peptide.folder}/{CURVES}"
+
+
+def compare_budgets(job: CompareJob) -> Path:
+    """Run `job`, or go on with it; returns the folder with the curves."""
+    checkpoint = models.locate(job.checkpoint, results_home())
+    peptide = peptide_of(job.peptide)
+    spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
+    reference, facts, notes = find(peptide, data_folder(job.data_dir), REFERENCE_K)
+    if reference is None:
+        raise ValueError(notes[0])
+    out = results_folder(job.folder)
+    settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
+    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
+    claim(out, "compare", settings)
+    with Tracker.open("compare", out, settings) as tracker, cluster(job.cluster) as resources:
+        _sample_all(job, out, peptide, reference, checkpoint, spent, resources, tracker)
+        runs = _measure_all(out, reference, peptide, job.frames)
+        options: dict[str, Any] = {"only": CURVE_METRICS, "frames": job.frames}
+        assert reference.tica is not None
+        floor = noise_floor(reference.positions_nm, reference.energy_kT, peptide, reference.tica, **options)
+    save_curves(out, runs, floor)
+    facts |= {"checkpoint": job.checkpoint, "weights_sha256": settings["weights_sha256"], "seed": str(job.seed)}
+    found = curves(runs, floor)
+    pictures = write_budget_page(out / "compare.html", peptide.sequence, found, facts | provenance())
+    with forgiven("logging to MLflow"):
+        for curve, point in ((c, p) for c in found for p in c.points):
+            name = curve.method.lower().replace(" ", "_")
+            tracker.log({f"{name}_{k}": v for k, v in point.mean.items()}, step=point.budget)
+        for path in [*save_figures(out / "figures", pictures), out / "compare.html", out / "runs.csv"]:
+            tracker.artifact(path, "compare")
+    say(f"curves: {out / 'compare.html'}")
+    if finished(out.parent):
+        evaluate_folder(out.parent, data_folder(job.data_dir))
+        say(f"report: {out.parent / 'report.html'}")
+    return out
+
+
+# --- conformations ------------------------------------------------------------------------------
+
+
+def _sample_all(
+    job: CompareJob,
+    out: Path,
+    peptide: Peptide,
+    reference: Reference,
+    checkpoint: Path,
+    spent: list[Spent],
+    resources: Cluster,
+    tracker: Tracker,
+) -> None:
+    """Leaves a file of conformations for each method, budget and repeat in out/runs."""
+    tica = reference.tica
+    assert tica is not None
+    (out / "runs").mkdir(exist_ok=True)
+    draws = Draws(folder=out, budgets=tuple(sorted(job.budgets)), repeats=job.repeats, frames=job.frames, seed=job.seed)
+    if "md" in job.methods and draws.missing("MD"):
+        simulate_all(draws, peptide, resources)
+        md_at(draws, peptide, lambda x: project(tica, x, peptide.topology)[:, 0])
+    target = Target(pdb=peptide.to_pdb(), temperature_k=REFERENCE_K, com=job.com, trained_at_k=trained_at_k(checkpoint))
+    wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None), *((s.checkpoint, s) for s in spent)]
+    for path, before in wanted:
+        snis = before is not None or "snis" in job.methods
+        smc = before is None and "smc" in job.methods
+        if not (snis and draws.missing(before.method if before else "SNIS")) and not (smc and draws.missing("SMC")):
+            continue
+        actors = start_actors(path, target, job.actors, job.energy, resources)
+        scale_nm = models.load(path).scale_nm
+        try:
+            if snis:
+                importance_at(draws, actors.flows, scale_nm, job.weights, before)
+            if smc:
+                anneal_at(draws, actors.flows, scale_nm, job.smc, target, tracker)
+        finally:
+            actors.stop()
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+
+def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int) -> list[Run]:
+    """The metrics of every file in out/runs, those that are not there yet in Ray tasks."""
+    paths = sorted((out / "runs").glob("*.npz"))
+    missing = [path for path in paths if not path.with_suffix(".json").exists()]
+    task: Any = ray.remote(num_cpus=1)(_measure)
+    shared = ray.put((reference, peptide))
+    running = {task.remote(str(path), shared, frames): path for path in missing}
+    with progress("compare", len(missing)) as update:
+        for done, path, metrics in _as_they_come(running):
+            write_json(path.with_suffix(".json"), metrics)
+            update(done, path.stem)
+    order = {"MD": 0, "SNIS": 1, "SMC": 2}
+    runs = [_run(path) for path in paths]
+    return sorted(runs, key=lambda r: (order.get(r.method, 3), r.method, r.budget, r.repeat))
+
+
+def _as_they_come(running: dict[Any, Path]) -> Iterator[tuple[int, Path, dict[str, float]]]:
+    total = len(running)
+    while running:
+        for done in ray.wait(list(running), num_returns=1)[0]:
+            path = running.pop(done)
+            yield total - len(running), path, fetch(done)
+
+
+def _measure(path: str, shared: tuple[Reference, Peptide], frames: int) -> dict[str, float]:
+    reference, peptide = shared
+    with np.load(path) as file:
+        arrays = dict(file)
+    assert reference.tica is not None
+    return compare(
+        reference.positions_nm,
+        arrays["positions_nm"],
+        reference.energy_kT,
+        arrays["energy_kT"],
+        peptide,
+        reference.tica,
+        arrays["log_weights"],
+        only=CURVE_METRICS,
+        frames=frames,
+    )
+
+
+def _run(path: Path) -> Run:
+    metrics = json.loads(path.with_suffix(".json").read_text())
+    with np.load(path) as file:
+        effective = float(file["effective"])
+        if math.isfinite(effective):
+            metrics["effective"] = effective
+        return Run(
+            method=str(file["method"]),
+            budget=int(file["budget"]),
+            repeat=int(file["repeat"]),
+            energies=float(file["energies"]),
+            seconds=float(file["seconds"]),
+            metrics=metrics,
+        )

@@ -1,0 +1,168 @@
+"""Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from molecules.references import sequences_with_reference
+
+from .cluster import ClusterConfig, cluster
+from .config import data_folder, results_folder, results_home, shown
+from .evaluation import INTERVALS, evaluate_folder, evaluation_key
+from .pool import fetch
+from .progress import say
+from .results import read_samples
+from .sampling import SampleJob, sample
+from .summary import Row, rows_of, write_summary
+from .tracking import Tracker, forgiven, provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SampleJob):
+    """`SampleJob` of peptides that are named later."""
+
+    def __post_init__(self) -> None:
+        if self.sequence or self.pdb or self.out:
+            raise ValueError("name the peptides by split= or sequences=, and the folder by out=")
+        self.of("AA", "")
+
+    def of(self, sequence: str, out: str) -> SampleJob:
+        """The job of one peptide."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self)}
+        return SampleJob(**{**shared, "sequence": sequence, "out": out})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """Compare samples with the reference MD below `data_dir`: folders of them, or peptides, sampled as `sample` says.
+
+    `split`: all its peptides that have reference MD; or `sequences`. What is there already is not made again.
+    `intervals`: bootstrap replicates of each metric, for confidence intervals.
+    """
+
+    samples: tuple[str, ...] = ()
+    split: str = ""
+    sequences: tuple[str, ...] = ()
+    checkpoint: str = "outputs/train/checkpoint"
+    out: str = ""
+    data_dir: str = "data"
+    intervals: int = INTERVALS
+    seed: int = 0
+    sample: Settings = field(default_factory=Settings)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("samples", "split", "sequences") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError("give one of samples=[outputs/sample/AA], split=test, sequences=[AA,ARIP]")
+        if self.intervals < 0:
+            raise ValueError(f"intervals={self.intervals}: give 0 for no confidence intervals, or more")
+
+    @property
+    def folder(self) -> str:
+        return self.out or f"outputs/evaluate/{self.split or 'peptides'}"
+
+
+def evaluate(job: EvaluateJob) -> None:
+    """Sample and compare all; one that fails does not stop the others.
+
+    Raises: RuntimeError at the end, when some failed.
+    """
+    data = data_folder(job.data_dir)
+    if job.samples:
+        folders = [results_home() / folder for folder in job.samples]
+        for folder in folders:
+            read_samples(folder)
+        with cluster(job.cluster):
+            failed = _compare_all(job, data, {folder.name: folder for folder in folders}, again=True)
+        if job.out or len(folders) > 1:
+            _summarise(job, results_folder(job.folder), {folder.name: folder for folder in folders}, failed, data)
+    else:
+        out = results_folder(job.folder)
+        sequences = list(job.sequences) or sequences_with_reference(data, job.split)
+        say(f"{len(sequences)} peptides: {', '.join(sequences)}")
+        folders_of = {sequence: out / sequence for sequence in sequences}
+        with cluster(job.cluster):
+            failed = _sample_all(job, folders_of)
+            sampled = {name: folder for name, folder in folders_of.items() if name not in failed}
+            failed |= _compare_all(job, data, sampled, again=False)
+        _summarise(job, out, folders_of, failed, data)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RuntimeError(f"{len(failed)} failed ({reasons}): the same command tries them again")
+
+
+def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
+    """One peptide after the other, each on the whole cluster; why some failed."""
+    failed = {}
+    for number, (sequence, folder) in enumerate(folders.items(), start=1):
+        say(f"\n{number}/{len(folders)}  {sequence}")
+        try:
+            sample(job.sample.of(sequence, str(folder)))
+        except Exception as error:
+            failed[sequence] = _reason(error)
+            say(f"  ✕ {sequence} failed: {failed[sequence]}")
+    return failed
+
+
+def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: bool) -> dict[str, str]:
+    """A Ray task each, side by side; why some failed."""
+    task: Any = ray.remote(num_cpus=1)(evaluate_folder)
+    running = {
+        task.remote(folder, data, intervals=job.intervals, seed=job.seed): name
+        for name, folder in folders.items()
+        if again or not _is_done(job, data, folder)
+    }
+    failed, total = {}, len(running)
+    for name, done in _as_they_come(running):
+        try:
+            result = fetch(done)
+        except Exception as error:
+            failed[name] = _reason(error)
+            say(f"  ✕ {name} failed: {failed[name]}")
+            continue
+        say(f"{total - len(running)}/{total}  {name}: {result['headline']}  {shown(folders[name] / 'report.html')}")
+        for level, text in result["verdict"] if total == 1 else []:
+            if level == "bad":
+                say(f"  ✕ {text}")
+    return failed
+
+
+def _as_they_come(running: dict[Any, str]) -> Iterator[tuple[str, Any]]:
+    while running:
+        for reference in ray.wait(list(running), num_returns=1)[0]:
+            yield running.pop(reference), reference
+
+
+def _is_done(job: EvaluateJob, data: Path, folder: Path) -> bool:
+    path = folder / "metrics.json"
+    if not (path.exists() and (folder / "report.html").exists()):
+        return False
+    found = json.loads(path.read_text())
+    return found.get("key") == evaluation_key(folder, data, found["sequence"], job.intervals, job.seed)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _summarise(job: EvaluateJob, out: Path, folders: dict[str, Path], failed: dict[str, str], data: Path) -> None:
+    rows: list[Row] = []
+    for name, folder in folders.items():
+        path = folder / "metrics.json"
+        result = json.loads(path.read_text()) if name not in failed and path.exists() else None
+        rows += rows_of(name, folder, result, failed.get(name, ""))
+    settings = {"checkpoint": job.checkpoint, "peptides": len(folders), "intervals": job.intervals, "seed": job.seed}
+    with Tracker.open("evaluate", out, settings) as tracker:
+        files = write_summary(
+            out, rows, {**{k: str(v) for k, v in settings.items()}, "data": shown(data)} | provenance()
+        )
+        with forgiven("logging to MLflow"):
+            for path in files:
+                tracker.artifact(path, "summary")
+            tracker.log(json.loads((out / "means.json").read_text())["flat"])
+    say(f"\nsummary: {out / 'summary.html'}")

@@ -1,0 +1,109 @@
+"""A few conformations that stand for a weighted ensemble, and the viewer that turns them in the page."""
+
+import base64
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from molecules.observables import chirality_signs, dihedrals, unmirror
+from molecules.weighting import thin
+
+from .drawing import Floats
+from .ensembles import Ensemble, HasChain
+
+STATES = 4
+MAX_CLUSTERED = 5_000
+ASSETS = Path(__file__).with_name("assets")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conformer:
+    """One of the states of an ensemble. `share` of its weight; `positions_nm` (N, 3) laid over those of the others."""
+
+    share: float
+    energy_kt: float
+    positions_nm: Floats
+
+
+def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
+    """Clusters of the backbone angles, the heaviest first; of each a conformation near its middle.
+
+    Empty when no conformation has a weight.
+    """
+    usable = (ensemble.weights > 0) & np.isfinite(ensemble.positions_nm).all(axis=(1, 2))
+    candidates = np.flatnonzero(usable & np.isfinite(ensemble.energy_kT))
+    if not len(candidates):
+        return []
+    kept, weights = thin(ensemble.weights[candidates].astype(np.float64), MAX_CLUSTERED)
+    candidates = candidates[kept]
+    signs = chirality_signs(peptide.positions[None], peptide.topology)[0]
+    positions = unmirror(ensemble.positions_nm[candidates].astype(np.float64), peptide.topology, signs)[0]
+    circles = np.concatenate([f(a) for a in dihedrals(positions, peptide.topology)[:2] for f in (np.sin, np.cos)], 1)
+    heavy = weights > 1e-6 * weights.max()  # the others would only be clusters of nothing
+    positions, circles, weights, candidates = positions[heavy], circles[heavy], weights[heavy], candidates[heavy]
+    k = min(STATES, len(np.unique(circles.round(3), axis=0)))
+    clusters = KMeans(k, random_state=0, n_init=4).fit(circles, sample_weight=weights)
+    found = []
+    for number, centre in enumerate(clusters.cluster_centers_):
+        members = np.flatnonzero(clusters.labels_ == number)
+        likely = members[weights[members] >= np.median(weights[members])]
+        row = likely[np.square(circles[likely] - centre).sum(1).argmin()]
+        found.append((float(weights[members].sum() / weights.sum()), int(row)))
+    found.sort(reverse=True)
+    laid = _superposed(positions[[row for _, row in found]], peptide)
+    return [
+        Conformer(share=share, energy_kt=float(ensemble.energy_kT[candidates[row]]), positions_nm=x)
+        for (share, row), x in zip(found, laid, strict=True)
+    ]
+
+
+def bonds(peptide: HasChain) -> list[tuple[int, int]]:
+    """Pairs of bonded atoms."""
+    return [(bond[0].index, bond[1].index) for bond in peptide.topology.bonds()]
+
+
+def elements(peptide: HasChain) -> list[str]:
+    """The symbol of each atom."""
+    return [atom.element.symbol for atom in peptide.topology.atoms()]
+
+
+def _superposed(positions: Floats, peptide: HasChain) -> Floats:
+    """The first along its long axes, the others laid over its backbone. Shape: (k, N, 3)."""
+    backbone = [atom.index for atom in peptide.topology.atoms() if atom.name in ("N", "CA", "C")]
+    centred = positions - positions[:, backbone].mean(axis=1, keepdims=True)
+    axes = np.linalg.svd(centred[0] - centred[0].mean(0), full_matrices=False)[2]
+    centred[0] = centred[0] @ (axes.T * [1, 1, np.linalg.det(axes)])
+    for x in centred[1:]:
+        u, _, vt = np.linalg.svd(x[backbone].T @ centred[0, backbone])
+        x[:] = x @ (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
+    return centred
+
+
+# --- for the page -------------------------------------------------------------------------------
+
+
+def viewer_data(found: list[Conformer], peptide: HasChain) -> str:
+    """JSON for the script of the page; safe within it. Units: Å."""
+    states = [
+        {
+            "label": f"{100 * c.share:.0f} %",
+            "xyz": (10 * c.positions_nm).round(2).ravel().tolist(),
+        }
+        for c in found
+    ]
+    data: dict[str, Any] = {"elements": elements(peptide), "bonds": bonds(peptide), "states": states}
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@cache
+def viewer_code() -> str:
+    """3Dmol.js with its licence, gzipped, as base64: a quarter of a megabyte less in every page."""
+    licence = (ASSETS / "3Dmol-LICENSE.txt").read_text(encoding="utf-8").replace("*/", "* /")
+    code = (ASSETS / "3Dmol-min.js").read_text(encoding="utf-8")
+    return base64.b64encode(gzip.compress(f"/*\n{licence}\n*/\n{code}".encode(), 9, mtime=0)).decode()

@@ -1,0 +1,106 @@
+"""Samplers at equal budgets of energies: the points of the curves, and the files that hold them."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from scipy.stats import t
+
+from .config import write_json
+
+CURVE_METRICS = ("effective", "energy_w2", "torus_w2", "tica_w2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One independent run of a sampler, cut off at a budget.
+
+    `energies`: one U, or one U with its gradient, of one conformation counts 1, and so does a step of MD. `seconds` of
+    one core or GPU. `metrics`: see `CURVE_METRICS`; `effective` are effective draws.
+    """
+
+    method: str
+    budget: int
+    repeat: int
+    energies: float
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Runs of one sampler at one budget: means, and of each metric the standard error (0 of a single run)."""
+
+    budget: int
+    runs: int
+    energies: float
+    seconds: float
+    mean: dict[str, float]
+    error: dict[str, float]
+
+    def margin(self, metric: str) -> float:
+        """Half of the 95 % interval of the mean, 0 of a single run."""
+        return margin(self.error[metric], self.runs)
+
+
+def margin(error: float, n: int) -> float:
+    """Half of a 95 % interval, by Student's t: of two runs 12.7 standard errors, of many 1.96."""
+    return float(t.ppf(0.975, n - 1)) * error if n > 1 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A sampler over budgets. `floor`: the same metrics between two halves of the reference."""
+
+    method: str
+    points: list[Point]
+    floor: dict[str, float]
+
+
+def curves(runs: Iterable[Run], floor: dict[str, float]) -> list[Curve]:
+    """Mean and standard error over the repeats of each method and budget, in the order of the runs."""
+    groups: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        groups[run.method][run.budget].append(run)
+    return [
+        Curve(method=method, points=[_point(budget, budgets[budget]) for budget in sorted(budgets)], floor=floor)
+        for method, budgets in groups.items()
+    ]
+
+
+def _point(budget: int, runs: list[Run]) -> Point:
+    columns = {name: np.array([r.metrics[name] for r in runs if name in r.metrics]) for name in CURVE_METRICS}
+    columns = {name: values for name, values in columns.items() if len(values)}
+    return Point(
+        budget=budget,
+        runs=len(runs),
+        energies=float(np.mean([r.energies for r in runs])),
+        seconds=float(np.mean([r.seconds for r in runs])),
+        mean={name: float(v.mean()) for name, v in columns.items()},
+        error={name: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for name, v in columns.items()},
+    )
+
+
+def save_curves(folder: Path, runs: list[Run], floor: dict[str, float]) -> None:
+    """`curves.json` for the report, and every run as a row of `runs.csv` and `runs.parquet`."""
+    rows = [{k: v for k, v in asdict(r).items() if k != "metrics"} | r.metrics for r in runs]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    pyarrow.csv.write_csv(table, folder / "runs.csv")
+    pq.write_table(table, folder / "runs.parquet")
+    write_json(folder / "curves.json", [asdict(curve) for curve in curves(runs, floor)])
+
+
+def load_curves(folder: Path) -> list[Curve]:
+    """What `save_curves` left in `folder`; nothing where there is nothing."""
+    path = folder / "curves.json"
+    if not path.exists():
+        return []
+    read = json.loads(path.read_text())
+    return [Curve(**curve | {"points": [Point(**point) for point in curve["points"]]}) for curve in read]

@@ -1,0 +1,91 @@
+"""What all figures share: their look, and how a page gets them.
+
+Drawn without pyplot, so that any thread or actor may do it. Energies in kT, angles in degrees.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WIDTH_IN = 5.6  # a phone shows this at two thirds: ten-point type stays readable
+MAX_FREE_ENERGY_KT = 7.0
+MAX_SVG_BYTES = 200_000
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart by colour-blind readers
+REFERENCE_COLOUR = "#8a8a8a"
+STYLE: Any = {  # matplotlib types the keys one by one
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "boltzray",  # equal data, equal bytes
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure with the words around it."""
+
+    name: str
+    section: str
+    caption: str
+    figure: Figure
+
+    def png(self) -> bytes:
+        """For MLflow, and for the page where the SVG is too large."""
+        return self._saved("png", dpi=200)
+
+    def data_uri(self) -> str:
+        """The figure as text that a page can hold: SVG, or PNG if that is large."""
+        svg = self._saved("svg", metadata={"Date": None})
+        kind, data = ("svg+xml", svg) if len(svg) <= MAX_SVG_BYTES else ("png", self.png())
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+    def _saved(self, kind: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(buffer, format=kind, **options)
+        return buffer.getvalue()
+
+
+def styled(make: Callable[P, T]) -> Callable[P, T]:
+    """Run a function that draws in our style."""
+
+    @wraps(make)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.rc_context(STYLE):
+            return make(*args, **kwargs)
+
+    return drawn
+
+
+def stacked(rows: int, height_in: float) -> tuple[Figure, list[Axes]]:
+    """Plots above each other on one x axis."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def colours() -> Iterator[str]:
+    """For ensembles in order, again from the start when there are more."""
+    while True:
+        yield from COLOURS
+
+
+def finite(values: Floats) -> Floats:
+    """Those that are."""
+    return values[np.isfinite(values)]

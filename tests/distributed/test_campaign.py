@@ -1,0 +1,110 @@
+"""Many peptides: the table of means, failures that stay alone, and going on."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from boltzray.campaign import EvaluateJob, Settings, evaluate
+from boltzray.summary import FLOOR, Row, means, rows_of, write_summary
+
+FACTS = {"command": "x"}
+
+
+def row(sequence: str, ess: float, sampler: str = "SNIS") -> Row:
+    return Row(sequence=sequence, sampler=sampler, level="good", metrics={"ess": ess, "torus_w2": 2 * ess})
+
+
+def test_means_are_over_peptides_of_a_length() -> None:
+    rows = [row("AA", 0.2), row("DG", 0.4), row("ARIP", 0.5), row("AA", 0.1, FLOOR), Row(sequence="KG", sampler="")]
+    found = means([*rows, row("AA", 0.3, "SMC")])
+    assert [(m.length, m.sampler, m.peptides) for m in found] == [
+        (2, "SNIS", 2),
+        (2, "SMC", 1),
+        (2, FLOOR, 1),
+        (4, "SNIS", 1),
+    ]
+    assert found[0].mean == {"ess": pytest.approx(0.3), "torus_w2": pytest.approx(0.6)}
+    assert found[0].error["ess"] == pytest.approx(0.1)
+    assert found[3].error["ess"] == 0.0
+
+
+def test_summary_of_ninety_peptides(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    letters = list("ACDEFGHIKLMNPQRSTVWY")
+    rows = [row("".join(rng.choice(letters, n)), float(rng.random())) for n in (2, 4, 8) for _ in range(30)]
+    lost = Row(sequence="WWWW", sampler="", error="no energy <is> finite")
+    write_summary(tmp_path, [*rows, lost], FACTS)
+    page = (tmp_path / "summary.html").read_text()
+    assert page.count('<tr><th scope="row">') >= 91
+    assert "no energy &lt;is&gt; finite" in page
+    assert len(page) < 600_000
+    with (tmp_path / "table.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [float(r["ess"]) for r in read[:-1]] == [r.metrics["ess"] for r in rows]
+    assert read[-1]["error"] == "no energy <is> finite"
+    assert pq.read_table(tmp_path / "table.parquet")["ess"].to_pylist()[:-1] == [r.metrics["ess"] for r in rows]
+    with (tmp_path / "means.csv").open() as file:
+        assert [(r["length"], r["peptides"]) for r in csv.DictReader(file)] == [("2", "30"), ("4", "30"), ("8", "30")]
+
+
+def test_the_ess_of_a_row_is_that_of_the_raw_weights(tmp_path: Path) -> None:
+    found = {"diagnostics": {"ess": 0.1}, "metrics": {"ess": 0.3, "ess_low": 0.2, "torus_w2": 1.0}}
+    result = {"sequence": "AA", "level": "good", "headline": "", "noise_floor": {"torus_w2": 0.5}, "SNIS": found}
+    snis, floor = rows_of("AA", tmp_path, result, "")
+    assert snis.metrics == {"ess": 0.1, "torus_w2": 1.0}
+    assert (floor.sampler, floor.metrics) == (FLOOR, {"torus_w2": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "give one of"),
+        ({"split": "test", "sequences": ("AA",)}, "give one of"),
+        ({"split": "test", "intervals": -1}, "intervals"),
+    ],
+)
+def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluateJob(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name the peptides"):
+        Settings(sequence="AA")
+    with pytest.raises(ValueError, match="at least 2"):
+        Settings(samples=1)
+
+
+def test_one_that_fails_does_not_stop_the_others(
+    ray_cluster: None, home: Path, data: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data))
+    job = EvaluateJob(sequences=("AZ", "DG"), data_dir=str(data), intervals=0, sample=settings)
+    with pytest.raises(RuntimeError, match=r"1 failed .*AZ: unknown residue 'Z'.*again"):
+        evaluate(job)
+    out = home / "outputs" / "evaluate" / "peptides"
+    page = (out / "summary.html").read_text()
+    assert '<a href="DG/report.html">DG</a>' in page
+    assert "unknown residue" in page
+    report, drawn = out / "DG" / "report.html", out / "DG" / "snis.npz"
+    metrics = json.loads((out / "DG" / "metrics.json").read_text())
+    assert metrics["noise_floor"]["torus_w2"] > 0
+    assert metrics["SNIS"]["metrics"]["energy_w2"] > 100  # the flow has learned nothing
+    with (out / "table.csv").open() as file:
+        assert [(r["sequence"], r["sampler"]) for r in csv.DictReader(file)] == [
+            ("AZ", ""),
+            ("DG", "SNIS"),
+            ("DG", FLOOR),
+        ]
+    before = [path.stat().st_mtime_ns for path in (report, drawn) if path.exists()]
+    with pytest.raises(RuntimeError, match="1 failed"):
+        evaluate(job)
+    assert [path.stat().st_mtime_ns for path in (report, drawn) if path.exists()] == before
+    assert "already sampled" in capsys.readouterr().out
+
+
+def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint: Path) -> None:
+    job = EvaluateJob(split="test", data_dir=str(home), sample=Settings(checkpoint=str(checkpoint)))
+    with pytest.raises(ValueError, match=r"no reference trajectory below .*test"):
+        evaluate(job)

@@ -1,0 +1,88 @@
+"""Figures: what goes into them, and which of them there are."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reports import FRAMES, PEPTIDE, STEPS, TRAINING, ensemble, report
+
+from boltzray.conformers import conformers
+from boltzray.curves import Curve, Point
+from boltzray.figures import draw
+from boltzray.figures_structures import BINS, angle_pairs, free_energy, shares
+from boltzray.report import save_figures
+from molecules.observables import chirality_signs, dihedrals
+
+EDGES = np.linspace(-180, 180, BINS + 1)
+
+
+def test_angle_pairs_follow_the_residues() -> None:
+    phi, psi, _ = dihedrals(FRAMES[:5], PEPTIDE.topology)
+    ((phi_name, psi_name, x, y),) = angle_pairs(phi, psi, "AA")
+    assert (phi_name, psi_name) == ("φ A2", "ψ A1")
+    np.testing.assert_array_equal(x, np.degrees(phi[:, 0]))
+    np.testing.assert_array_equal(y, np.degrees(psi[:, 0]))
+    three = np.arange(3.0)[None]
+    pairs = angle_pairs(three, three, "ARIP")  # column j of φ belongs to residue j + 2, of ψ to j + 1
+    assert [p[:2] for p in pairs] == [("φ R2", "ψ R2"), ("φ I3", "ψ I3")]
+    assert [(p[2][0], p[3][0]) for p in pairs] == [(np.degrees(0), np.degrees(1)), (np.degrees(1), np.degrees(2))]
+
+
+def test_free_energy_counts_weights() -> None:
+    phi, psi, weights = np.array([-175.0, -175.0, 5.0]), np.array([-175.0, -175.0, 5.0]), np.array([1.0, 1.0, 1.0])
+    surface = free_energy(shares(phi, psi, weights, (EDGES, EDGES)))
+    assert surface[0, 0] == 0.0
+    assert surface[BINS // 2, BINS // 2] == pytest.approx(math.log(2))
+    assert np.isfinite(surface).sum() == 2
+
+
+def test_every_figure_that_has_data(tmp_path: Path) -> None:
+    point = Point(budget=1000, runs=2, energies=1e3, seconds=1.0, mean={"torus_w2": 0.5}, error={"torus_w2": 0.1})
+    curve = Curve(method="SNIS", points=[point], floor={"torus_w2": 0.3})
+    made = report(ensemble(), ensemble(name="SMC", steps=STEPS), training=TRAINING, curves=[curve])
+    names = [picture.name for picture in draw(made)]
+    assert names == [
+        "conformations",
+        "ramachandran_1",
+        "tica",
+        "tica_profile",
+        "energy",
+        "weights",
+        "growth",
+        "path_smc",
+        "budget_energies",
+        "budget_seconds",
+        "training",
+    ]
+
+
+def test_figures_as_png(tmp_path: Path) -> None:
+    pictures = draw(report(ensemble(), training=TRAINING))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "old.png").touch()
+    paths = save_figures(tmp_path / "figures", pictures)
+    assert sorted(paths) == sorted((tmp_path / "figures").iterdir())
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+
+
+def test_conformers_share_the_weight_and_are_not_mirrored() -> None:
+    frames = FRAMES.copy()
+    frames[::2] *= -1
+    found = conformers(ensemble(positions_nm=frames), PEPTIDE)
+    assert sum(c.share for c in found) == pytest.approx(1.0)
+    assert [c.share for c in found] == sorted((c.share for c in found), reverse=True)
+    positions = np.array([c.positions_nm for c in found])
+    assert (chirality_signs(positions, PEPTIDE.topology) == chirality_signs(FRAMES[1:2], PEPTIDE.topology)).all()
+
+
+def test_a_conformer_without_weight_is_not_shown() -> None:
+    log_weights = np.full(len(FRAMES), -np.inf)
+    log_weights[7] = 0.0
+    (only,) = conformers(ensemble(log_weights), PEPTIDE)
+    assert only.share == 1.0
+
+    def pairs(x: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(x[:, None] - x[None], axis=-1)
+
+    np.testing.assert_allclose(pairs(only.positions_nm), pairs(FRAMES[7]), atol=1e-5)
