@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test test-slow lint ui clean
+.PHONY: quickstart test test-slow lint ui docs clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow    statistical and long tests"
 	@echo "make lint         format, lint and types"
 	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
+	@echo "make docs         the documentation as a site, in site/"
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -44,6 +45,17 @@ lint: $(STAMP)
 ui: $(STAMP)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${BOLTZRAY_HOME:-$$PWD}/mlflow.db}"
+
+# The site has an environment of its own: nothing of it is needed to run BoltzRay.
+DOCS := .build/docs
+docs: $(DOCS)/.installed
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+$(DOCS)/.installed: requirements-docs.lock
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	@touch $@
 
 clean:
 	rm -rf .venv .build .pytest_cache .ruff_cache .mypy_cache

@@ -7,13 +7,16 @@ import secrets
 def prepare() -> None:
     """Defaults for Ray in this process and its children; whatever is set already stays.
 
-    A local cluster is guarded from other users by a token of its own, which leaves no file behind (Ray would write
-    one to the home folder, and later commands of Ray would stumble over it).
+    A local cluster listens on loopback alone, and is guarded from other users by a token of its own, which leaves no
+    file behind (Ray would write one to the home folder, and later commands of Ray would stumble over it).
     """
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+    if "RAY_ADDRESS" in os.environ:
+        return
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as on those: a local cluster is on loopback alone
+    if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,74 @@
+"""What Ray's dashboard and Prometheus see of the work: counts, of which Grafana makes rates. MLflow's system metrics.
+
+Prometheus knows `boltzray_energies` as `ray_boltzray_energies_total`; see cluster/grafana.json.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+
+class Meaning(NamedTuple):
+    """A metric: what it counts, and its label, if it has one."""
+
+    text: str
+    label: str | None = None
+
+
+COUNTERS = {
+    "boltzray_particles": Meaning("conformations drawn by a flow, or moved by a kernel of SMC", "stage"),
+    "boltzray_energies": Meaning("energies computed", "engine"),
+    "boltzray_failed_energies": Meaning("energies of conformations that have none", "engine"),
+    "boltzray_frames": Meaning("frames trained on"),
+    "boltzray_tokens": Meaning("atoms of the frames trained on"),
+    "boltzray_failures": Meaning("calls and workers lost with their process or node", "kind"),
+}
+GAUGES = {"boltzray_queue_depth": Meaning("calls to actors that a driver still waits for")}
+
+
+@cache
+def _counter(name: str) -> Counter:
+    meaning = COUNTERS[name]
+    return Counter(name, meaning.text, (meaning.label,) if meaning.label else ())
+
+
+@cache
+def _gauge(name: str) -> Gauge:
+    return Gauge(name, GAUGES[name].text)
+
+
+def count(name: str, amount: int, label: str | None = None) -> None:
+    """Add `amount` to a counter; without Ray there is nobody to see it, and nothing is done."""
+    if amount > 0 and ray.is_initialized():
+        key = COUNTERS[name].label
+        _counter(name).inc(amount, {key: label} if key and label else {})
+
+
+def show(name: str, value: float) -> None:
+    """Set a gauge; nothing without Ray, see `count`."""
+    if ray.is_initialized():
+        _gauge(name).set(value)
+
+
+@contextmanager
+def system_metrics(run_id: str, uri: str, node: str | None = None) -> Iterator[None]:
+    """CPU, memory, disk, network and GPU of this node in an MLflow run, as `system/…`, or `system/NODE/…`.
+
+    Only with MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true; MLflow needs nvidia-ml-py to see a GPU.
+    """
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, node_id=node, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()

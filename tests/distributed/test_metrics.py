@@ -1,0 +1,100 @@
+"""Metrics as Prometheus reads them from a node, and MLflow's system metrics."""
+
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from boltzray import metrics
+
+WAIT_S = 60.0  # Ray sends metrics every ten seconds
+
+
+def exported() -> str:
+    """What this cluster's nodes export for Prometheus."""
+    import ray
+
+    pages = []
+    for node in ray.nodes():
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            pages.append(page.read().decode())
+    return "\n".join(pages)
+
+
+def totals(page: str) -> dict[str, float]:
+    """Sums over all labels of our metrics, by name and first own label."""
+    found: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^ray_(boltzray_\w+)\{([^}]*)\} (\S+)$", page, re.MULTILINE):
+        own = re.search(r"\b(?:stage|engine|kind)=\"([^\"]*)\"", labels)
+        key = f"{name} {own[1]}" if own else name
+        found[key] = found.get(key, 0.0) + float(value)
+    return found
+
+
+EXPECTED = {
+    "boltzray_particles_total draw": 32.0,
+    "boltzray_particles_total smc": 5.0,
+    "boltzray_energies_total openmm": 7.0,
+    "boltzray_failures_total call": 2.0,
+    "boltzray_frames_total": 11.0,
+    "boltzray_queue_depth": 3.0,
+}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_prometheus_sees_what_actors_and_the_driver_count() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def work() -> None:
+        metrics.count("boltzray_particles", 16, "draw")
+        metrics.count("boltzray_particles", 5, "smc")
+        metrics.count("boltzray_energies", 7, "openmm")
+        metrics.count("boltzray_failed_energies", 0, "openmm")
+        metrics.count("boltzray_frames", 11)
+
+    before = totals(exported())
+    metrics.count("boltzray_particles", 16, "draw")
+    metrics.count("boltzray_failures", 2, "call")
+    metrics.show("boltzray_queue_depth", 3)
+    ray.get(work.remote())
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        now = totals(exported())
+        more = {name: now.get(name, 0.0) - (0 if "depth" in name else before.get(name, 0.0)) for name in EXPECTED}
+        if more == EXPECTED:
+            break
+        time.sleep(0.5)
+    assert more == EXPECTED
+    assert "boltzray_failed_energies_total openmm" not in now.keys() - before.keys()
+
+
+def test_without_ray_nothing_is_counted() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        metrics.count("boltzray_particles", 1, "draw")
+        metrics.show("boltzray_queue_depth", 1)
+    with pytest.raises(KeyError):
+        metrics.COUNTERS["boltzray_typo"]
+
+
+def test_system_metrics_are_a_switch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from boltzray.tracking import Tracker
+
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    out = home / "run"
+    out.mkdir()
+    tracker = Tracker.open("train", out, {"a": 1})
+    with metrics.system_metrics(tracker.run_id, tracker.uri):
+        time.sleep(0.5)
+    assert not tracker.latest()
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    with metrics.system_metrics(tracker.run_id, tracker.uri, "node_0"):
+        deadline = time.monotonic() + 20.0
+        while not tracker.latest() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert "system/node_0/cpu_utilization_percentage" in tracker.latest()
