@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from molecules.batched_energy import BatchedEnergy
 from molecules.batched_mixture import MixedEnergy
 from molecules.dynamics import simulate as run_openmm
 from molecules.peptide import Peptide
-from molecules.runs import MDConfig, Progress
+from molecules.runs import MDConfig, Progress, chunk_path
 
 from .cluster import Cluster
 from .cores import keep_memory, own_core
@@ -82,10 +83,15 @@ def run_batch(
     energy: BatchedEnergy | MixedEnergy = energies[0]
     if mixed:
         energy = MixedEnergy(energies, owners, padded_atoms(runs[0]))
-    if compiles("never" if mixed and compilation == "auto" else compilation, energy.n_atoms, config, time_ps):
+    wanted = compiles("never" if mixed and compilation == "auto" else compilation, energy.n_atoms, config, time_ps)
+    if wanted and not all(_finished(run, config, time_ps) for run in runs):
         yield from _compiled(energy, [peptides[owner] for owner in owners], compilation)
     directories, seeds = [run.directory for run in runs], [run.seed for run in runs]
     yield from run_batched(energy, [peptides[owner] for owner in owners], directories, config, time_ps, seeds)
+
+
+def _finished(run: Run, config: MDConfig, time_ps: float) -> bool:
+    return all(chunk_path(Path(run.directory), i).exists() for i in range(config.chunks(time_ps)))
 
 
 def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: float) -> bool:

@@ -1,13 +1,47 @@
 """Configurations are typed, and say what is wrong with them in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from boltzray.config import claim, parse, results_home
+from boltzray.quickstart import QuickstartJob
 from boltzray.sampling import SampleJob
 from boltzray.simulation import SimulateJob
 from boltzray.training import TrainJob
+from boltzray.tutorial import TutorialJob
+from molecules.references import published_split
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def composed(kind: type, name: str, *overrides: str) -> Any:
+    """What a job gets from its door."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        values = OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+    assert isinstance(values, dict)
+    return parse(kind, {str(key): value for key, value in values.items()})
+
+
+def test_the_quickstart_is_one_peptide_throughout() -> None:
+    job = composed(QuickstartJob, "quickstart", "sequence=LE")
+    assert job.sequence == job.sample.sequence == job.finetune.sequence == job.simulate.sequences[0] == "LE"
+    assert job.simulate.out == job.sample.data_dir == job.finetune.data_dir
+    assert composed(TutorialJob, "tutorial").train.data.path == composed(TutorialJob, "tutorial").simulate.out
+
+
+@pytest.mark.parametrize("name", ["dipeptides", "alanine"])
+def test_flows_in_the_box_are_trained_on_what_is_simulated_for_them(name: str) -> None:
+    data = composed(SimulateJob, "simulate", f"peptides={name}")
+    run = {"dipeptides": "dipeptides_small", "alanine": "aa_small"}[name]
+    assert composed(TrainJob, "train", f"run={run}").data.path == data.out
+    assert len(set(data.sequences)) == len(data.sequences)
+    if name == "dipeptides":
+        assert not [s for s in data.sequences if published_split(s)]
+        assert {s[0] for s in data.sequences} == {s[1] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
 
 
 def test_nested_values_become_what_they_stand_for() -> None:

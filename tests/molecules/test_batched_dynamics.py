@@ -258,6 +258,27 @@ def test_padded_beside_others_it_moves_as_alone(peptide: Peptide, tmp_path: Path
         MixedEnergy([energies[0], BatchedEnergy(peptide, 300.0)], owners, padding)
 
 
+@pytest.mark.parametrize("engine", ["batched", "openmm"])
+def test_the_hot_part_heats_and_the_warm_up_cools(peptide: Peptide, tmp_path: Path, engine: str) -> None:
+    """At 2,000 K with strong friction, then back: what the warm-up leaves has the temperature that it ended at."""
+    energy, found = BatchedEnergy(peptide), {}
+    for name, cooling in (("hot", 0.0), ("cooled", 0.4)):
+        config = MDConfig(
+            hot_ps=0.4, hot_temperature_k=2000.0, warmup_ps=cooling, friction_per_ps=20.0, timestep_fs=0.5,
+            interval_ps=0.01, frames_per_chunk=1,
+        )  # fmt: skip
+        folders = [tmp_path / f"{name}_{i}" for i in range(8)]
+        if engine == "batched":
+            list(simulate(energy, peptide, folders, config, 0.01, range(8)))
+        else:
+            for i, folder in enumerate(folders):
+                list(simulate_openmm(peptide, folder, config, 0.01, seed=i))
+        v = np.stack([np.load(folder / "warmup.npz")["velocities"][-1] for folder in folders])
+        found[name] = temperature(energy, torch.from_numpy(v).double()).mean().item()
+    assert 1400 < found["hot"] < 2400, found  # 8 × 66 squares: ± 6 %
+    assert 220 < found["cooled"] < 400, found
+
+
 def test_run_json_records_the_engine_and_another_run_is_refused(peptide: Peptide, whole: list[Path]) -> None:
     energy = BatchedEnergy(peptide).float()
     record = json.loads((whole[0] / "run.json").read_text())
