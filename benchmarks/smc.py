@@ -1,14 +1,19 @@
 """Importance sampling and SMC through the whole distributed machinery, with a density that costs nothing, or 1 ms.
 
-    OMP_NUM_THREADS=1 python benchmarks/smc.py                      a million particles, then the overhead
+    OMP_NUM_THREADS=1 python benchmarks/smc.py                      the overhead, then a million particles
     OMP_NUM_THREADS=1 python benchmarks/smc.py --particles 100000
 
 A flow's server is replaced by one that draws a Gaussian of 23 atoms and evaluates a narrower one in closed form.
 `--sleep-ms` stands for an evaluation that takes that long a particle and no core, so that a machine with few cores
 shows what the machinery itself costs. Prints Markdown.
+
+Memory of the driver, above that at its start, shared pages left out: `arrays` it holds for the particles when SMC has
+ended; `at rest`, all of the process then; `peak`, the most there was, PSIS of all draws included.
 """
 
 import argparse
+import ctypes
+import gc
 import os
 import tempfile
 import threading
@@ -80,21 +85,35 @@ def config(steps: int, block_size: int) -> SMCConfig:
     )
 
 
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
+class Memory:
     """Bytes of this process alone (shared pages, such as the object store's, left out), above those at the start."""
-    process, stop = psutil.Process(), threading.Event()
-    start = process.memory_full_info().uss
-    peak = [0.0]
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.start = self.process.memory_full_info().uss
+        self.peak = 0
+
+    def now(self) -> int:
+        """What is used, once freed memory has gone back to the system."""
+        gc.collect()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
+        return int(self.process.memory_full_info().uss - self.start)
+
+
+@contextmanager
+def memory() -> Iterator[Memory]:
+    """Watches the peak meanwhile."""
+    found, stop = Memory(), threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.2):
-            peak[0] = max(peak[0], process.memory_full_info().uss - start)
+            found.peak = max(found.peak, found.process.memory_full_info().uss - found.start)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield peak
+        yield found
     finally:
         stop.set()
         thread.join()
@@ -107,8 +126,10 @@ def started(n: int, sleep_s: float) -> list[Any]:
     return actors
 
 
-def through_actors(actors: list[Any], n: int, steps: int, block_size: int, folder: Path) -> dict[str, float]:
-    """Draw, weigh, anneal, keep; seconds of each, and of what the moves are made of."""
+def through_actors(
+    actors: list[Any], n: int, steps: int, block_size: int, folder: Path, used: Memory
+) -> dict[str, float]:
+    """Draw, weigh, anneal, keep; seconds of each, and of what the moves are made of; bytes that the driver holds."""
     chosen, seconds = config(steps, block_size), {}
     clock = time.perf_counter()
 
@@ -117,7 +138,7 @@ def through_actors(actors: list[Any], n: int, steps: int, block_size: int, folde
         seconds[name] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    drawn = Proposals.draw(actors, n, block_size, SEED, folder, keep=n)
+    drawn = Proposals.draw(actors, n, block_size, SEED, folder)
     lap("draw")
     snis(None, drawn.log_q, drawn.log_p)
     lap("weights")
@@ -135,6 +156,8 @@ def through_actors(actors: list[Any], n: int, steps: int, block_size: int, folde
         "kernel": moving - evaluating,
         "transfer": total - moving,
     }
+    arrays = [drawn.log_q, drawn.log_p, drawn.energy, population.log_q, population.log_p, state.log_w, state.roots]
+    seconds |= {"arrays": sum(array.nbytes for array in arrays), "at rest": used.now()}
     clock = time.perf_counter()
     save_checkpoint(folder, population, state, [], 0.0)
     lap("checkpoint")
@@ -151,22 +174,24 @@ def million(n: int, steps: int, block_size: int, counts: list[int]) -> None:
     names = ["draw", "weights", "start", "SMC", "checkpoint", "evaluation", "kernel", "transfer", "driver"]
     print("CPU of the actors in evaluation, kernel and transfer; of the driver in its own column, all during SMC.\n")
     print("| actors | " + " | ".join(names[:5]) + " | CPU: " + " | CPU: ".join(names[5:]), end=" ")
-    print("| particle-steps/s | driver, bytes a particle | variance (exact 0.81) |\n" + "|---" * 13 + "|")
+    print("| particle-steps/s | driver, bytes a particle: arrays, at rest, peak | variance (exact 0.81) |")
+    print("|---" * 13 + "|")
     for count in counts:
-        with tempfile.TemporaryDirectory() as folder, peak_memory() as peak:
-            s = through_actors(started(count, 0.0), n, steps, block_size, Path(folder))
+        actors = started(count, 0.0)
+        with tempfile.TemporaryDirectory() as folder, memory() as used:
+            s = through_actors(actors, n, steps, block_size, Path(folder), used)
         cells = [f"{s[name]:.1f} s" for name in names]
         print(
             f"| {count} | " + " | ".join(cells) + f" | {n * steps / s['SMC']:,.0f} | "
-            f"{peak[0] / n:.0f} | {s['variance']:.4f} |",
+            f"{s['arrays'] / n:.0f}, {s['at rest'] / n:.0f}, {used.peak / n:.0f} | {s['variance']:.4f} |",
             flush=True,
         )
 
 
 def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[int]) -> None:
     print(f"\n{n:,} particles, {steps} steps with resampling, blocks of {block_size}, {sleep_ms:g} ms an evaluation\n")
-    print("| | SMC | against the plain loop |")
-    print("|---|---|---|")
+    print("| | SMC | overhead: more than the plain loop, shared out | of so many times one actor's speed |")
+    print("|---|---|---|---|")
     server = Analytic(sleep_ms / 1000)
     x = np.concatenate(
         [server.draw(SEED, i, min(block_size, n - lo))[0] for i, lo in enumerate(range(0, n, block_size))]
@@ -174,17 +199,21 @@ def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[
     began = time.perf_counter()
     run_smc(torch.from_numpy(x), server.evaluate, config(steps, block_size), SEED)
     plain = (time.perf_counter() - began) * steps / (steps + 1)  # the first evaluation is the population's start
-    print(f"| plain loop, one process | {plain:.2f} s | |")
+    print(f"| plain loop, one process | {plain:.2f} s | | |", flush=True)
+    one = None
     for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            seconds = through_actors(started(count, sleep_ms / 1000), n, steps, block_size, Path(folder))["SMC"]
-        print(f"| {count} actors | {seconds:.2f} s | {plain / count / seconds:.1%} of {count}× its speed |", flush=True)
+        actors = started(count, sleep_ms / 1000)
+        with tempfile.TemporaryDirectory() as folder, memory() as used:
+            seconds = through_actors(actors, n, steps, block_size, Path(folder), used)["SMC"]
+        one = one or seconds * count
+        over, share = seconds * count / plain - 1, one / count / seconds
+        print(f"| {count} actors | {seconds:.2f} s | {over:+.1%} | {share:.1%} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--particles", type=int, default=1_000_000)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--block", type=int, default=256)
     parser.add_argument("--actors", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--sleep-ms", type=float, default=1.0)

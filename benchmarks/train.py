@@ -1,7 +1,7 @@
 """Training steps over peptides of 2-8 residues: batches of similar size, against padding all frames to 178 tokens.
 
     python benchmarks/train.py                        # small: 64 channels, 8 blocks of 1 layer
-    python benchmarks/train.py --released --batch 4 --steps 2 --peptides 12
+    python benchmarks/train.py --released --batch 4 --steps 2 --peptides 12 --repeats 1     minutes on a core, 10 GB
     python benchmarks/train.py --released --batch 512 --steps 4 --compile     # a GPU is used when there is one
 
 The mix of lengths has the mean of the public data, 108 atoms. All variants see the same frames; they take turns, and
@@ -11,6 +11,7 @@ the fastest pass over all frames counts, on a CPU by the processor time of one t
 
 import argparse
 import random
+import sys
 import time
 from collections.abc import Callable
 
@@ -160,6 +161,7 @@ def main() -> None:
                 statistics = learner.step(x, tables)
             float(statistics["loss"])  # waits for the device
             seconds[name].append(clock() - start)
+            print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
 
     peak, meaning = product_rate(device, config.channels)
     print(

@@ -81,6 +81,17 @@ class Block(nn.Module):
 
         Shape: u (B, N, D) in the block's ordering → z (B, N, D), logdet (B,).
         """
+        z, slope = self.by_coordinate(u, modulations, marks, mask)
+        return z, slope.sum((1, 2))
+
+    def by_coordinate(
+        self,
+        u: Tensor,
+        modulations: Sequence[Modulation | Tensor | None],
+        marks: Marks | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the logarithm of each coordinate's own slope (B, N, D): of the Jacobian's diagonal."""
         h = self._embed(u, marks)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             h = layer(h, modulation)
@@ -93,7 +104,8 @@ class Block(nn.Module):
         h = self._embed(u, marks)
         for layer in self.layers:
             h = checkpoint(_modulated, layer, h, e, use_reentrant=False, preserve_rng_state=False)
-        return self._transform(u, h, marks, mask)
+        z, slope = self._transform(u, h, marks, mask)
+        return z, slope.sum((1, 2))
 
     def _embed(self, u: Tensor, marks: Marks | None) -> Tensor:
         h: Tensor = self.proj_in(self.transform.inputs(u, marks)) + self.positions(u.shape[1])
@@ -103,8 +115,7 @@ class Block(nn.Module):
         p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
         if mask is not None:
             p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering
-        z, slope = self.transform.forward(u, p, marks)
-        return z, slope.sum((1, 2))
+        return self.transform.forward(u, p, marks)
 
 
 def _modulation(layer: nn.Module, e: Tensor | None) -> Modulation | Tensor | None:

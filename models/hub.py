@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 SCHEME, BOX = "hub://", "boltzray://"
+DEFAULT_CHECKPOINT = "boltzray://dipeptides-small"
 BOX_FOLDER = Path(__file__).with_name("box")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 

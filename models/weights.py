@@ -101,8 +101,8 @@ def doubt(path: str | Path, sequence: str) -> str | None:
         return None
     seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     return (
-        f"{path.name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: its draws may be of "
-        "no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
+        f"{path.name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: its draws may be "
+        "of no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from molecules.columns import column_sizes, read_prepared
 from molecules.references import (
     check_letters,
     find_pdb,
@@ -55,12 +56,14 @@ def list_shards(data_dir: str | Path) -> list[Path]:
 
 
 def shard_sizes(data_dir: str | Path) -> dict[str, int]:
-    """Bytes of each tar of a data folder or URL, in order of name.
+    """Bytes of each tar of a data folder or URL, or of each shard of columns, in order of name.
 
     Raises: ValueError when there is none.
     """
     folder = join(data_dir, *FRAMES.parts)
     shards = list_files(folder, "*.tar")
+    if not shards and read_prepared(data_dir):
+        return column_sizes(data_dir)
     if not shards:
         where = folder if is_url(folder) else Path(folder).absolute()
         raise ValueError(f"no .tar in {where}; run the simulate job, or point data.path elsewhere")

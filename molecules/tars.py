@@ -70,7 +70,7 @@ def read_shard(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
             long_name = _text(found[1] if found else data[start : start + size] if kind == b"L" else b"")
         elif kind not in b"g5":  # global headers and folders say nothing about frames
             finite = position <= BLOCK * len(sums) and odd[block + 1] == odd[position // BLOCK]
-            reason = _add_frame(content.frames, values, start, size, name, kind, n_atoms, finite)
+            reason = add_frame(content.frames, values, start, size, name, kind, n_atoms, finite)
             if reason:
                 problem(name, reason)
     if not lost and len(data) - position < BLOCK:
@@ -78,7 +78,7 @@ def read_shard(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
     return content
 
 
-def _add_frame(
+def add_frame(
     frames: list[Frame],
     values: NDArray[np.float32],
     start: int,

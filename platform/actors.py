@@ -17,6 +17,7 @@ import models
 from models.decoder import Precision
 from models.flow import Flow
 from molecules.energy import EnergyBatch
+from molecules.forcefield import DEFAULT_FORCEFIELD
 from molecules.peptide import Peptide
 from samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
 from samplers.com import CenterOfMass, com_log_density
@@ -24,6 +25,7 @@ from samplers.rng import Stage, generator
 
 from .cluster import Cluster
 from .energies import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
+from .metrics import count
 from .pool import IN_FLIGHT
 from .progress import say
 
@@ -64,6 +66,7 @@ class Target:
     com: CenterOfMass = "gaussian"
     trained_at_k: float = DEFAULT_TRAINED_AT_K
     draw_precision: Precision = "float32"
+    forcefield: str = DEFAULT_FORCEFIELD
 
     @property
     def ratio(self) -> float:
@@ -112,6 +115,7 @@ class BlockServer(ABC):
         start = gather_block(dict(zip(origin.blocks, sources, strict=True)), *origin[:2]) if origin else sources[0]
         particles, info = move_block(start, self.evaluate, order, seed, index)
         moved, scalars = _out(particles)
+        count("boltzray_particles", len(scalars[0]) * order.n_moves, "smc")
         return moved, (*scalars, info)
 
 
@@ -144,6 +148,7 @@ class FlowServer(BlockServer):
         z = torch.from_numpy(noise).to(self.device)
         with self._alone:
             x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.target.ratio)
+        count("boltzray_particles", n, "draw")
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
     def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +183,12 @@ class Actors(NamedTuple):
 
 
 def start_actors(
-    checkpoint: Path, target: Target, config: ActorsConfig, energy: EnergyConfig, resources: Cluster
+    checkpoint: Path,
+    target: Target,
+    config: ActorsConfig,
+    energy: EnergyConfig,
+    resources: Cluster,
+    server: type[FlowServer] = FlowServer,
 ) -> Actors:
     """Flow and energy actors, ready; each restarts by itself when its process dies.
 
@@ -196,13 +206,13 @@ def start_actors(
             f"the cluster has {resources.cpus}: lower actors.flow_replicas or actors.energy_actors"
         )
     # What makes the energies is small. An object in the store could be gone when an actor starts again.
-    molecule = Molecule(target.pdb, target.temperature_k)
+    molecule = Molecule(target.pdb, target.temperature_k, target.forcefield)
     names, servers = start_servers(energy, n_energy, share)
     energies = partial(EnergyActors, names, molecule) if servers else partial(BatchedEnergies, molecule, energy)
     gpus = 1 if resources.gpus else 0
     resource = {"num_cpus": 0 if gpus else share, "num_gpus": gpus}
     at_once = IN_FLIGHT if n_energy else 1  # what computes its own energies has nothing to wait for
-    flow = ray.remote(FlowServer).options(**resource, max_restarts=-1, max_concurrency=at_once)
+    flow = ray.remote(server).options(**resource, max_restarts=-1, max_concurrency=at_once)
     flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
     everyone: list[Any] = [*servers, *flows]
     waiting = [actor.ready.remote() for actor in everyone]

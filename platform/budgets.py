@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 import models
+from models.hub import DEFAULT_CHECKPOINT
 from molecules.metrics import compare, noise_floor
 from molecules.observables import project
 from molecules.peptide import Peptide
@@ -49,7 +50,7 @@ class CompareJob:
 
     sequence: str = ""
     pdb: str | None = None
-    checkpoint: str = "outputs/train/checkpoint"
+    checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     methods: tuple[Method, ...] = ("md", "snis", "smc")
     finetuned: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from models.hub import DEFAULT_CHECKPOINT
 from molecules.references import sequences_with_reference
 
 from .cluster import ClusterConfig, cluster
@@ -47,7 +48,7 @@ class EvaluateJob:
     samples: tuple[str, ...] = ()
     split: str = ""
     sequences: tuple[str, ...] = ()
-    checkpoint: str = "outputs/train/checkpoint"
+    checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     data_dir: str = "data"
     intervals: int = INTERVALS

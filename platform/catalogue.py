@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
+from molecules.columns import read_frames, read_prepared
 from molecules.peptide import Peptide
-from molecules.shards import read_manifest, read_shard, shard_sizes
+from molecules.shards import read_manifest, shard_sizes
 from molecules.storage import join, list_files, read_bytes
 
 from .config import fingerprint
@@ -120,7 +121,7 @@ class Catalogue:
 
 def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardFacts:
     """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
-    content = read_shard(path, n_atoms)
+    content = read_frames(path, n_atoms)
     used = [frame.positions for frame in content.frames if frame.sequence in chosen]
     squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
     members = len(content.frames) + len(content.problems)
@@ -148,15 +149,15 @@ def catalogue(config: DataConfig, folder: str, *, internal: bool = False) -> Cat
     """
     sizes = shard_sizes(folder)
     shards = list(sizes)
-    peptides = _peptides(folder, internal)
+    peptides = peptides_of(folder, internal)
     chosen = _chosen(config, peptides)
     n_atoms = {sequence: peptide.n_atoms for sequence, peptide in peptides.items()}
-    manifest = read_manifest(folder)
+    manifest = read_prepared(folder).get("shards") or read_manifest(folder)
     expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in shards]
     picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
     known = ray.put((n_atoms, frozenset(chosen)))
-    facts = _in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
-    if not manifest:
+    facts = in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
+    if not any(expected):
         usual = _usual([fact.members for fact in facts])
         expected = [usual] * (len(shards) - 1) + [0]  # the last one may be shorter
         for i, fact in zip(picked, facts, strict=True):
@@ -170,7 +171,11 @@ def catalogue(config: DataConfig, folder: str, *, internal: bool = False) -> Cat
     max_bad = int(config.max_bad_share * n_frames)
     check_bad(count_bad(problems), problems, max_bad, n_frames, config.max_bad_share)
     variance = sum(f.sum_squares for f in facts) / sum(f.n_coordinates for f in facts)
-    identity = [[PurePath(path).name, sizes[path], expected[i]] for i, path in enumerate(shards)]
+    # A prepared folder is the one that it was made of: a run may go on with either.
+    sources = [
+        manifest.get(PurePath(path).name, {}).get("source", [PurePath(path).name, sizes[path]]) for path in shards
+    ]
+    identity = [[*source, count] for source, count in zip(sources, expected, strict=True)]
     return Catalogue(
         peptides=tuple(peptides[sequence] for sequence in chosen),
         n_atoms=n_atoms,
@@ -179,7 +184,7 @@ def catalogue(config: DataConfig, folder: str, *, internal: bool = False) -> Cat
         n_frames=n_frames,
         exact=len(picked) == len(shards),
         scale_nm=config.scale_nm or round(float(np.sqrt(variance)), 4),
-        temperature_k=config.temperature_k or _temperature(folder),
+        temperature_k=config.temperature_k or folder_temperature(folder),
         problems=problems,
         max_bad=max_bad,
         fingerprint=fingerprint([identity, chosen, round(float(variance), 6)]),
@@ -205,7 +210,7 @@ def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: 
     return inspect_shard(path, expected, *known)
 
 
-def _in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Results of `work` on each of `calls`, as Ray tasks, in order."""
     task = ray.remote(num_cpus=1, max_retries=3)(work)
     pending = {task.remote(*arguments): i for i, arguments in enumerate(calls)}
@@ -219,12 +224,12 @@ def _in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, .
     return [found[i] for i in range(len(calls))]
 
 
-def _peptides(folder: str, internal: bool) -> dict[str, Tabulated]:
+def peptides_of(folder: str, internal: bool) -> dict[str, Tabulated]:
     """All peptides that the folder knows, by sequence."""
     texts = _pdbs(folder)
     items = sorted(texts.items())
     parts = [(dict(items[i : i + PEPTIDES_A_TASK]), internal) for i in range(0, len(items), PEPTIDES_A_TASK)]
-    tables = _in_tasks("read peptides", tabulate, parts) if len(parts) > 1 else [tabulate(*parts[0])]
+    tables = in_tasks("read peptides", tabulate, parts) if len(parts) > 1 else [tabulate(*parts[0])]
     return {peptide.sequence: peptide for part in tables for peptide in part}
 
 
@@ -272,8 +277,10 @@ def _chosen(config: DataConfig, peptides: dict[str, Tabulated]) -> list[str]:
     return sorted(config.sequences or (s for s in peptides if len(s) <= config.max_residues))
 
 
-def _temperature(folder: str) -> float:
+def folder_temperature(folder: str) -> float:
     """Temperature of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one."""
+    if prepared := read_prepared(folder):
+        return float(prepared["temperature_k"])
     names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]
     found = {float(name.split("_")[1]) for name in names}
     if len(found) > 1:

@@ -16,6 +16,7 @@ from molecules.forcefield import DEFAULT_FORCEFIELD
 from molecules.peptide import Peptide
 
 from .cores import keep_memory, own_core
+from .metrics import count
 
 MAX_READY = 4  # molecules that a server has ready: an OpenMM context is some MB, tables of 177 atoms 3 MB
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 5}
@@ -61,6 +62,13 @@ def batched(molecule: Molecule, config: EnergyConfig, device: str = "cpu") -> Ba
     return energy
 
 
+def counted(batch: EnergyBatch, engine: str) -> EnergyBatch:
+    """The same, seen by Ray's metrics."""
+    count("boltzray_energies", len(batch.ok), engine)
+    count("boltzray_failed_energies", int((~batch.ok).sum()), engine)
+    return batch
+
+
 class EnergyServer:
     """Energies of any molecule on one core; the last few stay ready."""
 
@@ -77,7 +85,7 @@ class EnergyServer:
     ) -> EnergyBatch:
         """Energies of x (B, N, 3) in nm, or of the rows from … to of it."""
         low, high = rows or (0, len(x_nm))
-        return self.function(molecule)(x_nm[low:high], gradient)
+        return counted(self.function(molecule)(x_nm[low:high], gradient), self.config.engine)
 
     def _make(self, molecule: Molecule) -> Callable[[np.ndarray, bool], EnergyBatch]:
         if self.config.engine == "batched":
@@ -126,7 +134,7 @@ class BatchedEnergies:
 
     def ask(self, x_nm: np.ndarray, *, gradient: bool) -> EnergyBatch:
         """See `Energies`."""
-        return self.energy.evaluate_arrays(x_nm, gradient)
+        return counted(self.energy.evaluate_arrays(x_nm, gradient), "batched")
 
     def collect(self, asked: EnergyBatch) -> EnergyBatch:
         """See `Energies`."""

@@ -7,6 +7,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from .metrics import count, show
+
 IN_FLIGHT = 2  # calls an actor has waiting, so that it never idles between two
 MAX_TRIES = 5  # of one call; an input that kills its actor every time must end the run with its name
 
@@ -64,6 +66,7 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
             running[last] = (index, actor, weight, references)
             load[actor] += weight
             tries[index] += 1
+        show("boltzray_queue_depth", len(waiting) + len(running))
         for reference in ray.wait([*running, *away], num_returns=1)[0]:
             if reference in away:
                 fetch(reference)
@@ -74,6 +77,7 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
             try:
                 value = fetch(reference)
             except RayActorError as error:
+                count("boltzray_failures", 1, "call")
                 if tries[index] >= MAX_TRIES:
                     raise RuntimeError(f"part {index} of the work ended {MAX_TRIES} actors: {error}") from error
                 waiting.appendleft(index)
@@ -82,3 +86,4 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
                     load[actor] += IN_FLIGHT
                 continue
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)
+    show("boltzray_queue_depth", 0)

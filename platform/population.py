@@ -23,10 +23,11 @@ class Proposals:
     """Draws of the flow: their scalars here, their coordinates in parts on disk.
 
     A part is written when its last block is drawn; a draw begun again makes only the parts that are missing.
+    No block is kept: Ray holds what is below 100 kB, as a block of a small peptide is, in the driver itself.
     """
 
-    def __init__(self, paths: list[Path], block_size: int, kept: dict[int, Any]) -> None:
-        self.paths, self.block_size, self._kept = paths, block_size, kept
+    def __init__(self, paths: list[Path], block_size: int) -> None:
+        self.paths, self.block_size = paths, block_size
         columns = [load_part(path, "log_q", "log_p", "energy", "seconds") for path in paths]
         self.log_q, self.log_p, self.energy = (
             np.concatenate([column[name] for column in columns]) for name in ("log_q", "log_p", "energy")
@@ -34,8 +35,8 @@ class Proposals:
         self.seconds = float(sum(column["seconds"] for column in columns))
 
     @classmethod
-    def draw(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path, keep: int = 0) -> "Proposals":
-        """Draw `n` conformations and evaluate their energies; blocks of the first `keep` stay in the object store."""
+    def draw(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
+        """Draw `n` conformations and evaluate their energies."""
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
         group = blocks_per_part(block_size)
         paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
@@ -45,31 +46,27 @@ class Proposals:
             x, log_q = actor.draw.options(num_returns=2).remote(seed, block, sizes[block])
             return [x, log_q, actor.weigh.remote(x)]
 
-        kept: dict[int, Any] = {}
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
         began, done = time.monotonic(), len(sizes) - len(todo)
         with progress("draw", len(sizes), done) as update:
             for index, result in completed(flows, [partial(call, block) for block in todo]):
                 block, part = todo[index], todo[index] // group
                 waiting[part][block] = result
-                if block * block_size < keep:
-                    kept[block] = result[0]
                 if len(waiting[part]) == min(group, len(sizes) - part * group):
                     _save_draws(paths[part], waiting.pop(part), time.monotonic() - began)
                     began = time.monotonic()
                 done += 1
                 update(done, f"{min(n, done * block_size)}/{n} conformations")
-        return cls(paths, block_size, kept)
+        return cls(paths, block_size)
 
     def blocks(self, n: int) -> Iterator[Any]:
         """References to the blocks that hold the first `n` draws."""
-        group = blocks_per_part(self.block_size)
-        for block in range(-(-n // self.block_size)):
-            if block not in self._kept:
-                low = block % group * self.block_size
-                x = load_part(self.paths[block // group], "x")["x"]
-                self._kept[block] = ray.put(x[low : low + self.block_size])
-            yield self._kept.pop(block)
+        rows = self.block_size * blocks_per_part(self.block_size)
+        for path in self.paths[: -(-n // rows)]:
+            x = load_part(path, "x")["x"]
+            for low in range(0, min(n, len(x)), self.block_size):
+                yield ray.put(x[low : low + self.block_size])
+            n -= len(x)
 
 
 def _save_draws(path: Path, results: dict[int, Any], seconds: float) -> None:

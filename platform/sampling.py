@@ -10,6 +10,8 @@ from ray.exceptions import ObjectLostError
 
 import models
 from models.decoder import Precision
+from models.hub import DEFAULT_CHECKPOINT
+from molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
 from molecules.peptide import Peptide, check_sequence
 from molecules.references import find_pdb
 from samplers import SMCConfig, SNISResult, snis
@@ -41,13 +43,14 @@ class SampleJob:
 
     sequence: str = ""
     pdb: str | None = None
-    checkpoint: str = "outputs/train/checkpoint"
+    checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     sampler: Literal["snis", "smc"] = "smc"
     samples: int = 1000
     smc_particles: int = 512
     draw_precision: Precision = "float32"
     temperature_k: float = 310.0
+    forcefield: str = DEFAULT_FORCEFIELD
     com: CenterOfMass = "gaussian"
     weights: Treatment = "psis"
     seed: int = 0
@@ -65,6 +68,7 @@ class SampleJob:
             raise ValueError(f"samples={self.samples}: at least 2 are needed for a weight to mean anything")
         if self.sampler == "smc" and not 2 <= self.smc_particles <= self.samples:
             raise ValueError(f"smc_particles={self.smc_particles} must be from 2 to samples={self.samples}")
+        check_forcefield(self.forcefield)
         if not 0.0 < self.temperature_k < float("inf"):
             raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
 
@@ -101,10 +105,13 @@ def sample(job: SampleJob) -> Path:
         com=job.com,
         trained_at_k=trained_at_k(checkpoint),
         draw_precision=job.draw_precision,
+        forcefield=job.forcefield,
     )
     scale_nm = flow.scale_nm
     del flow
     with Tracker.open("sample", out, settings) as tracker, cluster(job.cluster) as resources:
+        if warning := models.weights.doubt(checkpoint, peptide.sequence):
+            say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
@@ -136,9 +143,7 @@ def _sample(
 ) -> Iterator[SampleSet]:
     """SNIS on all draws; then, if asked for, SMC from the first of them."""
     smc = job.sampler == "smc"
-    drawn = Proposals.draw(
-        flows, job.samples, job.smc.block_size, job.seed, folder, keep=job.smc_particles if smc else 0
-    )
+    drawn = Proposals.draw(flows, job.samples, job.smc.block_size, job.seed, folder)
     result = snis(None, drawn.log_q, drawn.log_p, job.weights)
     diagnostics = snis_diagnostics(result) | {"seconds": drawn.seconds}
     with forgiven("logging to MLflow"):

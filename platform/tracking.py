@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from .config import results_home, shown
+from .metrics import system_metrics
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 
@@ -61,6 +62,9 @@ class Tracker:
 
     def __init__(self, run_id: str, uri: str) -> None:
         self.run_id, self.uri = run_id, uri
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"run_id": self.run_id, "uri": self.uri}  # whoever entered the run watches the system, and nobody else
 
     @property
     def client(self) -> MlflowClient:
@@ -151,10 +155,15 @@ class Tracker:
             self.client.log_artifact(self.run_id, str(path), folder)
 
     def __enter__(self) -> "Tracker":
+        self._watching = ExitStack()
+        with forgiven("watching the system"):
+            self._watching.enter_context(system_metrics(self.run_id, self.uri))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """The run ends as its work did: finished, killed by Ctrl-C, or failed."""
-        status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        """The run ends as its work did: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
+        with forgiven("watching the system"):
+            self._watching.close()
+        status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
         with forgiven("closing the MLflow run"):
             self.client.set_terminated(self.run_id, status)

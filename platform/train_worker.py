@@ -19,6 +19,7 @@ from .catalogue import Catalogue
 from .checkpoints import Saved, report_checkpoint, restore
 from .cluster import usable_cpus
 from .learner import Learner, LogDensity, TrainConfig
+from .metrics import count
 from .stream import Batch, Feeder, batches
 from .windows import Order
 
@@ -79,6 +80,8 @@ def _train(
             return
         statistics = learner.step_parts(parts, world)
         losses.append(statistics["loss"])
+        count("boltzray_frames", sum(len(part.peptide) for part in batch.parts))
+        count("boltzray_tokens", sum(part.x.size // 3 for part in batch.parts))
         step = learner.steps_done
         save = step % task.checkpoint_every == 0 or step == task.train.steps
         if save or step % task.log_every == 0 or step == 1:

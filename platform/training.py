@@ -1,5 +1,6 @@
 """Training on Ray Train: every worker streams its own frames; the driver watches and keeps the result."""
 
+import json
 import math
 import threading
 import time
@@ -23,6 +24,7 @@ from .checkpoints import export, latest_step
 from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
 from .learner import TrainConfig
+from .metrics import count
 from .progress import progress, say
 from .tracking import Tracker, forgiven
 from .train_worker import FATAL, PROBLEMS, WorkerTask, train_worker
@@ -31,8 +33,9 @@ from .windows import Order
 
 BAD_DATA = "bad_data.txt"
 
-# What a run may go on with changed: batches do not depend on who computes them.
+# What a run may go on with changed: batches do not depend on who computes them, and a fingerprint tells the data.
 INCIDENTAL = (
+    "data.path",
     *("cluster.", "workers.", "validation.", "out", "resume", "checkpoint_every", "log_every", "keep"),
     *("train.accumulate", "train.checkpointing", "train.compile", "data.max_bad_share"),
 )
@@ -96,6 +99,13 @@ def train(job: TrainJob) -> Path:
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
     settings = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
+    finished = out / "checkpoint"
+    if (out / "train.json").exists():  # what can be said without a cluster is said at once
+        found = json.loads((out / "train.json").read_text()).get("data_fingerprint")
+        claim(out, "train", {**settings, "data_fingerprint": found})
+        if latest_step(out) >= job.train.steps:
+            say(f"already trained: {finished}")
+            return finished
     with cluster(job.cluster) as resources:
         data = catalogue(job.data, folder, internal=job.model.coordinates == "internal")
         claim(out, "train", {**settings, "data_fingerprint": data.fingerprint})
@@ -105,12 +115,9 @@ def train(job: TrainJob) -> Path:
             f"{len(data.shards)} shards, σ = {data.scale_nm} nm, {data.temperature_k:g} K"
             + (f", {len(data.problems)} frames left out (named in {out / 'data.json'})" if data.problems else "")
         )
-        finished = out / "checkpoint"
-        if latest_step(out) >= job.train.steps:
-            say(f"already trained: {finished}")
-            return finished
         parameters = sum(p.numel() for p in Flow(job.model).parameters())
-        with Tracker.open("train", out, {**settings, "parameters": parameters, "scale_nm": data.scale_nm}) as tracker:
+        facts = {"parameters": parameters, "scale_nm": data.scale_nm, "data.path": folder}
+        with Tracker.open("train", out, {**settings, **facts}) as tracker:
             tracker.tag({"data_fingerprint": data.fingerprint})
             say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
             validator = Validator(out, folder, job.validation, data.temperature_k, tracker)
@@ -206,6 +213,7 @@ class Recorder(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = next(iter(worker_exceptions.items()))
+        count("boltzray_failures", len(worker_exceptions), "train worker")
         with forgiven("recording a failure"):
             self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 

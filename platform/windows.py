@@ -17,7 +17,8 @@ import ray.data
 from numpy.typing import NDArray
 
 from models.augment import augment
-from molecules.tars import ShardContent, read_shard
+from molecules.columns import read_frames
+from molecules.tars import ShardContent
 
 from .batching import ahead
 from .catalogue import Catalogue, missing
@@ -89,7 +90,7 @@ def read_window(window: Window, data: Catalogue, order: Order) -> Frames:
     problems: list[str] = []
     for i in window.shards:
         try:
-            content = read_shard(data.shards[i], data.n_atoms)
+            content = read_frames(data.shards[i], data.n_atoms)
         except OSError as error:
             content = ShardContent([], [f"{PurePath(data.shards[i]).name}: cannot be read: {error}"])
         members = len(content.frames) + len(content.problems)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from samplers.types import FloatArray
-from samplers.weights import conditional_ess
+from samplers.weights import normalised, share_left
 
 _SMALLEST_INCREMENT = 1e-300
 _TOLERANCE = 1e-3  # relative, on the increment
@@ -26,13 +26,16 @@ def adaptive_lambda(lam: float, log_ratio: FloatArray, log_w: FloatArray, cess_t
     Shape: log_ratio, log_w (n,). Source: Zhou, Johansen & Aston 2016.
     """
     alive = np.isfinite(log_ratio) & np.isfinite(log_w)
-    ratio, weights = log_ratio[alive], log_w[alive]
-    if len(ratio) == 0 or conditional_ess(weights, (1.0 - lam) * ratio) >= cess_target:
+    ratio = log_ratio[alive]
+    if len(ratio) == 0:
+        return 1.0
+    weights = normalised(log_w[alive])
+    if share_left(weights, (1.0 - lam) * ratio) >= cess_target:
         return 1.0
     low, high = math.log(_SMALLEST_INCREMENT), math.log(1.0 - lam)
     while high - low > _TOLERANCE:
         middle = 0.5 * (low + high)
-        if conditional_ess(weights, math.exp(middle) * ratio) >= cess_target:
+        if share_left(weights, math.exp(middle) * ratio) >= cess_target:
             low = middle
         else:
             high = middle

@@ -27,15 +27,15 @@ def _checked(weights: npt.NDArray[Any]) -> FloatArray:
 
 
 def _invert(weights: FloatArray, uniforms: FloatArray) -> IntArray:
-    """Indices where ascending uniforms fall in the cumulative weights.
+    """Indices where ascending uniforms, which are changed, fall in the cumulative weights.
 
     The sum is float64 and ends at exactly 1, uniforms end below 1, and a step of width zero contains none: so
     the last index is in range and a zero weight is never drawn.
     """
     cumulative = np.cumsum(weights)
     cumulative /= cumulative[-1]
-    below_one = np.nextafter(1.0, 0.0)
-    return np.searchsorted(cumulative, np.minimum(uniforms, below_one), side="right").astype(np.int64)
+    np.minimum(uniforms, np.nextafter(1.0, 0.0), out=uniforms)
+    return np.searchsorted(cumulative, uniforms, side="right").astype(np.int64, copy=False)
 
 
 def systematic(weights: npt.NDArray[Any], n: int, generator: np.random.Generator) -> IntArray:

@@ -89,22 +89,16 @@ class SMCResult(NamedTuple):
 
 def count_roots(log_w: FloatArray, roots: IntArray) -> int:
     """Distinct first ancestors among the particles with weight."""
-    return len(np.unique(roots[np.isfinite(log_w)]))
+    seen = np.zeros(len(roots), bool)
+    seen[roots[np.isfinite(log_w)]] = True
+    return int(seen.sum())
 
 
 def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCState) -> tuple[SMCStep, SMCState]:
     """One step: next λ, reweight, resample if the ESS is low, move at the new λ, adapt the step size."""
     step, n = state.step + 1, len(state.log_w)
-    log_q, log_p = population.scalars()
-    log_ratio = log_p - log_q
-    if config.schedule == "linear":
-        lam = linear_lambda(step, config.n_steps)
-    else:
-        lam = adaptive_lambda(state.lam, log_ratio, state.log_w, config.cess_target)
-
-    increment = (lam - state.lam) * log_ratio
-    cess = conditional_ess(state.log_w, increment)
-    log_w, roots, log_z = state.log_w + increment, state.roots, state.log_z
+    lam, cess, log_w = _reweighted(population, config, state)
+    roots, log_z = state.roots, state.log_z
     size = ess(log_w)
     resampled = size < config.ess_threshold
     if resampled:
@@ -137,6 +131,18 @@ def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCSta
         log_z=log_z + log_mean_exp(log_w),
     )
     return record, after
+
+
+def _reweighted(population: Population, config: SMCConfig, state: SMCState) -> tuple[float, float, FloatArray]:
+    """The next λ, the conditional ESS of going there, and the log-weights there."""
+    log_q, log_p = population.scalars()
+    increment = log_p - log_q
+    if config.schedule == "linear":
+        lam = linear_lambda(state.step + 1, config.n_steps)
+    else:
+        lam = adaptive_lambda(state.lam, increment, state.log_w, config.cess_target)
+    increment *= lam - state.lam
+    return lam, conditional_ess(state.log_w, increment), state.log_w + increment
 
 
 def smc_steps(

@@ -52,14 +52,16 @@ def log_mean_exp(log_w: npt.ArrayLike | torch.Tensor) -> float:
 def normalised(log_w: npt.ArrayLike | torch.Tensor) -> FloatArray:
     """Weights that sum to 1."""
     array = checked_log_weights(log_w)
-    weights = np.exp(array - array.max())
-    return weights / weights.sum()
+    weights = array - array.max()
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights
 
 
 def ess(log_w: npt.ArrayLike | torch.Tensor) -> float:
     """Kish effective sample size as a share of n: (Σw)² / (n Σw²). Source: Kish 1965."""
     weights = normalised(log_w)
-    return float(1.0 / (len(weights) * np.square(weights).sum()))
+    return float(1.0 / (len(weights) * np.square(weights, out=weights).sum()))
 
 
 def conditional_ess(log_w: npt.ArrayLike | torch.Tensor, increment: FloatArray) -> float:
@@ -67,12 +69,21 @@ def conditional_ess(log_w: npt.ArrayLike | torch.Tensor, increment: FloatArray) 
 
     Source: Zhou, Johansen & Aston 2016.
     """
-    weights, top = normalised(log_w), increment.max()
+    return share_left(normalised(log_w), increment)
+
+
+def share_left(weights: FloatArray, increment: FloatArray) -> float:
+    """`conditional_ess` of normalised weights."""
+    top = increment.max()
     if np.isneginf(top):
         return 0.0
-    factor = np.exp(increment - top)
-    second = float((weights * factor**2).sum())
-    return float((weights * factor).sum()) ** 2 / second if second > 0.0 else 0.0
+    factor = increment - top
+    np.exp(factor, out=factor)
+    product = weights * factor
+    first = float(product.sum())
+    np.multiply(weights, np.square(factor, out=factor), out=product)
+    second = float(product.sum())
+    return first**2 / second if second > 0.0 else 0.0
 
 
 def log_z_error(log_w: npt.ArrayLike | torch.Tensor, roots: npt.NDArray[Any] | None = None) -> float:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import torch
 from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors
 from boltzray.annealing import Positions
 from boltzray.cluster import Cluster
-from boltzray.energies import EnergyConfig
+from boltzray.energies import EnergyActors, EnergyConfig, EnergyServer, Molecule
+from boltzray.pool import IN_FLIGHT
 from boltzray.population import Proposals, RayPopulation
 from boltzray.results import read_samples
 from boltzray.sampling import SampleJob, sample
 from molecules import EnergyBatch, OpenMMEnergy, Peptide
-from samplers import SMCConfig, SMCState, run_smc, smc_steps
+from samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CONFIG = SMCConfig(schedule="linear", n_steps=4, block_size=8, step_size=1e-5, moves_per_step=2)
@@ -58,7 +61,7 @@ def run(folder: Path, checkpoint: Path, target: Target, flows: int, energies: in
         Cluster(cpus=4, gpus=0, local=True),
     )
     try:
-        drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder, keep=CONFIG.block_size)
+        drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
         x = np.concatenate(list(Positions(drawn.paths, 1.0)))
         population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
         state = SMCState.start(N, CONFIG)
@@ -150,3 +153,70 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
     before = (out / "samples.npz").stat().st_mtime_ns
     assert sample(job) == out  # a finished run is not run twice
     assert (out / "samples.npz").stat().st_mtime_ns == before
+
+
+Interval = tuple[float, float, float]  # what tells a block, from, to
+
+
+class TimedFlow(FlowServer):
+    """Remembers when its flow was busy, and with which block."""
+
+    intervals: list[Interval]
+
+    def evaluate(self, x: torch.Tensor) -> Endpoints:
+        import models
+
+        plain, self.intervals = models.log_prob_and_gradient, getattr(self, "intervals", [])
+
+        def timed(flow: Any, here: torch.Tensor, *arguments: Any) -> Any:
+            began = time.time()
+            result = plain(flow, here, *arguments)
+            self.intervals.append((mark(here.numpy() * flow.scale_nm), began, time.time()))
+            return result
+
+        if not hasattr(plain, "timed"):
+            timed.timed = True  # type: ignore[attr-defined]
+            models.log_prob_and_gradient = timed
+        return super().evaluate(x)
+
+
+class TimedEnergies(EnergyServer):
+    """The same of energies."""
+
+    def evaluate(self, molecule: Molecule, x_nm: np.ndarray, gradient: bool = True, rows: Any = None) -> EnergyBatch:
+        began = time.time()
+        result = super().evaluate(molecule, x_nm, gradient, rows)
+        self.intervals = [*getattr(self, "intervals", []), (mark(x_nm), began, time.time())]
+        return result
+
+
+def mark(x_nm: np.ndarray) -> float:
+    return round(float(np.abs(x_nm.astype(np.float64)).sum()), 2)
+
+
+def test_flow_and_energies_of_different_blocks_overlap(checkpoint: Path, target: Target) -> None:
+    """One flow, one OpenMM actor: while the energies of a block are awaited the flow computes on the next."""
+    name = "energy-timed"
+    energy = ray.remote(num_cpus=0)(TimedEnergies).options(name=name).remote(EnergyConfig(engine="openmm"))
+    energies = partial(EnergyActors, [name], Molecule(target.pdb, target.temperature_k))
+    flow = ray.remote(num_cpus=0, max_concurrency=IN_FLIGHT)(TimedFlow).remote(str(checkpoint), target, energies)
+    try:
+        noise = np.random.default_rng(0).standard_normal((8, 64, 23, 3), np.float32)
+        RayPopulation.start([flow], (ray.put(x) for x in noise), 512, 64, SEED)
+        of_flow, of_energy = (ray.get(a.__ray_call__.remote(lambda self: self.intervals)) for a in (flow, energy))
+    finally:
+        ray.kill(flow)
+        ray.kill(energy)
+    marks = {mark(x * 0.17) for x in noise}
+    of_energy = [interval for interval in of_energy if interval[0] in marks]
+    assert len(of_energy) == 8
+    assert {interval[0] for interval in of_flow} >= marks
+    shared = [
+        max(0.0, min(end, until) - max(began, since))
+        for block, began, end in of_flow
+        for other, since, until in of_energy
+        if other != block
+    ]
+    busy = [sum(end - began for _, began, end in intervals) for intervals in (of_flow, of_energy)]
+    print(f"flow busy {busy[0]:.3f} s, energies {busy[1]:.3f} s, different blocks at once {sum(shared):.3f} s")
+    assert sum(seconds > 0 for seconds in shared) >= 2

@@ -55,7 +55,7 @@ def tracker(home: Path) -> Tracker:
 def anneal(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
     """Draw and anneal; positions and log-weights at the end, and log Z."""
     folder.mkdir(exist_ok=True)
-    drawn = Proposals.draw(actors.flows, n, config.block_size, SEED, folder, keep=n)
+    drawn = Proposals.draw(actors.flows, n, config.block_size, SEED, folder)
     annealing = Annealing(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
     state, steps, _ = annealing.run(drawn, actors.flows, tracker)
     final = last_checkpoint(folder)
@@ -131,7 +131,7 @@ def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, m
         assert np.array_equal(values, before[name]), name
     unchanged = [path.stat().st_mtime_ns for path in again.paths]
     assert [a == b for a, b in zip(contents, unchanged, strict=True)] == [True, False, True, True]
-    for mine, its in zip(again.blocks(20), whole.blocks(20), strict=True):  # from files, since none was kept
+    for mine, its in zip(again.blocks(20), whole.blocks(20), strict=True):
         assert np.array_equal(ray.get(mine), ray.get(its))
 
 
@@ -140,7 +140,7 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
     undisturbed = anneal(tmp_path / "whole", actors, tracker)
     folder = tmp_path / "pieces"
     folder.mkdir()
-    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder, keep=N)
+    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
     annealing = Annealing(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
     for _ in range(CONFIG.n_steps - 1):
         population, state, steps, seconds = annealing._begin(drawn, actors.flows)
@@ -151,7 +151,7 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
 
 
 def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:
-    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, tmp_path, keep=N)
+    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, tmp_path)
     population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     assert last_checkpoint(tmp_path) is None

@@ -1,0 +1,220 @@
+"""Objectives of finetuning: a batch in, a loss and its statistics out. Pure torch.
+
+All but the teacher's term are per degree of freedom. Shapes: B conformations, N atoms.
+Source: statistics.md 5 of the design; papers at each loss.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+MAX_CORRECTION = 10.0  # of a weight of alpha2 by what the flow has changed since the buffer was filled
+
+Reads = Literal["resampled", "weighted", "drawn", "fresh", "data"]
+Statistics = dict[str, Tensor]
+
+
+class Model(Protocol):
+    """A density with parameters, and the draws x = T_θ(z) that come from it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (B,) of x (B, N, 3), with gradients to the parameters."""
+        ...
+
+    def log_prob_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density (B,) and its gradient by x (B, N, 3), without gradients to the parameters."""
+        ...
+
+    def pathwise(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        """A number whose gradient by the parameters is Σ cotangentᵀ ∂x/∂θ, for draws x."""
+        ...
+
+
+class Batch(NamedTuple):
+    """What a loss may ask for.
+
+    `log_p`: log π̃, −inf where it failed; `log_q`: of the flow that x was drawn from, then; `weight`: importance weights
+    of mean 1 over the buffer; `log_teacher`: log q of the teacher; `grad_p`: gradient of log π̃, for fresh draws.
+    Shape: x, grad_p (B, N, 3); others (B,).
+    """
+
+    x: Tensor
+    weight: Tensor | None = None
+    log_p: Tensor | None = None
+    log_q: Tensor | None = None
+    log_teacher: Tensor | None = None
+    grad_p: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The weighted sum of `terms` to minimise, each with `teacher` · ½·mean((log q − log q_teacher)²) of its batch.
+
+    The teacher is the flow at the start.
+    The teacher is the flow at the start.
+
+    `tail`: log-weights by more than this below their median count by their logarithm in reverse_kl and log_variance:
+    the clashes of a few draws would be all that these see. `hottest_k`: where the ladder of `anneal` begins.
+    `real_data`: an .npz with `positions` (T, N, 3) in nm, for the term of that name.
+    """
+
+    terms: dict[str, float] = field(default_factory=lambda: {"self_improve": 1.0})
+    teacher: float = 0.0
+    tail: float = 20.0
+    hottest_k: float = 500.0
+    real_data: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, weight in self.terms.items():
+            if name not in OBJECTIVES:
+                raise ValueError(f"objective {name!r} is unknown: choose of {', '.join(OBJECTIVES)}")
+            if not 0.0 <= weight < math.inf:
+                raise ValueError(f"objective.terms.{name}={weight} must be a weight of 0 or more")
+        if not self.active:
+            raise ValueError("objective.terms has no term with a weight above 0: give one, such as {self_improve: 1}")
+        if not 0.0 <= self.teacher < math.inf or not 0.0 < self.tail < math.inf:
+            raise ValueError("objective.teacher must be 0 or more, objective.tail above 0")
+        if ("real_data" in self.active) != bool(self.real_data):
+            raise ValueError("objective.terms.real_data and objective.real_data=FILE.npz go together: give both")
+        if "real_data" in self.active and "anneal" in self.active:
+            raise ValueError("real data has one temperature: it does not mix with anneal, which goes through several")
+
+    @property
+    def active(self) -> dict[str, float]:
+        """The terms that count."""
+        return {name: weight for name, weight in self.terms.items() if weight}
+
+    @property
+    def name(self) -> str:
+        """For people and file names."""
+        return "+".join(self.active)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether each step needs draws of its own."""
+        return any(OBJECTIVES[name].reads == "fresh" for name in self.active)
+
+    @property
+    def buffered(self) -> bool:
+        """Whether anything is learned from a buffer."""
+        return any(OBJECTIVES[name].reads not in ("fresh", "data") for name in self.active)
+
+    @property
+    def power(self) -> float:
+        """p of the density π^p q^(1−p) that a sampler should bring the buffer to."""
+        powers = {OBJECTIVES[name].power for name in self.active if OBJECTIVES[name].reads in ("weighted", "resampled")}
+        return powers.pop() if len(powers) == 1 else 1.0
+
+
+def term(name: str, config: ObjectiveConfig, model: Model, batch: Batch) -> tuple[Tensor, Statistics]:
+    """One term with its teacher's, less its weight in the sum: a number to go backward from, and what to log."""
+    loss, log_q = OBJECTIVES[name].loss(model, batch, config)
+    statistics = {name: loss.detach()}
+    if config.teacher:
+        assert batch.log_teacher is not None
+        log_q = model.log_prob(batch.x).double() if log_q is None else log_q
+        usable = torch.isfinite(batch.log_teacher) & torch.isfinite(log_q)
+        away = torch.where(usable, log_q - batch.log_teacher, 0.0)
+        teacher = 0.5 * away.square().mean()
+        statistics["teacher"] = teacher.detach()
+        loss = loss + config.teacher * teacher
+    return loss, statistics
+
+
+def likelihood(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """Negative log-likelihood, weighted if there are weights.
+
+    On resampled conformations that is Prose's self-improvement (arXiv 2508.18175); with weights of the target forward
+    KL; down a ladder of temperatures TA-BG's annealing (arXiv 2501.19077); on frames of MD it is training.
+    """
+    log_q = model.log_prob(batch.x).double()
+    weighted = log_q if batch.weight is None else log_q * batch.weight
+    return -weighted.mean() / _freedom(batch.x), log_q
+
+
+def reverse_kl(model: Model, batch: Batch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """E_q[log q − log π̃] on fresh draws, its gradient along their paths alone: "stick the landing".
+
+    Each draw's gradient vanishes where q = π, whereas that of the parameters at fixed x has a variance there.
+    Source: Roeder et al. 2017 (arXiv 1703.09194).
+    """
+    assert batch.log_p is not None
+    assert batch.grad_p is not None
+    log_q, grad_q = model.log_prob_and_gradient(batch.x)
+    ratio = (batch.log_p - log_q.double()).requires_grad_()
+    usable = torch.isfinite(ratio.detach())
+    bounded = _bounded(ratio, usable, config.tail)
+    value = -bounded[usable].mean() / _freedom(batch.x)
+    (slope,) = torch.autograd.grad(value, ratio)
+    slope = torch.where(usable, slope, 0.0)
+    cotangent = slope[:, None, None] * (batch.grad_p - grad_q)
+    path = model.pathwise(batch.x, torch.where(usable[:, None, None], cotangent, 0.0).to(batch.x))
+    return value.detach() + path - path.detach(), None
+
+
+def log_variance(model: Model, batch: Batch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """Variance of log π̃ − log q over the batch, wherever that comes from; zero where q = π.
+
+    Source: Richter et al. 2020 (arXiv 2010.10436, VarGrad); LDR, arXiv 2602.03729.
+    """
+    assert batch.log_p is not None
+    log_q = model.log_prob(batch.x).double()
+    ratio = batch.log_p - log_q
+    usable = torch.isfinite(ratio.detach())
+    bounded = _bounded(ratio, usable, config.tail)[usable]
+    return bounded.var() / _freedom(batch.x), log_q
+
+
+def alpha2(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """The α-divergence of order 2, ∫ π²/q: minus the log-likelihood with weights of π²/q, q being the flow of now.
+
+    Weights of the buffer are of the flow that filled it, and are corrected for what it has changed since.
+    Source: FAB (arXiv 2208.01893).
+    """
+    assert batch.weight is not None
+    assert batch.log_q is not None
+    log_q = model.log_prob(batch.x).double()
+    correction = (batch.log_q - log_q.detach()).clamp(max=math.log(MAX_CORRECTION)).exp()
+    return -(batch.weight * correction * log_q).mean() / _freedom(batch.x), log_q
+
+
+Loss = Callable[[Model, Batch, ObjectiveConfig], tuple[Tensor, Tensor | None]]
+
+
+class Objective(NamedTuple):
+    """A loss, which gives log q (B,) with gradients as well if it computed it, and what it is fed with.
+
+    `reads`: conformations `resampled` by weight, with `weight`s, as `drawn`, `fresh` from the flow at each step, or
+    `data`. `power`: p of the density π^p q^(1−p) that weights are of.
+    """
+
+    loss: Loss
+    reads: Reads
+    power: float = 1.0
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "self_improve": Objective(likelihood, "resampled"),
+    "forward_kl": Objective(likelihood, "weighted"),
+    "reverse_kl": Objective(reverse_kl, "fresh"),
+    "log_variance": Objective(log_variance, "drawn"),
+    "alpha2": Objective(alpha2, "weighted", power=2.0),
+    "anneal": Objective(likelihood, "weighted"),
+    "real_data": Objective(likelihood, "data"),
+}
+
+
+def _freedom(x: Tensor) -> int:
+    return x[0].numel()
+
+
+def _bounded(ratio: Tensor, usable: Tensor, tail: float) -> Tensor:
+    """Log-weights, those by more than `tail` below their median by the logarithm of what is beyond."""
+    floor = ratio.detach()[usable].median() - tail
+    below = usable & (ratio.detach() < floor)
+    beyond = torch.where(below, floor - ratio, 0.0)
+    return torch.where(below, floor - torch.log1p(beyond), ratio)

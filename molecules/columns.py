@@ -1,0 +1,104 @@
+"""Shards of frames as columns: a tar that was read once, in a form that is read faster.
+
+columnar/0000.parquet …    `key`, `sequence`, `positions` (float32, little-endian, (N, 3), nm, as bytes); what was bad
+                           in the tar is in the file's metadata
+prepared.json              which tars they were made of; written last
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from molecules.storage import join, list_files, read_bytes
+from molecules.tars import ShardContent, add_frame, read_shard
+
+COLUMNS = "columnar"
+PREPARED = "prepared.json"
+_SCHEMA = pa.schema(
+    {"key": pa.string(), "sequence": pa.dictionary(pa.int32(), pa.string()), "positions": pa.large_binary()}
+)
+
+
+def write_columns(path: Path, content: ShardContent, source: str) -> None:
+    """Write what was read from a tar, under a temporary name first; `source` says which tar, and in what state."""
+    arrays = [
+        pa.array([frame.key for frame in content.frames], pa.string()),
+        pa.array([frame.sequence for frame in content.frames], pa.string()).dictionary_encode(),
+        pa.array([frame.positions.tobytes() for frame in content.frames], pa.large_binary()),
+    ]
+    schema = _SCHEMA.with_metadata({"problems": json.dumps(content.problems), "source": source})
+    temporary = path.with_name(f".{path.name}")
+    # Coordinates have no patterns to compress, and no two are alike.
+    pq.write_table(
+        pa.table(arrays, schema=schema),
+        temporary,
+        compression="none",
+        use_dictionary=["sequence"],
+        write_statistics=False,
+        row_group_size=max(1, len(content.frames)),
+    )
+    temporary.replace(path)
+
+
+def source_of(path: Path) -> str:
+    """The `source` of a shard of columns, empty if there is none that can be read."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(b"source", b"").decode()
+    except (OSError, pa.ArrowException):
+        return ""
+
+
+def read_columns(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
+    """The frames of a shard of columns, checked as those of a tar are, and the problems that its tar had.
+
+    Raises: OSError when the file cannot be opened; never for what is in it.
+    """
+    name, data = str(path).rsplit("/", 1)[-1], read_bytes(path)
+    try:
+        table = pq.read_table(pa.BufferReader(data), columns=["key", "positions"])
+        content = ShardContent([], json.loads((table.schema.metadata or {})[b"problems"]))
+        keys, positions = table["key"].to_pylist(), table["positions"].combine_chunks()
+        _, ends, values = positions.buffers()
+        offsets = np.frombuffer(ends, np.int64)[positions.offset : positions.offset + len(keys) + 1]
+        flat = np.frombuffer(values, "<f4", count=values.size // 4)
+        if (offsets % 12).any():
+            raise ValueError("positions are no frames")
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return ShardContent([], [f"{name}: no shard of columns, or damaged: {' '.join(str(error).split())[:200]}"])
+    finite = bool(np.isfinite(flat).all())
+    for key, start, end in zip(keys, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        reason = add_frame(content.frames, flat, start, end - start, f"{key}.bin", b"0", n_atoms, finite)
+        if reason:
+            content.problems.append(f"{name}: {key[:120]!a}: {reason}")
+    return content
+
+
+def read_frames(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
+    """The frames of a shard of either kind: see `read_shard` and `read_columns`."""
+    return read_columns(path, n_atoms) if str(path).endswith(".parquet") else read_shard(path, n_atoms)
+
+
+def read_prepared(data_dir: str | Path) -> dict[str, Any]:
+    """What `prepare` left in a data folder, empty if it did not finish there."""
+    try:
+        return dict(json.loads(read_bytes(join(data_dir, PREPARED))))
+    except FileNotFoundError:
+        return {}
+
+
+def column_sizes(data_dir: str | Path) -> dict[str, int]:
+    """Bytes of each shard of columns of a prepared folder or URL, in order of name.
+
+    Raises: ValueError when it is not the one that was prepared.
+    """
+    found = list_files(join(data_dir, COLUMNS), "*.parquet")
+    if sorted(path.rsplit("/", 1)[-1] for path in found) != sorted(read_prepared(data_dir)["shards"]):
+        raise ValueError(
+            f"{join(data_dir, COLUMNS)} lacks shards, or has others than {PREPARED} says: prepare it again"
+        )
+    return found

@@ -1,0 +1,150 @@
+"""What a round draws, how good that is, and what the round learns from it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.losses import OBJECTIVES, ObjectiveConfig
+from molecules import internal
+from molecules.peptide import Peptide
+from molecules.transport import wasserstein_1d
+from samplers import SMCConfig, SMCState, SMCStep, generator, resample, smc_steps, snis, treat
+from samplers.types import FloatArray
+from samplers.weights import Treatment
+
+from .finetune_config import FinetuneJob
+from .finetune_crew import Crew
+from .finetune_learner import View
+from .parts import last_checkpoint, load_part, save_checkpoint
+from .population import Proposals
+from .progress import progress
+
+REPLICATES = 100
+CHOOSE = 42  # stage of the random stream that resamples a buffer
+
+
+class Buffer(NamedTuple):
+    """Conformations on disk, and what weights them: to any density h by log h + `log_v`.
+
+    Shape: (n,) each. `log_q` is the flow's, `log_p` log π̃. `energies`: what it took to fill.
+    """
+
+    paths: Sequence[Path]
+    log_q: FloatArray
+    log_p: FloatArray
+    log_v: FloatArray
+    energies: int
+
+
+def fill(job: FinetuneJob, crew: Crew, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
+    """The flow's draws of one round, and its buffer: these draws, or particles annealed from them."""
+    if job.sampler == "snis" or not job.objective.buffered:
+        drawn = crew.draw(job.buffer_energies, seed, folder)
+        return drawn, Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
+    drawn = crew.draw(job.smc_particles, seed, folder)
+    return drawn, _anneal(job, crew, drawn, seed, folder)
+
+
+def _anneal(job: FinetuneJob, crew: Crew, drawn: Proposals, seed: int, folder: Path) -> Buffer:
+    """SMC until λ is 1, or until the next step would exceed the buffer's energies; the rest of the way by weight."""
+    limit, config, n, power = job.buffer_energies, job.smc, job.smc_particles, job.objective.power
+    cost, began = moves(config) * n, time.monotonic()
+    found = last_checkpoint(folder)
+    if found is None:
+        population, steps = crew.start(drawn, n, seed), list[SMCStep]()
+        change = population.scalars()[0] - drawn.log_q[:n]  # the two passes differ in the last digits
+        state = SMCState.start(n, config, np.where(np.isfinite(change), change, 0.0))
+        save_checkpoint(folder, population, state, steps, 0.0)
+    else:
+        population, state, steps = crew.load(found.paths, seed), found.state, found.steps
+    path, saved = smc_steps(population, config, seed, state), began
+    with progress("SMC", limit, n + state.n_evaluations) as update:
+        while state.lam < 1.0 and n + state.n_evaluations + cost <= limit:
+            record, state = next(path)
+            steps.append(record)
+            update(n + state.n_evaluations, f"step {record.step}  λ {record.lam:.2e}  ESS {record.ess:.2f}")
+            if time.monotonic() - saved >= job.checkpoint_s:
+                save_checkpoint(folder, population, state, steps, 0.0)
+                saved = time.monotonic()
+    save_checkpoint(folder, population, state, steps, 0.0)
+    final = last_checkpoint(folder)
+    assert final is not None
+    log_q, tilted = population.scalars()
+    with np.errstate(invalid="ignore"):
+        gamma = (1.0 - state.lam) * log_q + (state.lam * tilted if state.lam else 0.0)
+    log_p = (tilted - (1.0 - power) * log_q) / power
+    return Buffer(final.paths, log_q, log_p, state.log_w - gamma, n + state.n_evaluations)
+
+
+def moves(config: SMCConfig) -> int:
+    """Energies of one step of SMC, a particle."""
+    return config.moves_per_step * (config.n_leapfrog if config.kernel == "hmc" else 1)
+
+
+def views(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, seed: int) -> dict[str, View]:
+    """What each term reads of the buffer. Raises: ValueError if all weights are zero."""
+    alive = np.flatnonzero(np.isfinite(buffer.log_p) & np.isfinite(buffer.log_v) & np.isfinite(buffer.log_q))
+    result = {}
+    for name in objective.active:
+        reads, power = OBJECTIVES[name].reads, OBJECTIVES[name].power
+        if reads == "drawn":
+            result[name] = View(alive, None)
+        elif reads in ("weighted", "resampled"):
+            log_h = power * buffer.log_p[alive] + (1.0 - power) * buffer.log_q[alive]
+            log_w = treat(log_h + buffer.log_v[alive], treatment)
+            if reads == "resampled":
+                chosen = resample(log_w, len(buffer.log_p), generator(seed, CHOOSE), "systematic")
+                result[name] = View(alive[chosen], None)
+            else:
+                weight = np.exp(log_w - log_w.max())
+                kept = weight > 0
+                result[name] = View(alive[kept], weight[kept] / weight[kept].mean())
+    return result
+
+
+def _ess_error(log_w: FloatArray) -> float:
+    """Standard deviation of the ESS over bootstrap replicates of the weights: before and after are compared by it."""
+    weight = np.where(np.isfinite(log_w), np.exp(log_w - log_w[np.isfinite(log_w)].max()), 0.0)
+    stream = np.random.default_rng(0)
+    replicas = (weight[stream.integers(len(weight), size=len(weight))] for _ in range(REPLICATES))
+    return float(np.std([r.sum() ** 2 / (len(r) * np.square(r).sum()) for r in replicas if r.any()]))
+
+
+def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
+    """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
+
+    Which is called 2 and which 3 is chance in many files, and a flow of internal coordinates has learned one of them.
+    """
+    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
+    references, role = peptide.internal["references"], peptide.internal["role"]
+    return frames[:, internal.roles(names, references, internal.torsions(frames[0], references))][:, role]
+
+
+def conformations(paths: Sequence[Path]) -> np.ndarray:
+    """All x (n, N, 3) of parts on disk, normalised."""
+    return np.concatenate([load_part(path, "x")["x"] for path in paths])
+
+
+def appraisal(drawn: Proposals, treatment: Treatment, reference_kt: np.ndarray | None) -> dict[str, Any]:
+    """How good a flow is by its own draws: ESS, k̂, and W2 of energies in kT to those of reference MD.
+
+    Raises: ValueError if all weights are zero.
+    """
+    result = snis(None, drawn.log_q, drawn.log_p, treatment)
+    log_w, distance = result.log_w.numpy(), None
+    if reference_kt is not None:
+        alive = np.isfinite(log_w) & np.isfinite(drawn.energy)
+        weight = np.exp(log_w[alive] - log_w[alive].max())
+        distance = wasserstein_1d(reference_kt, drawn.energy[alive], np.ones(len(reference_kt)), weight, order=2)
+    return {
+        "n": result.n,
+        "ess": result.ess,
+        "ess_error": _ess_error(drawn.log_p - drawn.log_q),
+        "k_hat": result.k_hat,
+        "max_weight_share": result.max_weight_share,
+        "n_failed": result.n_failed,
+        "energy_w2": distance,
+    }

@@ -1,0 +1,157 @@
+"""What a user may choose about finetuning, checked where it is written down."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from models.decoder import Precision
+from models.hub import DEFAULT_CHECKPOINT
+from models.losses import ObjectiveConfig
+from molecules.peptide import check_sequence
+from samplers import SMCConfig
+from samplers.com import CenterOfMass
+from samplers.weights import Treatment
+
+from .actors import ActorsConfig
+from .cluster import ClusterConfig
+from .energies import EnergyConfig
+
+LEAST_DRAWS = 32  # of a buffer or of the last draw: fewer weights say nothing
+PROBE = 1000  # draws a round where nothing is learned from a buffer, to see how good the flow is
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW. The rate rises to `lr` over `warmup_share` of all rounds' steps, and falls as a cosine."""
+
+    lr: float = 1e-4
+    weight_decay: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_share: float = 0.05
+    clip: float = 1.0
+    max_bad_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.lr < math.inf or not self.clip > 0.0:
+            raise ValueError(f"optimizer.lr={self.lr} and optimizer.clip={self.clip} must be above 0")
+        if not 0.0 < self.warmup_share < 1.0 or self.max_bad_steps < 1:
+            raise ValueError("optimizer.warmup_share must lie between 0 and 1, optimizer.max_bad_steps be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """Finetune a flow to one peptide, within `budget` energy evaluations of it.
+
+    Each of `rounds` fills a buffer, for `buffer` energies (0: budget / (rounds + 1)), and takes `steps` optimiser
+    steps of `batch` conformations on it; the last draw takes what is left of the budget, a buffer or more. `rounds=0`
+    with a `buffer` makes as many rounds as the budget allows. `sampler=snis` spends the energies of a buffer on
+    draws; `smc` draws `smc_particles` and anneals them, for as long as the energies of the buffer last.
+
+    `in_process`: everything on one thread of this process, without Ray (for trials of a sweep); otherwise on the
+    actors of `actors`. Both give the same bits.
+    """
+
+    sequence: str = ""
+    pdb: str | None = None
+    checkpoint: str = DEFAULT_CHECKPOINT
+    out: str = ""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    budget: int = 20_000
+    rounds: int = 4
+    buffer: int = 0
+    steps: int = 100
+    batch: int = 128
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sampler: Literal["snis", "smc"] = "snis"
+    smc_particles: int = 256
+    smc: SMCConfig = field(default_factory=SMCConfig)
+    weights: Treatment = "psis"
+    temperature_k: float = 310.0
+    com: CenterOfMass = "gaussian"
+    draw_precision: Precision = "float32"
+    seed: int = 0
+    checkpoint_s: float = 10.0
+    data_dir: str = "data"
+    in_process: bool = False
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if bool(self.sequence) == bool(self.pdb):
+            raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+        if self.sequence:
+            check_sequence(self.sequence)
+        if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
+            raise ValueError("steps and batch must be at least 1, rounds and buffer 0 (automatic) or more")
+        if self.batch < 2 and "log_variance" in self.objective.active:
+            raise ValueError("log_variance is the variance over a batch: give batch= 2 or more")
+        if not (self.rounds or self.buffer):
+            raise ValueError("give rounds= or buffer= (or both)")
+        if not 0.0 < self.temperature_k < math.inf:
+            raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
+        if "anneal" in self.objective.active and not self.temperature_k < self.objective.hottest_k < math.inf:
+            raise ValueError(
+                f"objective.hottest_k={self.objective.hottest_k:g} must be above temperature_k={self.temperature_k:g}"
+            )
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        rounds, share = self.n_rounds, self.share
+        if rounds < 1 or share < LEAST_DRAWS or self.budget < (rounds + 1) * share:
+            wanted = (max(rounds, 1) + 1) * max(self.buffer, LEAST_DRAWS)
+            raise ValueError(
+                f"budget={self.budget} is too small for {max(rounds, 1)} rounds with a buffer of "
+                f"{max(self.buffer, LEAST_DRAWS)} energies each, and a last draw as large: "
+                f"give budget={wanted} or more, or a smaller buffer="
+            )
+        if self.objective.on_policy and self.on_policy_energies > share - LEAST_DRAWS:
+            raise ValueError(
+                f"objective {self.objective.name} draws at each step: steps × batch = "
+                f"{self.on_policy_energies} energies a round, of {share}, and {LEAST_DRAWS} draws are needed besides: "
+                f"give budget={(rounds + 1) * (self.on_policy_energies + LEAST_DRAWS)} or more, or lower steps or batch"
+            )
+        if self.sampler == "smc" and self.objective.buffered:
+            n, left = self.smc_particles, share - self.on_policy_energies
+            # a draw, its gradient, and one move of each
+            cost = n * (2 + self.smc.moves_per_step * (self.smc.n_leapfrog if self.smc.kernel == "hmc" else 1))
+            if n < LEAST_DRAWS or cost > left:
+                raise ValueError(
+                    f"smc_particles={n} must be {LEAST_DRAWS} or more, and one step of SMC with them takes {cost} of "
+                    f"the {left} energies of a buffer: lower smc_particles, or raise budget or buffer"
+                )
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds of learning."""
+        return self.rounds or self.budget // self.buffer - 1
+
+    @property
+    def share(self) -> int:
+        """Energies that a round may spend."""
+        return self.buffer or self.budget // (self.n_rounds + 1)
+
+    @property
+    def on_policy_energies(self) -> int:
+        """Of them, those of the optimiser's own draws."""
+        return self.steps * self.batch if self.objective.on_policy else 0
+
+    @property
+    def buffer_energies(self) -> int:
+        """Of them, those that fill the buffer."""
+        left = self.share - self.on_policy_energies
+        return left if self.objective.buffered else min(left, PROBE)
+
+    @property
+    def folder(self) -> str:
+        name = self.sequence or Path(str(self.pdb)).stem
+        return self.out or f"outputs/finetune/{name}-{self.objective.name}"
+
+    def temperatures(self, index: int) -> tuple[float, float]:
+        """Where round `index` draws, and what it learns, in K: the same but for the ladder of `anneal`."""
+        if "anneal" not in self.objective.active or index >= self.n_rounds:
+            return self.temperature_k, self.temperature_k
+        hot, cold, n = self.objective.hottest_k, self.temperature_k, self.n_rounds
+        ladder = [hot * (cold / hot) ** (k / n) for k in range(n)] + [cold]
+        return ladder[index], ladder[index + 1]

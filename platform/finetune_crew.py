@@ -1,0 +1,217 @@
+"""Who draws, moves and learns in finetuning: this process, or actors. Both give the same bits."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from samplers import LocalPopulation, Particles, Population
+
+from .actors import Target, start_actors
+from .cluster import cluster
+from .energies import BatchedEnergies, EnergyConfig, EnergyServer, Molecule
+from .finetune_config import FinetuneJob
+from .finetune_learner import Lesson, Report, Task
+from .finetune_server import FinetuneServer
+from .parts import Saved, blocks_per_part, load_part, part_path, save_part
+from .pool import fetch, run_on
+from .population import Proposals, RayPopulation
+from .progress import progress, say
+
+
+class SavedPopulation(Population, Saved, Protocol):
+    """Particles that SMC can move, and that can be written to disk."""
+
+
+class Crew(Protocol):
+    """Those who hold the flow. Each method's result depends on its arguments and on the folder of `read` alone."""
+
+    def read(self) -> None:
+        """Take over the weights and the aim that the folder has now."""
+        ...
+
+    def draw(self, n: int, seed: int, folder: Path) -> Proposals:
+        """Draw and weigh, in parts on disk; what is there is not drawn again."""
+        ...
+
+    def start(self, drawn: Proposals, n: int, seed: int) -> SavedPopulation:
+        """The first `n` draws as particles."""
+        ...
+
+    def load(self, paths: Sequence[Path], seed: int) -> SavedPopulation:
+        """Particles that were saved."""
+        ...
+
+    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+        """The teacher's log q of the conformations in parts on disk."""
+        ...
+
+    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
+        """Start a round of learning, or go on with it."""
+        ...
+
+    def learn(self, seconds: float) -> Report:
+        """Steps for so long."""
+        ...
+
+
+class Here:
+    """Everything in this process, on one thread."""
+
+    def __init__(self, job: FinetuneJob, folder: Path, target: Target) -> None:
+        self.block_size = job.smc.block_size
+        molecule = Molecule(target.pdb, target.temperature_k)
+        energies = BatchedEnergies if job.energy.engine == "batched" else _OwnEnergies
+        self.server = FinetuneServer(str(folder), target, partial(energies, molecule, job.energy))
+
+    def read(self) -> None:
+        self.server.read()
+
+    def draw(self, n: int, seed: int, folder: Path) -> Proposals:
+        rows = self.block_size * blocks_per_part(self.block_size)
+        paths = [part_path(folder, k, "draws") for k in range(-(-n // rows))]
+        with progress("draw", n) as update:
+            for k, path in enumerate(paths):
+                if not path.exists():
+                    self._draw_part(path, k * rows, min(n, (k + 1) * rows), seed)
+                update(min(n, (k + 1) * rows), f"{min(n, (k + 1) * rows)}/{n} conformations")
+        return Proposals(paths, self.block_size)
+
+    def _draw_part(self, path: Path, low: int, high: int, seed: int) -> None:
+        began, parts = time.monotonic(), []
+        for first in range(low, high, self.block_size):
+            x, log_q = self.server.draw(seed, first // self.block_size, min(self.block_size, high - first))
+            parts.append((x, log_q, *self.server.weigh(x)))
+        x, log_q, log_p, energy = (np.concatenate(column) for column in zip(*parts, strict=True))
+        save_part(path, x=x, log_q=log_q, log_p=log_p, energy=energy, seconds=np.float64(time.monotonic() - began))
+
+    def start(self, drawn: Proposals, n: int, seed: int) -> "LocalParticles":
+        x = np.concatenate([load_part(path, "x")["x"] for path in drawn.paths])[:n]
+        return LocalParticles.start(torch.from_numpy(x), self.server.evaluate, self.block_size, seed)
+
+    def load(self, paths: Sequence[Path], seed: int) -> "LocalParticles":
+        blocks = []
+        for path in paths:
+            arrays = load_part(path, *Particles._fields)
+            for low in range(0, len(arrays["x"]), self.block_size):
+                block = {name: array[low : low + self.block_size] for name, array in arrays.items()}
+                blocks.append(Particles.from_arrays(block))
+        return LocalParticles(blocks, self.server.evaluate, seed)
+
+    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+        return np.concatenate([self.server.teach(str(teacher), x) for x in _blocks(paths, self.block_size)])
+
+    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
+        self.server.begin(task, lesson, state)
+
+    def learn(self, seconds: float) -> Report:
+        return self.server.learn(seconds)
+
+
+class LocalParticles(LocalPopulation):
+    """Particles in this process, with the files of `RayPopulation`."""
+
+    def save(self, folder: Path) -> None:
+        group = blocks_per_part(max(len(block.x) for block in self.blocks))
+        for part, low in enumerate(range(0, len(self.blocks), group)):
+            arrays = [block.to_arrays() for block in self.blocks[low : low + group]]
+            columns = {name: np.concatenate([block[name] for block in arrays]) for name in Particles._fields}
+            save_part(part_path(folder, part), **columns)
+
+    @classmethod
+    def start(cls, x: torch.Tensor, evaluate: Any, block_size: int, seed: int) -> "LocalParticles":
+        return cls(LocalPopulation.start(x, evaluate, block_size, seed).blocks, evaluate, seed)
+
+
+class _OwnEnergies:
+    """OpenMM in the process that asks."""
+
+    def __init__(self, molecule: Molecule, config: EnergyConfig) -> None:
+        self.server, self.molecule = EnergyServer(config), molecule
+
+    def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
+        return self.server.evaluate(self.molecule, x_nm, gradient)
+
+    def collect(self, asked: Any) -> Any:
+        return asked
+
+
+class Replicas:
+    """Actors: all draw and move, the first one learns. One that dies comes back, and its work is done again."""
+
+    def __init__(self, flows: Sequence[Any], block_size: int) -> None:
+        self.flows, self.block_size = flows, block_size
+        self._lesson: tuple[Task, Any, dict[str, Any] | None] | None = None
+
+    def read(self) -> None:
+        for reference in [flow.read.options(max_task_retries=-1).remote() for flow in self.flows]:
+            fetch(reference)
+
+    def draw(self, n: int, seed: int, folder: Path) -> Proposals:
+        return Proposals.draw(self.flows, n, self.block_size, seed, folder)
+
+    def start(self, drawn: Proposals, n: int, seed: int) -> RayPopulation:
+        return RayPopulation.start(self.flows, drawn.blocks(n), n, self.block_size, seed)
+
+    def load(self, paths: Sequence[Path], seed: int) -> RayPopulation:
+        return RayPopulation.load(self.flows, paths, self.block_size, seed)
+
+    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+        def call(x: Any, actor: Any) -> Any:
+            return actor.teach.remote(str(teacher), x)
+
+        blocks = [ray.put(x) for x in _blocks(paths, self.block_size)]
+        return np.concatenate(run_on(self.flows, [partial(call, x) for x in blocks]))
+
+    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
+        self._lesson = task, ray.put(lesson), state
+        self._call("begin", *self._lesson)
+
+    def learn(self, seconds: float) -> Report:
+        report: Report = self._call("learn", seconds)
+        assert self._lesson is not None
+        self._lesson = *self._lesson[:2], report.state
+        return report
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """A call to the learner; where it died, it begins again where it last reported."""
+        while True:
+            try:
+                return fetch(getattr(self.flows[0], method).remote(*arguments))
+            except RayActorError:
+                say("the learner's process died: it goes on from its last report")
+                ray.get(self.flows[0].__ray_ready__.options(max_task_retries=-1).remote())
+                if method != "begin":
+                    assert self._lesson is not None
+                    self._call("begin", *self._lesson)
+
+
+def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
+    for path in paths:
+        x = load_part(path, "x")["x"]
+        yield from (x[low : low + block_size] for low in range(0, len(x), block_size))
+
+
+@contextmanager
+def crew(job: FinetuneJob, folder: Path, target: Target) -> Iterator[Crew]:
+    """Those who do the work of `job`, with the weights and aim in `folder`."""
+    if job.in_process:
+        threads = torch.get_num_threads()
+        try:
+            yield Here(job, folder, target)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    with cluster(job.cluster) as resources:
+        actors = start_actors(folder, target, job.actors, job.energy, resources, FinetuneServer)
+        try:
+            yield Replicas(actors.flows, job.smc.block_size)
+        finally:
+            actors.stop()

@@ -1,0 +1,202 @@
+"""Optimiser steps of one round of finetuning, and all that must survive between two of them. Knows torch, not Ray."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.augment import augment
+from models.flow import Flow
+from models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from models.pathwise import FlowModel
+from molecules.peptide import Peptide
+from samplers.rng import generator
+
+from .finetune_config import OptimizerConfig
+
+LEARN, FRESH = 40, 41  # stages of random streams; samplers have those below 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One round of learning: number `index` of `rounds`, at `ratio` times the temperature of the flow's training."""
+
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    index: int
+    rounds: int
+    steps: int
+    batch: int
+    seed: int
+    ratio: float
+    teacher: str
+
+
+class View(NamedTuple):
+    """What one term reads of a buffer: rows of it, equally likely, and their weights of mean 1. Shape: (m,)."""
+
+    rows: np.ndarray
+    weight: np.ndarray | None
+
+
+class Lesson(NamedTuple):
+    """What a round learns from. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
+
+    x: np.ndarray
+    log_q: np.ndarray
+    log_p: np.ndarray
+    log_teacher: np.ndarray | None
+    views: Mapping[str, View]
+    frames: np.ndarray | None
+
+
+class Report(NamedTuple):
+    """Where a round stands. `latest`: the statistics of the last step; `state`: what to go on from."""
+
+    step: int
+    done: bool
+    latest: dict[str, float]
+    state: dict[str, Any]
+
+
+def summary(state: Mapping[str, Any]) -> dict[str, float]:
+    """Means of each statistic over the steps of a round that stands at `state`, and the steps that were skipped."""
+    taken = max(state["step"] - state["bad"], 1)
+    return {name: value / taken for name, value in state["sums"].items()} | {"skipped_steps": state["bad"]}
+
+
+Fresh = Callable[[Flow, np.random.Generator, int], Batch]
+
+
+class Finetuner:
+    """Flow, optimiser and schedule of one round.
+
+    `fresh` draws from the flow as it is. Randomness is keyed by seed, round and step: a step that is done again by
+    another process has the same bits.
+    """
+
+    def __init__(
+        self, flow: Flow, teacher: Flow | None, peptide: Peptide, lesson: Lesson, task: Task, fresh: Fresh
+    ) -> None:
+        self.flow, self.teacher = flow.requires_grad_(True), teacher
+        self.lesson, self.task, self.fresh = lesson, task, fresh
+        self.device = next(flow.parameters()).device
+        self.tables = flow.tables([peptide])
+        self.teacher_condition = None if teacher is None else teacher.condition(peptide)
+        o = task.optimizer
+        self.optimizer = torch.optim.AdamW(
+            flow.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=o.lr,
+            total_steps=task.rounds * task.steps + 1,
+            pct_start=o.warmup_share,
+            div_factor=500,
+            final_div_factor=1,
+            cycle_momentum=False,
+        )
+        self.step, self.bad, self.bad_in_a_row = 0, 0, 0
+        self.sums: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
+
+    def advance(self) -> None:
+        """One step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
+        task, stream = self.task, generator(self.task.seed, LEARN, self.task.index, self.step)
+        model = FlowModel(self.flow, self.tables, task.ratio)
+        total, statistics = torch.zeros((), dtype=torch.float64, device=self.device), dict[str, Tensor]()
+        for name, weight in task.objective.active.items():
+            loss, found = term(name, task.objective, model, self._batch(name, stream))
+            total = total + weight * loss
+            statistics |= found
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), task.optimizer.clip)
+        statistics |= {"loss": total.detach(), "grad_norm": norm}
+        finite = bool(torch.isfinite(norm) & torch.isfinite(total))
+        if finite:
+            self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self._count(finite, statistics)
+
+    def _count(self, finite: bool, statistics: Mapping[str, Tensor]) -> None:
+        self.latest = {name: float(value) for name, value in statistics.items()}
+        if finite:
+            self.bad_in_a_row = 0
+            for name, value in self.latest.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            return
+        self.bad, self.bad_in_a_row = self.bad + 1, self.bad_in_a_row + 1
+        if self.bad_in_a_row >= self.task.optimizer.max_bad_steps:
+            raise FloatingPointError(
+                f"finetuning diverged: {self.bad_in_a_row} steps in a row had no finite loss or gradient (round "
+                f"{self.task.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
+            )
+
+    def _batch(self, name: str, stream: np.random.Generator) -> Batch:
+        reads, size = OBJECTIVES[name].reads, self.task.batch
+        if reads == "fresh":
+            return self._taught(self.fresh(self.flow, stream, size))
+        if reads == "data":
+            frames = self.lesson.frames
+            assert frames is not None
+            x = augment(frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream)
+            return self._taught(Batch(self._tensor(x)))
+        view, lesson = self.lesson.views[name], self.lesson
+        chosen = stream.integers(len(view.rows), size=size)
+        rows = view.rows[chosen]
+        return Batch(
+            x=self._tensor(lesson.x[rows]),
+            weight=None if view.weight is None else self._tensor(view.weight[chosen]),
+            log_p=self._tensor(lesson.log_p[rows]),
+            log_q=self._tensor(lesson.log_q[rows]),
+            log_teacher=None if lesson.log_teacher is None else self._tensor(lesson.log_teacher[rows]),
+        )
+
+    def _taught(self, batch: Batch) -> Batch:
+        if self.teacher is None or self.teacher_condition is None:
+            return batch
+        with torch.no_grad():
+            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.task.ratio).double()
+        return batch._replace(log_teacher=log_teacher)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def report(self) -> Report:
+        """Where the round stands after the last step."""
+        return Report(self.step, self.step >= self.task.steps, self.latest, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on as if nothing had happened; tensors on the CPU."""
+        return {
+            "index": self.task.index,
+            "step": self.step,
+            "bad": self.bad,
+            "bad_in_a_row": self.bad_in_a_row,
+            "sums": dict(self.sums),
+            "flow": _on_cpu(self.flow.state_dict()),
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`: within this round, or from the end of the one before."""
+        self.flow.load_state_dict(state["flow"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["index"] == self.task.index:
+            self.step, self.bad, self.bad_in_a_row = state["step"], state["bad"], state["bad_in_a_row"]
+            self.sums = dict(state["sums"])
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(inner) for key, inner in value.items()}
+    return [_on_cpu(inner) for inner in value] if isinstance(value, list) else value

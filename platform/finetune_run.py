@@ -1,0 +1,276 @@
+"""One finetuning, round after round, from wherever its folder stands.
+
+out/run/weights                 the flow of the present round, and its aim: what servers read
+out/run/round-000/…             its draws and particles
+out/run/learner.pt              the optimiser's state
+out/rounds.json                 how good the flow was before each round, and at the end
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import models
+from models.flow import Flow
+from molecules.peptide import Peptide
+from molecules.references import find_reference, load_reference
+from molecules.weighting import thin
+from samplers import snis
+
+from .actors import Target, trained_at_k
+from .annealing import Positions
+from .config import data_folder, fingerprint, shown, write_json
+from .energies import EnergyConfig, Molecule, batched
+from .evaluation import REFERENCE_K
+from .finetune_buffer import Buffer, appraisal, conformations, fill, same_hydrogens, views
+from .finetune_config import FinetuneJob
+from .finetune_crew import Crew
+from .finetune_learner import Lesson, Task, summary
+from .finetune_server import Aim, publish
+from .population import Proposals
+from .progress import duration, progress, say
+from .results import SampleSet, write_samples
+from .sampling import snis_diagnostics
+from .tracking import Tracker, forgiven
+
+REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
+OnRound = Callable[[dict[str, Any]], None]
+
+
+class Run:
+    """One finetuning, from wherever its folder stands."""
+
+    def __init__(
+        self, job: FinetuneJob, out: Path, checkpoint: Path, flow: Flow, peptide: Peptide, tracker: Tracker,
+        on_round: OnRound | None,
+    ) -> None:  # fmt: skip
+        self.job, self.out, self.checkpoint, self.flow, self.peptide = job, out, checkpoint, flow, peptide
+        self.tracker, self.on_round = tracker, on_round
+        self.target = Target(
+            pdb=peptide.to_pdb(),
+            temperature_k=job.temperature_k,
+            com=job.com,
+            trained_at_k=trained_at_k(checkpoint),
+            draw_precision=job.draw_precision,
+        )
+        self.folder, self.weights, self.learner = out / "run", out / "run" / "weights", out / "run" / "learner.pt"
+        self.rounds: list[dict[str, Any]] = []
+        self.began, self.before = time.monotonic(), 0.0
+
+    def prepare(self) -> None:
+        """Find out where the run stands, and leave weights where servers read them."""
+        self.folder.mkdir(exist_ok=True)
+        if (self.out / "rounds.json").exists():
+            self.rounds = json.loads((self.out / "rounds.json").read_text())
+            say(f"goes on after {len(self.rounds)} of {self.job.n_rounds + 1} draws")
+        self.before = self.rounds[-1]["seconds"] if self.rounds else 0.0
+        state = self.state()
+        self._publish(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
+        self.reference = self._reference()
+        self.frames = self._frames()
+
+    def state(self) -> dict[str, Any] | None:
+        """The learner's, as it was last saved."""
+        if not self.learner.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.learner, weights_only=True)
+        return state
+
+    def _index(self, state: dict[str, Any]) -> int:
+        """The round whose draws come from the weights of `state`, once its own is done."""
+        return int(state["index"]) + (state["step"] >= self.job.steps)
+
+    def _publish(self, state: dict[str, Any] | None, index: int) -> None:
+        draw_k, target_k = self.job.temperatures(index)
+        if state is not None and state["step"] >= self.job.steps:
+            self.flow.load_state_dict(state["flow"])
+        elif index and (self.weights / "flow.json").exists():
+            self.flow.load_state_dict(models.load(self.weights).state_dict())  # those that the round was begun with
+        power = self.job.objective.power if index < self.job.n_rounds else 1.0
+        publish(self.weights, self.flow, Aim(draw_k=draw_k, target_k=target_k, power=power))
+
+    def rounds_by(self, hands: Crew) -> Proposals:
+        """All rounds; returns the final draw."""
+        n = self.job.n_rounds
+        for index in range(n):
+            state = self.state()
+            done = state is not None and self._index(state) > index
+            if not done:
+                drawn, buffer = fill(self.job, hands, self._seed(index), self._folder(index))
+                self._record(index, drawn, buffer.energies)
+                self._learn(index, buffer, hands)
+                hands.read()
+            elif self.on_round:
+                self.on_round(self.rounds[index])
+            shutil.rmtree(self._folder(index), ignore_errors=True)
+        left = self.job.budget - self.rounds[n - 1]["energies"] - self.job.on_policy_energies
+        drawn = hands.draw(left, self._seed(n), self._folder(n))
+        self._record(n, drawn, left)
+        return drawn
+
+    def _folder(self, index: int) -> Path:
+        folder = self.folder / f"round-{index:03d}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _seed(self, index: int) -> int:
+        return int(np.random.SeedSequence(self.job.seed, spawn_key=(43, index)).generate_state(1)[0])
+
+    def _record(self, index: int, drawn: Proposals, energies: int) -> None:
+        """How good the flow is after `index` rounds: to rounds.json, MLflow, the user and the caller."""
+        if index >= len(self.rounds):
+            self._appraise(index, drawn, energies)
+        if self.on_round:
+            self.on_round(self.rounds[index])
+
+    def _appraise(self, index: int, drawn: Proposals, energies: int) -> None:
+        job, state = self.job, self.state()
+        spent = self.rounds[-1]["energies"] + job.on_policy_energies if self.rounds else 0
+        draw_k, target_k = job.temperatures(index)
+        try:
+            found = appraisal(drawn, job.weights, self.reference if draw_k == target_k else None)
+        except ValueError as error:
+            if index == 0:
+                raise
+            raise FloatingPointError(f"finetuning diverged in round {index}: {error}; lower optimizer.lr") from error
+        entry = {"round": index, "energies": spent + energies, **found, "draw_k": draw_k, "target_k": target_k}
+        entry |= summary(state) if state is not None else {}
+        entry |= {"seconds": self.before + time.monotonic() - self.began, "final": index == job.n_rounds}
+        self.rounds.append(entry)
+        write_json(self.out / "rounds.json", self.rounds)
+        with forgiven("logging to MLflow"):
+            self.tracker.log(entry, step=index * job.steps)
+        say(_line(entry, job))
+        if index and draw_k == job.temperature_k and entry["ess"] >= max(_comparable(self.rounds)):
+            models.save(self.flow, self.out / "best", self._provenance(entry))
+
+    def _learn(self, index: int, buffer: Buffer, hands: Crew) -> None:
+        """The steps of one round, from wherever they stand; then the new weights, where servers read them."""
+        job, n = self.job, index * self.job.steps
+        task = Task(
+            objective=job.objective, optimizer=job.optimizer, index=index, rounds=job.n_rounds, steps=job.steps,
+            batch=job.batch, seed=job.seed, ratio=job.temperatures(index)[1] / self.target.trained_at_k,
+            teacher=str(self.checkpoint),
+        )  # fmt: skip
+        state = self.state()
+        hands.begin(task, self._lesson(index, buffer, hands), state)
+        done = state["step"] if state is not None and state["index"] == index else 0
+        with progress(f"learn, round {index + 1} of {job.n_rounds}", job.steps, done) as update:
+            while True:
+                report = hands.learn(job.checkpoint_s)
+                temporary = self.learner.with_suffix(".tmp")
+                torch.save(report.state, temporary)
+                temporary.replace(self.learner)
+                with forgiven("logging to MLflow"):
+                    self.tracker.log({f"step_{k}": v for k, v in report.latest.items()}, step=n + report.step)
+                update(report.step, f"step {report.step}/{job.steps}  loss {report.latest.get('loss', np.nan):.4f}")
+                if report.done:
+                    break
+        self._publish(report.state, index + 1)
+
+    def _lesson(self, index: int, buffer: Buffer, hands: Crew) -> Lesson:
+        job = self.job
+        log_teacher = None
+        if job.objective.teacher and job.objective.buffered:
+            path = self._folder(index) / "teacher.npy"
+            if not path.exists():
+                np.save(path.with_name("unfinished.npy"), hands.teach(self.checkpoint, buffer.paths))
+                path.with_name("unfinished.npy").replace(path)
+            log_teacher = np.load(path)
+        chosen = views(buffer, job.objective, job.weights, self._seed(index))
+        x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
+        return Lesson(x, buffer.log_q, buffer.log_p, log_teacher, chosen, self.frames)
+
+    def _reference(self) -> np.ndarray | None:
+        """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
+        path = find_reference(data_folder(self.job.data_dir), self.peptide.sequence) if self.peptide.encodings else None
+        if path is None or self.job.temperature_k != REFERENCE_K:
+            return None
+        positions, _ = load_reference(path)
+        positions = positions[thin(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
+        energy = batched(Molecule(self.target.pdb, REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, False)
+        return energy.energy[energy.ok]
+
+    def _frames(self) -> np.ndarray | None:
+        """Real data to learn from (T, N, 3) in nm."""
+        if not self.job.objective.real_data:
+            return None
+        path = data_folder(self.job.objective.real_data)
+        frames, _ = load_reference(path)
+        if frames.shape[1] != self.peptide.n_atoms:
+            raise ValueError(
+                f"{path} has {frames.shape[1]} atoms a frame, {self.peptide.sequence} has {self.peptide.n_atoms}: "
+                "give frames of that peptide as objective.real_data"
+            )
+        frames = frames[np.isfinite(frames).all((1, 2))]
+        return same_hydrogens(self.peptide, frames) if self.flow.config.coordinates == "internal" else frames
+
+    def _provenance(self, entry: dict[str, Any]) -> dict[str, Any]:
+        job = self.job
+        before = models.weights.describe(self.checkpoint)["provenance"] if self.checkpoint.is_dir() else {}
+        return {
+            **before,
+            "temperature_k": self.target.trained_at_k,  # what its latents' unit variance stands for
+            "finetune": {
+                "parent": shown(self.checkpoint),
+                "parent_sha256": models.weights.fingerprint(self.checkpoint),
+                "sequence": self.peptide.sequence,
+                "temperature_k": job.temperature_k,
+                "objective": asdict(job.objective),
+                "optimizer": asdict(job.optimizer),
+                "budget": job.budget,
+                "rounds": entry["round"],
+                "energies": entry["energies"],
+                "ess": entry["ess"],
+                "settings": fingerprint(job),
+            },
+        }
+
+    def finish(self, drawn: Proposals) -> None:
+        """The flow to out/checkpoint, the final draw as `jobs/sample.py` leaves it."""
+        models.save(self.flow, self.out / "checkpoint", self._provenance(self.rounds[-1]))
+        result = snis(None, drawn.log_q, drawn.log_p, self.job.weights)
+        final = SampleSet(
+            name="SNIS",
+            chunks=Positions(drawn.paths, self.flow.scale_nm),
+            log_weights=result.log_w.numpy(),
+            energy_kt=drawn.energy,
+            log_q=drawn.log_q,
+            diagnostics=snis_diagnostics(result) | {"seconds": self.rounds[-1]["seconds"]},
+        )
+        settings = {"temperature_k": self.job.temperature_k, "checkpoint": shown(self.out / "checkpoint")}
+        settings |= {"weights_sha256": models.weights.fingerprint(self.out / "checkpoint"), "seed": self.job.seed}
+        write_json(self.out / "sample.json", settings)
+        write_samples(self.out, self.peptide, [final], seed=self.job.seed)
+
+
+def _comparable(rounds: list[dict[str, Any]]) -> list[float]:
+    """ESS of all draws at the last one's temperature."""
+    return [entry["ess"] for entry in rounds if entry["draw_k"] == entry["target_k"] == rounds[-1]["draw_k"]]
+
+
+def _line(entry: dict[str, Any], job: FinetuneJob) -> str:
+    n = entry["round"]
+    parts = [f"after {n} of {job.n_rounds} rounds" if n else "before finetuning", quality(entry)]
+    if entry["draw_k"] != entry["target_k"]:
+        parts.append(f"drawn at {entry['draw_k']:.0f} K for {entry['target_k']:.0f} K")
+    parts.append(f"{entry['energies']} of {job.budget} energies")
+    if n and not entry["final"]:
+        parts.append(f"about {duration(entry['seconds'] / n * (job.n_rounds - n))} left")
+    return "  ".join(parts)
+
+
+def quality(entry: dict[str, Any]) -> str:
+    parts = [f"ESS {100 * entry['ess']:.3g} ± {100 * entry['ess_error']:.2g} %"]
+    if entry["k_hat"] is not None:
+        parts.append(f"k̂ {entry['k_hat']:.2f}")
+    if entry["energy_w2"] is not None:
+        parts.append(f"energy W₂ {entry['energy_w2']:.3g} kT")
+    return "  ".join(parts)

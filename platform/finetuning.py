@@ -1,0 +1,117 @@
+"""Finetuning of a flow to one peptide: rounds of drawing, weighting and learning, each energy counted."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import models
+from models.flow import Flow
+from models.losses import ObjectiveConfig
+from molecules.peptide import Peptide
+
+from .config import claim, data_folder, flat, results_folder, results_home
+from .evaluation import evaluate_folder, show
+from .finetune_config import FinetuneJob, OptimizerConfig
+from .finetune_crew import crew
+from .finetune_run import OnRound, Run, quality
+from .progress import say
+from .results import finished
+from .sampling import SampleJob, peptide_of
+from .tracking import Tracker
+
+__all__ = ["FinetuneJob", "ObjectiveConfig", "OptimizerConfig", "finetune", "finetune_and_report"]
+
+UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_process")  # do not change the results
+
+
+def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker | None = None) -> Path:
+    """Run or continue `job`; returns its folder, with the finetuned flow in `checkpoint` there.
+
+    `on_round` is called n_rounds + 1 times, whenever the flow has been drawn from and weighted: with round=0 before any
+    learning, with round=k after k rounds of it, the last time with the final draw. It receives a plain dict:
+    `round`; `energies` spent so far; `ess` (share) with its standard error `ess_error`, `k_hat` and `max_weight_share`
+    of the flow's own `n` draws; `energy_w2` to reference MD in kT (None without any, or at another temperature);
+    `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then not comparable between rounds; the final one is);
+    `loss`, mean over the steps of the round that has ended, each term's, and `skipped_steps` (missing in round 0);
+    `seconds` of work so far; `final`, whether it is the last. The same dicts are in out/rounds.json. A resumed run
+    calls `on_round` again for rounds that are done. What `on_round` raises stops the run, which goes on from there
+    when called again.
+
+    `parent`: the MLflow run that this one is nested in.
+    Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
+    """
+    checkpoint, flow, peptide = flow_and_peptide(job)
+    out = results_folder(job.folder)
+    settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
+    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
+    claim(out, "finetune", settings)
+    if finished(out):
+        say(f"already finetuned: {out}")
+        for entry in json.loads((out / "rounds.json").read_text()):
+            if on_round:
+                on_round(entry)
+        return out
+    with Tracker.open("finetune", out, settings, parent) as tracker:
+        run = Run(job, out, checkpoint, flow, peptide, tracker, on_round)
+        del flow
+        run.prepare()
+        with crew(job, run.weights, run.target) as hands:
+            drawn = run.rounds_by(hands)
+        run.finish(drawn)
+        tracker.artifact(out / "checkpoint")
+    shutil.rmtree(out / "run")
+    return out
+
+
+def finetune_and_report(job: FinetuneJob) -> Path:
+    """Run `job`, and write the report of its final draw."""
+    try:
+        out = finetune(job)
+    except FloatingPointError as error:
+        raise RuntimeError(str(error)) from error
+    rounds = json.loads((out / "rounds.json").read_text())
+    training = [{"step": job.steps * entry["round"], "loss": entry["loss"]} for entry in rounds if "loss" in entry]
+    show(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
+    for line in _conclusion(rounds, out):
+        say(line)
+    return out
+
+
+def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
+    """What is finetuned, and to what. Raises: ValueError for a peptide that the flow cannot take."""
+    checkpoint = models.locate(job.checkpoint, results_home())
+    flow = models.load(checkpoint)
+    peptide = peptide_of(SampleJob(sequence=job.sequence, pdb=job.pdb, data_dir=job.data_dir))
+    flow.tables([peptide])
+    _check_length(checkpoint, peptide)
+    return checkpoint, flow, peptide
+
+
+def _check_length(checkpoint: Path, peptide: Peptide) -> None:
+    """Raises: ValueError for a peptide longer than all that the flow was trained on."""
+    if not checkpoint.is_dir():
+        return
+    known = models.weights.describe(checkpoint)["provenance"].get("sequences")
+    longest = max(map(len, known), default=0) if known else 0
+    if longest and len(peptide.sequence) > longest and peptide.encodings:
+        raise ValueError(
+            f"{peptide.sequence} has {len(peptide.sequence)} residues, the flow {checkpoint.name} was trained on up to "
+            f"{longest}: give a shorter peptide, or a flow of longer ones as checkpoint="
+        )
+
+
+def _conclusion(rounds: list[dict[str, Any]], out: Path) -> list[str]:
+    first, last = rounds[0], rounds[-1]
+    lines = [f"\nfinetuned with {last['energies']} energies", f"  after:  {quality(last)}  (of {last['n']} draws)"]
+    if first["draw_k"] == first["target_k"] == last["draw_k"]:
+        lines.insert(1, f"  before: {quality(first)}  (of {first['n']} draws)")
+        best = max(rounds, key=lambda entry: entry["ess"])
+        if abs(last["ess"] - first["ess"]) < 2 * math.hypot(first["ess_error"], last["ess_error"]):
+            lines.append("  the ESS has not changed beyond its error: compare with more draws (jobs/sample.py)")
+        if best is first:
+            lines.append("  no round was better than the flow at the start: keep that, or lower optimizer.lr")
+        elif best is not last:
+            lines.append(f"  best after {best['round']} rounds ({quality(best)}): {out / 'best'}")
+    return [*lines, f"  flow: {out / 'checkpoint'}", f"  report: {out / 'report.html'}"]

@@ -1,0 +1,168 @@
+"""The page of a sweep: the best trial first, with the command that makes it again."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import shown
+from .ensembles import number, percent
+from .report import write_page
+from .sweep_config import MODES, Metric, SweepJob
+from .sweep_figures import draw
+from .sweep_results import Outcome, Status, best, best_of_each, score
+from .tracking import provenance
+
+MAX_K_HAT = 0.7
+LEFT: tuple[Status, ...] = ("begun", "waiting")
+LEVELS: dict[Status, str] = {
+    "done": "good",
+    "stopped": "",
+    "diverged": "bad",
+    "failed": "bad",
+    "begun": "warn",
+    "waiting": "",
+}
+NAMES: dict[Metric, str] = {"ess": "ESS", "energy_w2": "energy W₂"}
+
+
+def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], command: str) -> Path:
+    """Write `sweep.html`, self-contained."""
+    top = best(found, job.metric)
+    keys = list(dict.fromkeys(key for o in found for key in o.trial.settings))
+    return write_page(
+        out / "sweep.html",
+        "sweep.html.j2",
+        peptide=job.sequence or Path(str(job.pdb)).stem,
+        job=job,
+        headline=_headline(job, found, top),
+        level="good" if top and _surely(found, top, job.metric) else "warn",
+        findings=list(_findings(job, found, top)),
+        command=command,
+        weights=shown(top.trial.folder / "checkpoint") if top else "",
+        counts=dict(Counter(o.status for o in found)),
+        objectives=[_objective_row(name, o, found, job) for name, o in best_of_each(found, job.metric).items()],
+        keys=keys,
+        rows=[_row(o, keys, o is top) for o in found],
+        pictures=draw(job, found),
+        provenance={"sweep": shown(out), **provenance()},
+        names=NAMES,
+    )
+
+
+def _headline(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> str:
+    if top:
+        value = _shown(job.metric, top.score(job.metric), top.rounds[-1])
+        reached = f"{NAMES[job.metric]} {value} after {number(top.energies)} energies"
+        return f"Best: {top.trial.objective} (trial {top.trial.number}), {reached}."
+    return "No trial has finished yet." if any(o.status in LEFT for o in found) else "No trial finished."
+
+
+def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> Iterator[tuple[str, str]]:
+    """(level, sentence) for what a reader must know of the result."""
+    if top:
+        first = _first(found, job.metric)
+        before = _shown(job.metric, _start(found, job.metric), first)
+        text = f"{NAMES[job.metric]} of the flow as it was given, on its first draws: {before}."
+        if _within_error(top, first, job.metric):
+            yield "warn", f"{text} The difference is within twice its error: compare with more draws (jobs/sample.py)."
+        elif _better(found, top, job.metric):
+            yield "good", text
+        else:
+            yield "warn", f"No better than without finetuning. {text}"
+        if (k_hat := top.rounds[-1].get("k_hat") or 0.0) > MAX_K_HAT:
+            text = f"Pareto k̂ of its last draw is {number(k_hat)}, above {MAX_K_HAT}: its ESS rests on a few draws"
+            yield "warn", f"{text}, and another seed may give another order."
+        others = [o for o in best_of_each(found, job.metric).values() if o.trial.objective != top.trial.objective]
+        for second in [o for o in others if math.isfinite(o.score(job.metric))][:1]:
+            text = f"The best other objective is {second.trial.objective} (trial {second.trial.number})"
+            yield "good", f"{text} with {_shown(job.metric, second.score(job.metric))}."
+    bad: tuple[Status, ...] = ("diverged", "failed")
+    for status in bad:
+        if those := [str(o.trial.number) for o in found if o.status == status]:
+            yield "warn", f"{len(those)} of {len(found)} trials {status}: {', '.join(those)}."
+    if unfinished := sum(o.status in LEFT for o in found):
+        yield "warn", f"{unfinished} of {len(found)} trials have not ended: the same command goes on with them."
+
+
+def _better(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:
+    """Whether the best trial is better than the flow that all began with, or that is not known."""
+    before, after = _start(found, metric), top.score(metric)
+    return not (after <= before if MODES[metric] == "max" else after >= before)
+
+
+def _surely(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:
+    """Whether it is better by more than the error."""
+    return _better(found, top, metric) and not _within_error(top, _first(found, metric), metric)
+
+
+def _first(found: Sequence[Outcome], metric: Metric) -> dict[str, Any] | None:
+    """The first round of a trial that drew at this temperature then, before any learning."""
+    firsts = (o for o in found if o.rounds and math.isfinite(score(o.rounds[0], o.trial.job, metric)))
+    return next((o.rounds[0] for o in firsts), None)
+
+
+def _start(found: Sequence[Outcome], metric: Metric) -> float:
+    """The metric of the flow that was given, NaN if it is not known."""
+    first = _first(found, metric)
+    return float(first[metric]) if first else math.nan
+
+
+def _within_error(top: Outcome, first: dict[str, Any] | None, metric: Metric) -> bool:
+    """Whether the best trial and the flow that was given may be as good as each other."""
+    errors = [row.get(f"{metric}_error") for row in (first or {}, top.rounds[-1])]
+    known = [error for error in errors if error is not None]
+    return bool(first and len(known) == 2 and abs(top.score(metric) - first[metric]) < 2 * math.hypot(*known))
+
+
+def _objective_row(name: str, o: Outcome, found: Sequence[Outcome], job: SweepJob) -> dict[str, Any]:
+    counts = Counter(other.status for other in found if other.trial.objective == name)
+    last = o.rounds[-1]
+    return {
+        "name": name,
+        "trial": o.trial.number,
+        "settings": ", ".join(f"{k} {_setting(v)}" for k, v in o.trial.settings.items()),
+        "trials": ", ".join(f"{n} {status}" for status, n in counts.items()),
+        "energies": number(o.energies),
+        **{metric: _shown(metric, score(last, o.trial.job, metric), last) for metric in NAMES},
+        "k_hat": _number(last.get("k_hat")),
+        "unsure": (last.get("k_hat") or 0.0) > MAX_K_HAT,
+    }
+
+
+def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
+    """A row of the table of trials; each cell is (sortable value, text)."""
+    last: dict[str, Any] = o.rounds[-1] if o.rounds else {}
+    numbers = {metric: score(last, o.trial.job, metric) if last else math.nan for metric in NAMES}
+    return {
+        "number": o.trial.number,
+        "objective": o.trial.objective,
+        "settings": [(o.trial.settings.get(k, ""), _setting(o.trial.settings.get(k, "–"))) for k in keys],
+        "status": o.status,
+        "level": LEVELS[o.status],
+        "message": o.message,
+        "energies": (o.energies, number(o.energies)),
+        "metrics": {m: (v if math.isfinite(v) else "", _shown(m, v, last)) for m, v in numbers.items()},
+        "k_hat": (last.get("k_hat") or "", _number(last.get("k_hat"))),
+        "seconds": (last.get("seconds") or "", _number(last.get("seconds"))),
+        "top": top,
+    }
+
+
+def _setting(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _shown(metric: Metric, value: float, row: dict[str, Any] | None = None) -> str:
+    """A metric, with the standard error that its row has."""
+    if not math.isfinite(value):
+        return "–"
+    if metric == "energy_w2":
+        return f"{number(value)}\u00a0kT"
+    error = (row or {}).get("ess_error")
+    return percent(value) if error is None else f"{number(100 * value)} ± {100 * error:.1f}\u00a0%"

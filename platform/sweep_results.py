@@ -1,0 +1,205 @@
+"""What a sweep has found: read from the folders of its trials, whoever wrote there and however that ended."""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from models.losses import OBJECTIVES, ObjectiveConfig
+
+from .config import flat, shown, write_json
+from .finetune_config import FinetuneJob
+from .sweep_config import MODES, Metric, SweepJob, Trial
+
+Status = Literal["waiting", "begun", "done", "stopped", "diverged", "failed"]
+ENDED = ("done", "stopped", "diverged")  # nothing is left to do; what failed is tried again
+STATE = "state.json"
+ROUNDS = "rounds.json"
+LAST = ("ess", "ess_error", "k_hat", "energy_w2", "seconds")  # of the last round, in tables
+NOT_REPEATED = ("out", "in_process", "cluster", "actors", "objective", "checkpoint_s")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a trial: `rounds` as `finetune` tells them, the status and, of a bad one, why."""
+
+    trial: Trial
+    status: Status
+    rounds: list[dict[str, Any]]
+    message: str = ""
+
+    @property
+    def energies(self) -> int:
+        """Spent so far."""
+        return int(self.rounds[-1]["energies"]) if self.rounds else 0
+
+    def score(self, metric: Metric) -> float:
+        """The metric after the last draw; NaN of a trial that has not come so far."""
+        return score(self.rounds[-1], self.trial.job, metric) if self.status == "done" and self.rounds else math.nan
+
+    def curve(self, metric: Metric) -> list[tuple[int, float]]:
+        """(energies, metric) of the rounds in which it can be compared."""
+        points = ((int(row["energies"]), score(row, self.trial.job, metric)) for row in self.rounds)
+        return [(energies, value) for energies, value in points if math.isfinite(value)]
+
+
+def score(row: dict[str, Any], job: FinetuneJob, metric: Metric) -> float:
+    """The metric of one round; NaN if unknown, or of draws at another temperature, which say nothing about this one."""
+    value = row.get(metric)
+    here = row["draw_k"] == row["target_k"] == job.temperature_k
+    return float(value) if here and value is not None else math.nan
+
+
+def judged(row: dict[str, Any], job: FinetuneJob, metric: Metric) -> float:
+    """What the scheduler is told of a round: its score, or NaN for the flow before any learning."""
+    return score(row, job, metric) if row["round"] else math.nan
+
+
+def outcome(trial: Trial) -> Outcome:
+    """Read the folder of a trial."""
+    rounds, state = trial.folder / ROUNDS, trial.folder / STATE
+    rows = json.loads(rounds.read_text()) if rounds.exists() else []
+    if state.exists():
+        return Outcome(trial, **({"rounds": rows} | json.loads(state.read_text())))
+    return Outcome(trial, "begun" if rows else "waiting", rows)
+
+
+def mark(trial: Trial, status: Status, message: str = "") -> None:
+    """Record how a trial ended."""
+    write_json(trial.folder / STATE, {"status": status, "message": message})
+
+
+def best(outcomes: Sequence[Outcome], metric: Metric) -> Outcome | None:
+    """The finished trial with the best metric, if any has finished with one."""
+    finished = [o for o in outcomes if math.isfinite(o.score(metric))]
+    sign = 1 if MODES[metric] == "max" else -1
+    return max(finished, key=lambda o: sign * o.score(metric), default=None)
+
+
+def best_of_each(outcomes: Sequence[Outcome], metric: Metric) -> dict[str, Outcome]:
+    """The best trial of every objective, the best objective first.
+
+    Of one without a finished trial, that which got furthest, after those with one.
+    """
+    sign = 1 if MODES[metric] == "max" else -1
+
+    def rank(o: Outcome) -> tuple[bool, int, float]:
+        curve = o.curve(metric)
+        finished = math.isfinite(o.score(metric))
+        return finished, 0 if finished else o.energies, sign * curve[-1][1] if curve else -math.inf
+
+    found: dict[str, Outcome] = {}
+    for o in sorted((o for o in outcomes if o.rounds), key=rank, reverse=True):
+        found.setdefault(o.trial.objective, o)
+    return found
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One flat row a trial: what it was, how it ended, its last numbers."""
+    keys = list(dict.fromkeys(key for o in outcomes for key in o.trial.settings))
+    return [
+        {
+            "trial": o.trial.number,
+            "objective": o.trial.objective,
+            **{key: o.trial.settings.get(key) for key in keys},
+            "steps_a_round": o.trial.job.steps,
+            "status": o.status,
+            "energies": o.energies,
+            **{key: o.rounds[-1].get(key) if o.rounds else None for key in LAST},
+            "message": o.message,
+            "folder": shown(o.trial.folder),
+        }
+        for o in outcomes
+    ]
+
+
+def write_tables(out: Path, outcomes: Sequence[Outcome]) -> list[Path]:
+    """`results.csv` with a row a trial, and `rounds.parquet` with a row a round, of the same columns and more."""
+    trial_rows = rows(outcomes)
+    paths = [out / "results.csv", out / "rounds.parquet"]
+    per_round = [
+        {k: v for k, v in row.items() if k not in (*LAST, "energies")}
+        | {k: v for k, v in found.items() if not isinstance(v, dict | list)}
+        for row, o in zip(trial_rows, outcomes, strict=True)
+        for found in o.rounds
+    ]
+    for path, content in zip(paths, (trial_rows, per_round), strict=True):
+        temporary = path.with_name(f".{path.name}")
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(_table(content), temporary)
+        else:
+            pq.write_table(_table(content), temporary)
+        temporary.replace(path)
+    return paths
+
+
+def _table(content: list[dict[str, Any]]) -> pa.Table:
+    """A table of rows whose keys may differ; a column of mixed kinds becomes text."""
+    columns: dict[str, pa.Array] = {}
+    for key in dict.fromkeys(key for row in content for key in row):
+        values = [row.get(key) for row in content]
+        try:
+            columns[key] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[key] = pa.array([None if v is None else str(v) for v in values])
+    return pa.table(columns)
+
+
+# --- the command that does a trial again --------------------------------------------------------
+
+
+def command(trial: Trial, job: SweepJob, out: Path) -> str:
+    """The line that makes the flow of this trial again, on all of the machine's cores."""
+    done = trial.job
+    values = flat({k: v for k, v in asdict(done).items() if k not in NOT_REPEATED})
+    usual = flat(asdict(FinetuneJob(sequence=done.sequence, pdb=done.pdb)))
+    always = ("sequence", "pdb", "checkpoint", "budget", "rounds", "steps", "batch", "optimizer.lr", "sampler")
+    chosen = {k: v for k, v in values.items() if k in always or v != usual.get(k)}
+    chosen = {k: v for k, v in chosen.items() if v not in ("", None) and not k.startswith("smc.")}
+    # The default of smc= is a preset: all its keys are given, or what matters without SMC.
+    chosen |= {k: v for k, v in values.items() if k.startswith("smc.") and done.sampler == "smc"}
+    chosen |= {"smc.block_size": done.smc.block_size}
+    for name in ("checkpoint", "pdb", "data_dir"):
+        if chosen.get(name) and "://" not in chosen[name]:
+            chosen[name] = shown(Path(chosen[name]))
+    words = [*_objective(trial), *(f"{k}={_word(v)}" for k, v in chosen.items()), f"out={_word(shown(out / 'best'))}"]
+    return "python jobs/finetune.py " + " ".join(shlex.quote(word) for word in words)
+
+
+def _objective(trial: Trial) -> Iterator[str]:
+    """The objective as arguments: one that has a name by that, others as a mixture."""
+    objective, usual = trial.job.objective, asdict(ObjectiveConfig())
+    if objective.terms == {trial.objective: 1.0}:
+        yield f"objective={trial.objective}"
+    else:
+        yield "objective=mixture"
+        for name in OBJECTIVES:
+            yield f"objective.terms.{name}={objective.terms.get(name, 0.0)}"
+    yield f"objective.teacher={_word(objective.teacher)}"
+    for key, value in asdict(objective).items():
+        if key not in ("terms", "teacher") and value != usual[key]:
+            yield f"++objective.{key}={_word(value)}"
+
+
+def _word(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_word(v) for v in value) + "]"
+    text = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:@~+-]+", text):
+        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return text

@@ -1,0 +1,111 @@
+"""How Ray Tune runs the trials of a sweep: what a trial does, reserves, and when it is stopped."""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from .cluster import Cluster
+from .finetuning import finetune
+from .sweep_config import MODES, Metric, SweepJob, Trial
+from .sweep_records import Records
+from .sweep_results import ENDED, Outcome, judged
+from .tracking import Tracker
+
+POLL_S = 0.5
+PARTING_S = 20.0  # for trials to be stopped after Ctrl-C
+
+
+def run_trial(
+    config: dict[str, Any], tasks: dict[int, Trial], metric: Metric, env: dict[str, str], parent: Tracker
+) -> None:
+    """One trial, in a process of Tune: each round is reported, the last one when the flow is safe in its folder."""
+    os.environ.update(env)
+    job = tasks[config["number"]].job
+    told: dict[str, Any] = {}
+
+    def report(row: dict[str, Any]) -> None:
+        nonlocal told
+        told = {"row": row, "energies": row["energies"], metric: judged(row, job, metric)}
+        if not row["final"]:  # Tune may stop the trial in `report`
+            tune.report(told)
+
+    try:
+        finetune(job, report, parent)
+    except FloatingPointError as error:
+        told |= {"diverged": str(error), metric: math.nan}
+    tune.report({"energies": 0, **told, "final": True})
+
+
+def placement(job: SweepJob, trial: Trial, resources: Cluster) -> tuple[list[dict[str, float]], int]:
+    """What one trial reserves, all of it or nothing, and how many of them run at a time.
+
+    Raises: ValueError when not even one fits.
+    """
+    if job.in_process:
+        gpus = job.trial_gpus if job.trial_gpus is not None else float(resources.gpus > 0)
+        bundles = [{"CPU": 1.0} | ({"GPU": gpus} if gpus else {})]
+    else:
+        actors = trial.job.actors
+        share = 0.5 if actors.energy_actors and not resources.gpus else 1.0  # as start_actors asks for
+        flow = {"GPU": 1.0} if resources.gpus else {"CPU": share}
+        bundles = [{"CPU": 1.0}, *[flow] * actors.flow_replicas, *[{"CPU": share}] * actors.energy_actors]
+    need = {kind: sum(b.get(kind, 0.0) for b in bundles) for kind in ("CPU", "GPU")}
+    have = {"CPU": resources.cpus, "GPU": resources.gpus}
+    most = min(int(have[kind] / need[kind] + 1e-9) for kind in need if need[kind])
+    if most < 1:
+        raise ValueError(
+            f"a trial takes {need['CPU']:g} CPUs and {need['GPU']:g} GPUs, the cluster has {have['CPU']} and "
+            f"{have['GPU']}: lower trial_gpus, or the replicas of actors, or leave in_process=true"
+        )
+    return bundles, min(job.at_once or most, most)
+
+
+def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
+    """ASHA by energies spent, which knows what earlier drivers saw of trials that have ended."""
+    if job.scheduler == "none":
+        return FIFOScheduler()
+    first = job.grace or min(o.trial.job.share + o.trial.job.buffer_energies for o in found)
+    asha = ASHAScheduler(
+        time_attr="energies",
+        metric=job.metric,
+        mode=MODES[job.metric],
+        grace_period=min(first, job.budget),
+        max_t=job.budget,
+        reduction_factor=job.reduction,
+    )
+    for o in found:
+        if o.status in ENDED:
+            known: Any = SimpleNamespace(trial_id=o.trial.name)
+            asha.on_trial_add(None, known)  # type: ignore[arg-type]  # neither asks the controller
+            for row in o.rounds:
+                result = {"energies": row["energies"], job.metric: judged(row, o.trial.job, job.metric)}
+                asha.on_trial_result(None, known, result)  # type: ignore[arg-type]
+    return asha
+
+
+def watched(fit: Callable[[], Any], records: Records, poll: Callable[[], None]) -> None:
+    """Run `fit` in a thread, since Tune in the main thread would take Ctrl-C for itself and end without an error."""
+    ended: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            ended.set_result(fit())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while not wait([ended], timeout=POLL_S).done:
+            poll()
+    except BaseException:  # Ctrl-C, or the disk is full
+        records.interrupted = True
+        wait([ended], timeout=PARTING_S)
+        raise
+    ended.result()

@@ -1,0 +1,174 @@
+"""Sweeps over finetuning: Ray Tune runs the trials, their folders hold what they found, the driver keeps the books."""
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+import models
+from molecules.references import find_reference
+
+from .cluster import Cluster, cluster
+from .config import claim, data_folder, flat, results_folder
+from .evaluation import REFERENCE_K
+from .finetuning import flow_and_peptide
+from .progress import progress, say
+from .sweep_config import SweepJob, environment, trials
+from .sweep_records import Records
+from .sweep_report import write_sweep_report
+from .sweep_results import ENDED, STATE, Outcome, best, command, outcome, write_tables
+from .sweep_tune import placement, run_trial, scheduler, watched
+from .tracking import Tracker, forgiven
+
+__all__ = ["SweepJob", "sweep"]
+
+# What a sweep may go on with changed: none of it changes a trial.
+INCIDENTAL = (
+    "cluster.",
+    "actors.",
+    "at_once",
+    "trial_gpus",
+    "max_failures",
+    "in_process",
+    "checkpoint_s",
+    "out",
+    "resume",
+)
+
+
+def sweep(job: SweepJob) -> Path:
+    """Run or continue `job`; returns its folder, with `sweep.html`, `results.csv` and the trials.
+
+    A trial is one `finetune` in a folder of its own, from which it goes on: after Ctrl-C, or when the driver, a node or
+    the trial died. So Tune's own state is not needed, and a sweep may go on with more cores than it began with.
+    """
+    out = results_folder(job.folder)
+    began = (out / "sweep.json").exists()
+    if began and job.resume in ("never", False):
+        raise ValueError(f"{out} holds a sweep, and resume=never: give another out=, or resume=auto to go on with it")
+    if not began and job.resume is True:
+        raise ValueError(f"{out} holds no sweep to go on with: give its out=, or leave resume=true away to begin one")
+    planned = trials(job, out)
+    settings = _settings(job)
+    claim(out, "sweep", settings)
+    found = [outcome(trial) for trial in planned]
+    if all(o.status in ENDED for o in found):
+        say(f"already swept: {finish(job, out, found)}")
+        return out
+    with (
+        Tracker.open("finetune", out, {**settings, "trials": len(planned)}) as tracker,
+        cluster(job.cluster) as resources,
+    ):
+        records = Records(planned, tracker)
+        try:
+            _run(job, out, found, records, resources)
+        finally:
+            records.close()
+        found = [outcome(trial) for trial in planned]
+        page = finish(job, out, found)
+        with forgiven("keeping the report"):
+            for path in (page, out / "results.csv", out / "rounds.parquet"):
+                tracker.artifact(path)
+    _summarise(job, out, found, page)
+    return out
+
+
+def _settings(job: SweepJob) -> dict[str, Any]:
+    """What decides the results, checked as far as that is possible before anything is started."""
+    checkpoint, _, peptide = flow_and_peptide(job)
+    fingerprint = models.weights.fingerprint(checkpoint)
+    known = peptide.encodings and job.temperature_k == REFERENCE_K
+    if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
+        raise ValueError(
+            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {REFERENCE_K:g} K below "
+            f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
+        )
+    kept = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
+    return kept | {"weights_sha256": fingerprint}
+
+
+def finish(job: SweepJob, out: Path, found: Sequence[Outcome]) -> Path:
+    """Tables and report of what has been found so far."""
+    write_tables(out, found)
+    top = best(found, job.metric)
+    return write_sweep_report(out, job, found, command(top.trial, job, out) if top else "")
+
+
+def _summarise(job: SweepJob, out: Path, found: Sequence[Outcome], page: Path) -> None:
+    counts = Counter(o.status for o in found)
+    say("swept: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for o in found:
+        if o.status in ("diverged", "failed"):
+            say(f"  {o.trial.name} {o.status}: {o.message}")
+    if top := best(found, job.metric):
+        say(f"best: {top.trial.name}, {described(top, job)}\n  {command(top.trial, job, out)}")
+    say(f"report: {page}")
+
+
+def described(o: Outcome, job: SweepJob) -> str:
+    """The metric of a trial, for people."""
+    value = o.score(job.metric)
+    return f"ESS {100 * value:.3g} %" if job.metric == "ess" else f"energy W2 {value:.3g} kT"
+
+
+def _run(job: SweepJob, out: Path, found: Sequence[Outcome], records: Records, resources: Cluster) -> None:
+    """All trials that have not ended yet."""
+    left = {o.trial.number: o.trial for o in found if o.status not in ENDED}
+    for trial in left.values():
+        (trial.folder / STATE).unlink(missing_ok=True)  # of those that failed
+    bundles, at_once = placement(job, next(iter(left.values())), resources)
+    say(
+        f"sweeping {len(found)} trials of {job.budget} energies, {min(at_once, len(left))} at a time"
+        + (f"; {len(found) - len(left)} ended earlier" if len(left) < len(found) else "")
+    )
+    shutil.rmtree(out / "tune", ignore_errors=True)  # of an earlier driver
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # we tell in our own words
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_parameters(
+        run_trial, tasks=left, metric=job.metric, env=environment(), parent=records.tracker
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+        param_space={"number": tune.grid_search(sorted(left))},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler(job, found),
+            max_concurrent_trials=at_once,
+            reuse_actors=job.in_process,  # a process needs seconds to import torch; one with actors ends with them
+            trial_name_creator=lambda t: left[t.config["number"]].name,
+            trial_dirname_creator=lambda t: left[t.config["number"]].name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(out),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=job.max_failures),
+            callbacks=[records],
+        ),
+    )
+    total = len(found) * job.budget
+    with progress("sweep", total, _spent(job, found)) as update:
+        ended = -1
+
+        def poll() -> None:
+            nonlocal ended
+            now = [outcome(o.trial) for o in found]
+            if ended < (ended := sum(o.status in (*ENDED, "failed") for o in now)):
+                finish(job, out, now)
+                records.best(ended, best(now, job.metric), job.metric)
+            top = best(now, job.metric)
+            note = f"{ended} of {len(now)} ended, {len(records.running)} running"
+            update(_spent(job, now), note + (f", best {top.trial.name}: {described(top, job)}" if top else ""))
+
+        watched(tuner.fit, records, poll)
+        poll()
+    shutil.rmtree(out / "tune", ignore_errors=True)
+
+
+def _spent(job: SweepJob, found: Sequence[Outcome]) -> int:
+    """Energies done with: a trial that has ended needs no more."""
+    return sum(job.budget if o.status in (*ENDED, "failed") else o.energies for o in found)

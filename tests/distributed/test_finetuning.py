@@ -1,0 +1,254 @@
+"""Finetuning of a tiny flow on real energies: the same bits here and on actors, whatever stops it; energies counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+import models
+from boltzray.actors import ActorsConfig, trained_at_k
+from boltzray.config import parse
+from boltzray.energies import BatchedEnergies
+from boltzray.finetune_crew import Replicas
+from boltzray.finetuning import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
+from boltzray.results import read_samples
+from samplers import SMCConfig
+
+MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
+
+
+@pytest.fixture(scope="session")
+def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flow of internal coordinates that has learned nothing: its draws have finite energies."""
+    torch.manual_seed(0)
+    config = models.FlowConfig(
+        channels=16, head_dim=8, blocks=2, layers_per_block=1, coordinates="internal", spline_bins=4
+    )
+    flow = models.Flow(config, scale_nm=0.2)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    about = {"step": 1, "temperature_k": 310.0, "sequences": ["GP", "AA"]}
+    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", about)
+
+
+@pytest.fixture
+def job(home: Path, flow_folder: Path) -> FinetuneJob:
+    return FinetuneJob(
+        sequence="AA",
+        checkpoint=str(flow_folder),
+        out="a",
+        budget=360,
+        rounds=2,
+        steps=3,
+        batch=8,
+        smc=SMCConfig(kernel="mala", step_size=1e-6, block_size=16),
+        checkpoint_s=0.0,
+        data_dir="none",
+        in_process=True,
+    )
+
+
+def result(out: Path) -> dict[str, Any]:
+    """All that must not depend on how a run came about."""
+    rounds = [{k: v for k, v in r.items() if k != "seconds"} for r in json.loads((out / "rounds.json").read_text())]
+    with np.load(out / "samples.npz") as arrays:
+        samples = dict(arrays)
+    return {"rounds": rounds, **load_file(out / "checkpoint" / "model.safetensors"), **samples}
+
+
+def same(one: Path, two: Path) -> None:
+    first, second = result(one), result(two)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        equal = (
+            value == second[name] if name == "rounds" else np.array_equal(np.asarray(value), np.asarray(second[name]))
+        )
+        assert equal, name
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("sampler", "objective"), [("snis", MIXED), ("smc", ObjectiveConfig(terms={"alpha2": 1.0}))])
+def test_actors_give_the_bits_of_one_process(job: FinetuneJob, sampler: Any, objective: ObjectiveConfig) -> None:
+    here = replace(job, sampler=sampler, smc_particles=33, objective=objective)
+    spread = replace(here, out="b", in_process=False, actors=ActorsConfig(flow_replicas=2))
+    same(finetune(here), finetune(spread))
+
+
+def test_what_a_run_leaves(job: FinetuneJob, data: Path, flow_folder: Path) -> None:
+    job = replace(job, data_dir=str(data))
+    seen: list[dict[str, Any]] = []
+    out = finetune(job, seen.append)
+    assert seen == json.loads((out / "rounds.json").read_text())
+    assert [r["round"] for r in seen] == [0, 1, 2]
+    assert [r["energies"] for r in seen] == [120, 240, 360]
+    assert [r["final"] for r in seen] == [False, False, True]
+    assert all(np.isfinite(r["ess"]) and r["energy_w2"] > 0 for r in seen)
+    assert all(np.isfinite(r["loss"]) for r in seen[1:])
+    peptide, (samples,) = read_samples(out)
+    assert peptide.sequence == "AA"
+    assert len(samples.log_weights) == 120
+    assert samples.diagnostics["ess"] == seen[-1]["ess"]
+    about = models.weights.describe(out / "checkpoint")["provenance"]
+    assert about["finetune"]["parent_sha256"] == models.weights.fingerprint(flow_folder)
+    assert about["finetune"]["objective"]["terms"] == {"self_improve": 1.0}
+    assert (about["finetune"]["budget"], about["finetune"]["rounds"], about["finetune"]["sequence"]) == (360, 2, "AA")
+    assert trained_at_k(out / "checkpoint") == 310.0
+    before, after = load_file(flow_folder / "model.safetensors"), load_file(out / "checkpoint" / "model.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert not (out / "run").exists()
+    again: list[dict[str, Any]] = []
+    finetune(job, again.append)
+    assert again == seen
+    with pytest.raises(ValueError, match="budget"):
+        finetune(replace(job, budget=400))
+
+
+@pytest.mark.parametrize(
+    ("change", "spent"),
+    [
+        ({"sampler": "snis", "objective": MIXED}, 360),
+        ({"sampler": "smc", "smc_particles": 33}, 360),
+        ({"objective": ObjectiveConfig(terms={"anneal": 1.0})}, 360),
+        ({"objective": ObjectiveConfig(terms={"reverse_kl": 1.0})}, 360),
+    ],
+)
+def test_every_energy_is_counted(
+    job: FinetuneJob, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], spent: int
+) -> None:
+    evaluated = []
+
+    class Counting(BatchedEnergies):
+        def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
+            evaluated.append(len(x_nm))
+            return super().ask(x_nm, gradient=gradient)
+
+    monkeypatch.setattr("boltzray.finetune_crew.BatchedEnergies", Counting)
+    rounds: list[dict[str, Any]] = []
+    finetune(replace(job, **change), rounds.append)
+    assert sum(evaluated) - 1 == rounds[-1]["energies"] == spent  # one to get ready
+
+
+def test_stopped_between_rounds_and_within(job: FinetuneJob) -> None:
+    """By `on_round`, and in the middle of learning: it goes on with the same bits."""
+
+    def stop(entry: dict[str, Any]) -> None:
+        if entry["round"] == 1:
+            raise KeyboardInterrupt
+
+    mixed = replace(job, objective=MIXED)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(mixed, stop)
+    assert (Path(os.environ["BOLTZRAY_HOME"]) / "a" / "run" / "learner.pt").exists()
+    same(finetune(mixed), finetune(replace(mixed, out="b")))
+
+
+def test_a_killed_run_goes_on(root: Path, job: FinetuneJob, home: Path) -> None:
+    """SIGKILL to a real `python jobs/finetune.py` within a round; the same command ends with the same bits."""
+    values = {
+        "sequence": "AA", "checkpoint": job.checkpoint, "out": "a", "budget": 360, "rounds": 2, "steps": 40, "batch": 8,
+        "smc.block_size": 16, "checkpoint_s": 0, "data_dir": "none", "in_process": "true", "objective.teacher": 0.1,
+    }  # fmt: skip
+    command = [sys.executable, str(root / "jobs" / "finetune.py"), *(f"{k}={v}" for k, v in values.items())]
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    environment = {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (home / "a" / "run" / "learner.pt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped_at = torch.load(home / "a" / "run" / "learner.pt", weights_only=True)
+    assert (stopped_at["index"], stopped_at["step"] < 40) == (0, True)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after 1 of 3 draws" in done.stdout
+    assert "before: ESS" in done.stdout
+    assert (home / "a" / "report.html").exists()
+    whole = replace(job, out="b", steps=40, data_dir="none", smc=SMCConfig(block_size=16))
+    same(home / "a", finetune(replace(whole, objective=ObjectiveConfig(teacher=0.1), checkpoint_s=60.0)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = replace(job, in_process=False, actors=ActorsConfig(flow_replicas=1), objective=MIXED, steps=6)
+    learn, killed = Replicas.learn, []
+
+    def deadly(self: Replicas, seconds: float) -> Any:
+        report = learn(self, seconds)
+        if report.step == 3:
+            pid = ray.get(self.flows[0].__ray_call__.remote(lambda _: os.getpid()))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        return report
+
+    monkeypatch.setattr(Replicas, "learn", deadly)
+    out = finetune(spread)
+    assert len(killed) == 2
+    monkeypatch.undo()
+    os.environ["BOLTZRAY_HOME"] = str(out.parent)
+    same(out, finetune(replace(spread, out="b", in_process=True)))
+
+
+def test_a_run_that_diverges_says_so(job: FinetuneJob) -> None:
+    with pytest.raises(FloatingPointError, match="diverged"):
+        finetune(replace(job, steps=30, optimizer=OptimizerConfig(lr=1e6, max_bad_steps=2)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budget": 20}, "give budget=160 or more"),
+        ({"budget": 1000, "buffer": 500}, "budget=1000 is too small for 4 rounds with a buffer of 500"),
+        ({"rounds": 0}, "give rounds= or buffer="),
+        ({"sequence": ""}, "give a peptide"),
+        ({"sequence": "AXZ"}, "unknown residue 'X'"),
+        ({"objective": {"terms": {"reverse_kl": 1.0}}, "budget": 1000}, "lower steps or batch"),
+        ({"objective": {"terms": {"anneal": 1.0}}, "temperature_k": 600.0}, "must be above temperature_k"),
+        ({"sampler": "smc", "smc_particles": 10_000}, "lower smc_particles"),
+        ({"optimizer": {"lr": -1.0}}, "optimizer.lr"),
+    ],
+)
+def test_wrong_input_is_refused_with_the_fix(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(FinetuneJob, {"sequence": "AA", **values})
+
+
+def test_rounds_follow_from_the_budget() -> None:
+    assert FinetuneJob(sequence="AA", budget=1_000_000, rounds=0, buffer=200_000).n_rounds == 4
+    assert FinetuneJob(sequence="AA", budget=20_000).share == 4000
+    ladder = FinetuneJob(sequence="AA", rounds=2, objective=ObjectiveConfig(terms={"anneal": 1.0}, hottest_k=500.0))
+    temperatures = [ladder.temperatures(k) for k in range(3)]
+    assert temperatures[0][0] == 500.0
+    assert temperatures[0][1] == temperatures[1][0]
+    assert temperatures[1][1] == 310.0
+    assert temperatures[2] == (310.0, 310.0)
+
+
+def test_a_peptide_beyond_the_flow_is_refused(job: FinetuneJob) -> None:
+    with pytest.raises(ValueError, match=r"ARIP has 4 residues, the flow .* was trained on up to 2"):
+        finetune(replace(job, sequence="ARIP"))
+
+
+def test_an_unknown_objective_is_one_line(root: Path, home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(root / "jobs" / "finetune.py"), "sequence=AA", "objective=best"],
+        cwd=home, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "self_improve" in line

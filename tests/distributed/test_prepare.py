@@ -1,0 +1,214 @@
+"""Columnar copies of tars: the same batches, the same bad data, and no shard that is written halfway."""
+
+import os
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import models
+from boltzray.batching import Batcher
+from boltzray.catalogue import DataConfig, catalogue
+from boltzray.learner import Learner, TrainConfig
+from boltzray.prepare import PrepareJob, prepare
+from boltzray.stream import Feeder, batches
+from boltzray.windows import Order, Position
+from molecules import OpenMMEnergy
+from molecules.columns import COLUMNS, PREPARED, read_columns, write_columns
+from molecules.peptide import Peptide
+from molecules.shards import list_shards
+from molecules.tars import read_shard
+
+ORDER = Order(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
+START = Position()
+
+
+@pytest.fixture
+def tars(data: Path, home: Path, ray_cluster: None) -> Path:
+    """Sound tars, one cut in the middle of a member, one cut between two of them, and one that is no tar."""
+    source = home / "tars"
+    shutil.copytree(data, source)
+    folder = source / "webdatasets" / "single_frames"
+    whole = (folder / "0000.tar").read_bytes()
+    size = 1024 * 3 * 20
+    for name, content in {"0100": whole[: size + 700], "0101": b"no tar at all", "0102": whole[:size]}.items():
+        (folder / f"{name}.tar").write_bytes(content)
+    return source
+
+
+def stream(folder: Path, steps: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], set[str], str]:
+    """Batches over more than an epoch, what was found bad, and the fingerprint of the data."""
+    found = catalogue(DataConfig(max_bad_share=0.9), str(folder))
+    feeder = Feeder(found, ORDER, 1, START, [])
+    parts, problems = [], set(found.problems)
+    for batch in islice(batches(feeder, 0, 0, ORDER, START), steps):
+        assert not batch.failure
+        parts += [(part.peptide, part.x) for part in batch.parts]
+        problems |= set(batch.problems)
+    return parts, {line.replace(".parquet:", ".tar:") for line in problems}, found.fingerprint
+
+
+def test_batches_and_bad_data_are_those_of_the_tars(tars: Path, home: Path) -> None:
+    out = prepare(PrepareJob(source=str(tars), out="columns"))
+    assert not list(out.rglob("*.tar"))
+    frames = sum(pq.read_metadata(path).num_rows for path in (out / COLUMNS).glob("*.parquet"))
+    one, bad, fingerprint = stream(tars, frames // ORDER.batch + 4)
+    two, bad_too, fingerprint_too = stream(out, frames // ORDER.batch + 4)
+    assert len(one) == len(two)
+    for mine, its in zip(one, two, strict=True):
+        assert np.array_equal(mine[0], its[0])
+        assert np.array_equal(mine[1], its[1])
+    assert bad == bad_too
+    assert {line.split(":")[0] for line in bad} == {"0100.tar", "0101.tar", "0102.tar"}
+    assert fingerprint == fingerprint_too, "a run may go on with either"
+    named = (out / "bad_data.txt").read_text().splitlines()
+    assert set(named) == {line for line in bad if "frames missing" not in line}
+    table = pq.read_table(out / COLUMNS / "0000.parquet")
+    first = read_shard(tars / "webdatasets" / "single_frames" / "0000.tar", catalogue_sizes(tars)).frames[0]
+    assert table["sequence"][0].as_py() == first.sequence
+    assert table["positions"][0].as_py() == first.positions.tobytes()
+
+
+def catalogue_sizes(folder: Path) -> dict[str, int]:
+    return {p.stem: sum(line.startswith("ATOM") for line in p.open()) for p in folder.glob("pdbs/*/*.pdb")}
+
+
+def test_a_stopped_preparation_goes_on(tars: Path, home: Path) -> None:
+    job = PrepareJob(source=str(tars), out="columns")
+    out = prepare(job)
+    kept, torn, missing = sorted((out / COLUMNS).glob("*.parquet"))[:3]
+    before = {path: path.read_bytes() for path in (kept, torn, missing)}
+    written = kept.stat().st_mtime_ns
+    torn.write_bytes(before[torn][:1000])
+    missing.unlink()
+    with pytest.raises(ValueError, match="prepare it again"):
+        list_shards(out)
+    (out / PREPARED).unlink()
+    with pytest.raises(ValueError, match=r"no \.tar in"):
+        list_shards(out)
+    prepare(job)
+    assert kept.stat().st_mtime_ns == written
+    assert {path: path.read_bytes() for path in before} == before
+    with pytest.raises(ValueError, match="prepared already"):
+        prepare(PrepareJob(source=str(out), out="again"))
+    with pytest.raises(ValueError, match="give another out="):
+        prepare(PrepareJob(source="elsewhere", out="columns"))
+
+
+def test_damaged_columns_are_named(data: Path, tmp_path: Path) -> None:
+    sizes = catalogue_sizes(data)
+    content = read_shard(data / "webdatasets" / "single_frames" / "0000.tar", sizes)
+    path = tmp_path / "0000.parquet"
+    write_columns(path, content, "0000.tar")
+    whole = path.read_bytes()
+    again = read_columns(path, sizes)
+    assert [frame.key for frame in again.frames] == [frame.key for frame in content.frames]
+    assert again.problems == []
+    unknown = read_columns(path, {k: v for k, v in sizes.items() if k != content.frames[0].sequence})
+    assert all(f"unknown sequence {content.frames[0].sequence}" in line for line in unknown.problems)
+    assert len(unknown.problems) + len(unknown.frames) == len(content.frames)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        mutated = bytearray(whole)
+        for at in rng.integers(len(mutated), size=rng.integers(1, 20)):
+            mutated[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(mutated[: rng.integers(1, len(mutated) + 1)])
+        for line in read_columns(path, sizes).problems:
+            assert line.startswith("0000.parquet: ")
+            assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "xtc"])
+def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: None, kind: str) -> None:
+    """From a PDB and a file of frames to a flow that knows this molecule."""
+    import mdtraj
+
+    pdb = golden / "ace_a_nme.pdb"
+    peptide = Peptide.from_pdb(pdb)
+    noise = np.random.default_rng(0).normal(0, 0.005, (60, 22, 3))
+    frames = (peptide.positions + noise).astype(np.float32)
+    if kind == "npy":
+        np.save(home / "frames.npy", frames)
+    elif kind == "npz":
+        np.savez(home / "frames.npz", positions=frames)
+    else:
+        mdtraj.Trajectory(frames, mdtraj.load_topology(str(pdb))).save_xtc(str(home / "frames.xtc"))
+    out = prepare(PrepareJob(pdb=str(pdb), frames=f"frames.{kind}", out="capped"))
+    found = catalogue(DataConfig(sequences=("ACE-A-NME",), max_residues=10), str(out))
+    assert (found.sequences, found.n_frames, found.problems) == (["ACE-A-NME"], 60, [])
+    if kind != "npy":
+        return
+    config = models.FlowConfig(
+        channels=16,
+        head_dim=8,
+        blocks=2,
+        layers_per_block=1,
+        adaptive=False,
+        lookahead=False,
+        orderings=(),
+        system="ACE-A-NME",
+        system_atoms=22,
+        token="coordinate",
+    )
+    torch.manual_seed(0)
+    flow = models.Flow(config, found.scale_nm)
+    learner = Learner(flow, TrainConfig(steps=30, batch=30, lr=3e-3, precision="float32"), device=torch.device("cpu"))
+    batcher = Batcher(flow, {p.sequence: p for p in found.peptides})
+    order = Order(batch=30, seed=0)
+    losses = [
+        float(learner.step_parts([batcher.batch(part) for part in batch.parts])["loss"])
+        for batch in islice(batches(Feeder(found, order, 1, START, []), 0, 0, order, START), 30)
+    ]
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    assert losses[-1] < losses[0] - 0.2
+    again = models.load(models.save(flow, home / "flow", {"step": 30}))
+    x, log_q = again.sample(again.condition(peptide), 4, torch.Generator().manual_seed(0))
+    assert x.shape == (4, 22, 3)
+    assert log_q.isfinite().all()
+
+
+def test_frames_that_do_not_fit_are_refused(golden: Path, home: Path) -> None:
+    pdb = str(golden / "ace_a_nme.pdb")
+    np.save(home / "wrong.npy", np.zeros((5, 23, 3), np.float32))
+    (home / "junk.npy").write_bytes(b"junk")
+    for frames, message in (("wrong.npy", "has 22 atoms"), ("junk.npy", "holds no conformations")):
+        with pytest.raises(ValueError, match=message):
+            prepare(PrepareJob(pdb=pdb, frames=frames, out="x"))
+    with pytest.raises(ValueError, match="pdb= and frames="):
+        PrepareJob(pdb=pdb, out="x")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_capped_molecule_from_frames_to_samples(root: Path, golden: Path, home: Path) -> None:
+    """The three commands of docs/training.md, with the force field that the single systems were simulated in."""
+    pdb, name = golden / "ace_a_nme.pdb", "amber99sbildn-obc"
+    peptide = Peptide.from_pdb(pdb)
+    np.save(home / "frames.npy", peptide.positions + np.random.default_rng(0).normal(0, 0.005, (40, 22, 3)))
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    small = ["model.channels=16", "model.head_dim=8", "model.blocks=2", "model.layers_per_block=1"]
+    few = ["train.steps=4", "train.batch=8", "train.compile=false", "validation.every=0"]
+    drawn = ["checkpoint=outputs/single_ace_a_nme/checkpoint", "sampler=snis", "samples=16", "out=s"]
+    for job, arguments in {
+        "prepare": [f"pdb={pdb}", "frames=frames.npy", "out=data/ace_a_nme"],
+        "train": ["run=single_ace_a_nme", *small, *few],
+        "sample": [f"pdb={pdb}", "temperature_k=300", f"forcefield={name}", *drawn],
+    }.items():
+        done = subprocess.run(
+            [sys.executable, str(root / "jobs" / f"{job}.py"), *arguments, "cluster.num_cpus=2"],
+            cwd=home,
+            env={**kept, "BOLTZRAY_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(home / "s" / "samples.npz") as arrays:
+        expected = OpenMMEnergy(peptide, 300.0, forcefield=name).evaluate(arrays["positions_nm"].astype(np.float64))
+        np.testing.assert_allclose(arrays["energy_kT"], expected.energy, rtol=1e-3)
