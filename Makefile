@@ -5,12 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test test-slow lint ui docs clean
+.PHONY: quickstart tutorial test test-slow lint ui docs clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make quickstart   the whole pipeline on one small peptide, with a report"
+	@echo "make quickstart   samples of a peptide with the flow in the box, weighted, then finetuned; a report of both"
+	@echo "make tutorial     MD, training, sampling and a report of a flow of your own"
 	@echo "make test         the tests"
 	@echo "make test-slow    statistical and long tests"
 	@echo "make lint         format, lint and types"
@@ -28,6 +29,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 quickstart: $(STAMP)
 	@$(BIN)/python jobs/quickstart.py $(ARGS)
+
+tutorial: $(STAMP)
+	@$(BIN)/python jobs/tutorial.py $(ARGS)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=100, help="a round")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-5)
+    parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=4000, help="that judge a flow")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), help="some of: " + "; ".join(VARIANTS))

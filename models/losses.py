@@ -55,7 +55,6 @@ class ObjectiveConfig:
     """The weighted sum of `terms` to minimise, each with `teacher` · ½·mean((log q − log q_teacher)²) of its batch.
 
     The teacher is the flow at the start.
-    The teacher is the flow at the start.
 
     `tail`: log-weights by more than this below their median count by their logarithm in reverse_kl and log_variance:
     the clashes of a few draws would be all that these see. `hottest_k`: where the ladder of `anneal` begins.

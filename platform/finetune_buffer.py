@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.losses import OBJECTIVES, ObjectiveConfig
-from molecules import internal
-from molecules.peptide import Peptide
 from molecules.transport import wasserstein_1d
 from samplers import SMCConfig, SMCState, SMCStep, generator, resample, smc_steps, snis, treat
 from samplers.types import FloatArray
@@ -111,16 +109,6 @@ def _ess_error(log_w: FloatArray) -> float:
     stream = np.random.default_rng(0)
     replicas = (weight[stream.integers(len(weight), size=len(weight))] for _ in range(REPLICATES))
     return float(np.std([r.sum() ** 2 / (len(r) * np.square(r).sum()) for r in replicas if r.any()]))
-
-
-def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
-    """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
-
-    Which is called 2 and which 3 is chance in many files, and a flow of internal coordinates has learned one of them.
-    """
-    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
-    references, role = peptide.internal["references"], peptide.internal["role"]
-    return frames[:, internal.roles(names, references, internal.torsions(frames[0], references))][:, role]
 
 
 def conformations(paths: Sequence[Path]) -> np.ndarray:

@@ -10,7 +10,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,20 @@ import torch
 import models
 from models.flow import Flow
 from molecules.peptide import Peptide
-from molecules.references import find_reference, load_reference
-from molecules.weighting import thin
-from samplers import snis
 
 from .actors import Target, trained_at_k
-from .annealing import Positions
-from .config import data_folder, fingerprint, shown, write_json
-from .energies import EnergyConfig, Molecule, batched
-from .evaluation import REFERENCE_K
-from .finetune_buffer import Buffer, appraisal, conformations, fill, same_hydrogens, views
+from .config import write_json
+from .finetune_buffer import Buffer, appraisal, conformations, fill, views
 from .finetune_config import FinetuneJob
 from .finetune_crew import Crew
 from .finetune_learner import Lesson, Task, summary
+from .finetune_reference import real_frames, reference_energies
+from .finetune_result import described, leave_draws, provenance
 from .finetune_server import Aim, publish
 from .population import Proposals
-from .progress import duration, progress, say
-from .results import SampleSet, write_samples
-from .sampling import snis_diagnostics
+from .progress import progress, say
 from .tracking import Tracker, forgiven
 
-REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
 OnRound = Callable[[dict[str, Any]], None]
 
 
@@ -73,8 +65,8 @@ class Run:
         self.before = self.rounds[-1]["seconds"] if self.rounds else 0.0
         state = self.state()
         self._publish(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
-        self.reference = self._reference()
-        self.frames = self._frames()
+        self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
+        self.frames = real_frames(self.job, self.flow, self.peptide)
 
     def state(self) -> dict[str, Any] | None:
         """The learner's, as it was last saved."""
@@ -147,9 +139,9 @@ class Run:
         write_json(self.out / "rounds.json", self.rounds)
         with forgiven("logging to MLflow"):
             self.tracker.log(entry, step=index * job.steps)
-        say(_line(entry, job))
+        say(described(entry, job))
         if index and draw_k == job.temperature_k and entry["ess"] >= max(_comparable(self.rounds)):
-            models.save(self.flow, self.out / "best", self._provenance(entry))
+            self._save("best", entry)
 
     def _learn(self, index: int, buffer: Buffer, hands: Crew) -> None:
         """The steps of one round, from wherever they stand; then the new weights, where servers read them."""
@@ -188,89 +180,16 @@ class Run:
         x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
         return Lesson(x, buffer.log_q, buffer.log_p, log_teacher, chosen, self.frames)
 
-    def _reference(self) -> np.ndarray | None:
-        """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
-        path = find_reference(data_folder(self.job.data_dir), self.peptide.sequence) if self.peptide.encodings else None
-        if path is None or self.job.temperature_k != REFERENCE_K:
-            return None
-        positions, _ = load_reference(path)
-        positions = positions[thin(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
-        energy = batched(Molecule(self.target.pdb, REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, False)
-        return energy.energy[energy.ok]
-
-    def _frames(self) -> np.ndarray | None:
-        """Real data to learn from (T, N, 3) in nm."""
-        if not self.job.objective.real_data:
-            return None
-        path = data_folder(self.job.objective.real_data)
-        frames, _ = load_reference(path)
-        if frames.shape[1] != self.peptide.n_atoms:
-            raise ValueError(
-                f"{path} has {frames.shape[1]} atoms a frame, {self.peptide.sequence} has {self.peptide.n_atoms}: "
-                "give frames of that peptide as objective.real_data"
-            )
-        frames = frames[np.isfinite(frames).all((1, 2))]
-        return same_hydrogens(self.peptide, frames) if self.flow.config.coordinates == "internal" else frames
-
-    def _provenance(self, entry: dict[str, Any]) -> dict[str, Any]:
-        job = self.job
-        before = models.weights.describe(self.checkpoint)["provenance"] if self.checkpoint.is_dir() else {}
-        return {
-            **before,
-            "temperature_k": self.target.trained_at_k,  # what its latents' unit variance stands for
-            "finetune": {
-                "parent": shown(self.checkpoint),
-                "parent_sha256": models.weights.fingerprint(self.checkpoint),
-                "sequence": self.peptide.sequence,
-                "temperature_k": job.temperature_k,
-                "objective": asdict(job.objective),
-                "optimizer": asdict(job.optimizer),
-                "budget": job.budget,
-                "rounds": entry["round"],
-                "energies": entry["energies"],
-                "ess": entry["ess"],
-                "settings": fingerprint(job),
-            },
-        }
-
     def finish(self, drawn: Proposals) -> None:
-        """The flow to out/checkpoint, the final draw as `jobs/sample.py` leaves it."""
-        models.save(self.flow, self.out / "checkpoint", self._provenance(self.rounds[-1]))
-        result = snis(None, drawn.log_q, drawn.log_p, self.job.weights)
-        final = SampleSet(
-            name="SNIS",
-            chunks=Positions(drawn.paths, self.flow.scale_nm),
-            log_weights=result.log_w.numpy(),
-            energy_kt=drawn.energy,
-            log_q=drawn.log_q,
-            diagnostics=snis_diagnostics(result) | {"seconds": self.rounds[-1]["seconds"]},
-        )
-        settings = {"temperature_k": self.job.temperature_k, "checkpoint": shown(self.out / "checkpoint")}
-        settings |= {"weights_sha256": models.weights.fingerprint(self.out / "checkpoint"), "seed": self.job.seed}
-        write_json(self.out / "sample.json", settings)
-        write_samples(self.out, self.peptide, [final], seed=self.job.seed)
+        """The flow to out/checkpoint, and the final draw."""
+        self._save("checkpoint", self.rounds[-1])
+        leave_draws(self.out, self.job, self.peptide, drawn, self.flow.scale_nm, self.rounds[-1]["seconds"])
+
+    def _save(self, name: str, entry: dict[str, Any]) -> None:
+        about = provenance(self.job, self.checkpoint, self.target, self.peptide, entry)
+        models.save(self.flow, self.out / name, about)
 
 
 def _comparable(rounds: list[dict[str, Any]]) -> list[float]:
     """ESS of all draws at the last one's temperature."""
     return [entry["ess"] for entry in rounds if entry["draw_k"] == entry["target_k"] == rounds[-1]["draw_k"]]
-
-
-def _line(entry: dict[str, Any], job: FinetuneJob) -> str:
-    n = entry["round"]
-    parts = [f"after {n} of {job.n_rounds} rounds" if n else "before finetuning", quality(entry)]
-    if entry["draw_k"] != entry["target_k"]:
-        parts.append(f"drawn at {entry['draw_k']:.0f} K for {entry['target_k']:.0f} K")
-    parts.append(f"{entry['energies']} of {job.budget} energies")
-    if n and not entry["final"]:
-        parts.append(f"about {duration(entry['seconds'] / n * (job.n_rounds - n))} left")
-    return "  ".join(parts)
-
-
-def quality(entry: dict[str, Any]) -> str:
-    parts = [f"ESS {100 * entry['ess']:.3g} ± {100 * entry['ess_error']:.2g} %"]
-    if entry["k_hat"] is not None:
-        parts.append(f"k̂ {entry['k_hat']:.2f}")
-    if entry["energy_w2"] is not None:
-        parts.append(f"energy W₂ {entry['energy_w2']:.3g} kT")
-    return "  ".join(parts)

@@ -15,7 +15,8 @@ from .config import claim, data_folder, flat, results_folder, results_home
 from .evaluation import evaluate_folder, show
 from .finetune_config import FinetuneJob, OptimizerConfig
 from .finetune_crew import crew
-from .finetune_run import OnRound, Run, quality
+from .finetune_result import quality
+from .finetune_run import OnRound, Run
 from .progress import say
 from .results import finished
 from .sampling import SampleJob, peptide_of

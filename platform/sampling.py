@@ -14,7 +14,7 @@ from models.hub import DEFAULT_CHECKPOINT
 from molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
 from molecules.peptide import Peptide, check_sequence
 from molecules.references import find_pdb
-from samplers import SMCConfig, SNISResult, snis
+from samplers import HMC, SMCConfig, SNISResult, snis
 from samplers.com import CenterOfMass
 from samplers.weights import Treatment
 
@@ -56,7 +56,7 @@ class SampleJob:
     seed: int = 0
     checkpoint_s: float = 30.0
     data_dir: str = "data"
-    smc: SMCConfig = field(default_factory=SMCConfig)
+    smc: SMCConfig = HMC
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

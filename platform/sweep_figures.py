@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .drawing import REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
 from .sweep_config import Metric, SweepJob
-from .sweep_results import Outcome, best_of_each
+from .sweep_results import Outcome, best_of_each, score
 
 # Okabe & Ito, and black: told apart by colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -155,9 +155,8 @@ def _scale(axis: Axes, metric: Metric, found: Sequence[Outcome], label: bool = T
         axis.set_yscale("log")
     else:
         axis.set_ylim(0.0, 1.08 * LABELS[metric][1] * max(values))
-    starts = [LABELS[metric][1] * o.curve(metric)[0][1] for o in found if o.rounds and o.curve(metric)]
-    if starts:
-        start = starts[0]
-        axis.axhline(start, color=REFERENCE_COLOUR, linestyle="--", linewidth=0.8)
+    starts = (score(o.rounds[0], o.trial.job, metric) for o in found if o.rounds)
+    if (start := next(filter(math.isfinite, starts), None)) is not None:
+        axis.axhline(LABELS[metric][1] * start, color=REFERENCE_COLOUR, linestyle="--", linewidth=0.8)
     if label:
         axis.set_ylabel(LABELS[metric][0])

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -57,6 +58,24 @@ def provenance() -> dict[str, str]:
     return facts
 
 
+def _experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+    """A client, and the id of an experiment, which is made when there is none.
+
+    The first job of a folder makes the database: others that start at the same time wait for it.
+    """
+    local = uri.startswith("sqlite:///")
+    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock") if local else nullcontext():
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(name)
+        if found:
+            return client, found.experiment_id
+        return client, client.create_experiment(
+            name,
+            artifact_location=str(results_home() / "mlartifacts") if local else None,
+            tags={"mlflow.experimentKind": "custom_model_development"},  # the UI then shows curves, not chats
+        )
+
+
 class Tracker:
     """A handle on one MLflow run; it pickles, so that any process can write to the run."""
 
@@ -79,17 +98,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = tracking_uri()
         mlflow.set_tracking_uri(uri)
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        if found:
-            experiment_id = found.experiment_id
-        else:
-            local = uri.startswith("sqlite:///")
-            experiment_id = client.create_experiment(
-                experiment,
-                artifact_location=str(results_home() / "mlartifacts") if local else None,
-                tags={"mlflow.experimentKind": "custom_model_development"},  # the UI then shows curves, not chats
-            )
+        client, experiment_id = _experiment(uri, experiment)
         key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
         path = out / "mlflow_run"
         if path.exists():

@@ -1,7 +1,7 @@
 """Statistics: weights, resampling, annealing paths, kernels, SNIS, SMC; densities are callables."""
 
 from samplers.com import com_log_density
-from samplers.config import SMCConfig
+from samplers.config import HMC, SMCConfig
 from samplers.population import (
     LocalPopulation,
     Move,
@@ -19,6 +19,7 @@ from samplers.types import Endpoints, Evaluate, Particles, concatenate, evaluate
 from samplers.weights import conditional_ess, ess, log_mean_exp, log_z_error, normalised, psis, treat
 
 __all__ = [
+    "HMC",
     "Endpoints",
     "Evaluate",
     "LocalPopulation",

@@ -29,7 +29,7 @@ class SMCConfig:
     n_steps: int = 100
     max_steps: int = 10_000
     moves_per_step: int = 1
-    step_size: float = 1e-3
+    step_size: float = 1e-4
     target_acceptance: float | None = 0.574
     n_leapfrog: int = 5
     ula_weights: ULAWeights = "exact"
@@ -64,3 +64,7 @@ class SMCConfig:
             return "biased"
         adapts = self.kernel != "ula" and self.target_acceptance is not None
         return "consistent" if adapts or self.schedule == "adaptive" else "unbiased"
+
+
+# Longer moves and smaller steps of the path: what `sample` does unless told otherwise; conf/smc/hmc.yaml says why.
+HMC = SMCConfig(kernel="hmc", step_size=1e-2, n_leapfrog=10, target_acceptance=0.65, cess_target=0.98)

@@ -18,7 +18,6 @@ prepare()
 
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
-from ray.util.state import list_actors  # noqa: E402
 
 from boltzray.actors import ActorsConfig  # noqa: E402
 from boltzray.energies import EnergyConfig  # noqa: E402
@@ -26,6 +25,7 @@ from boltzray.sampling import SampleJob, sample  # noqa: E402
 from samplers import SMCConfig  # noqa: E402
 
 N_ACTORS = 2
+STEPS = 60  # a node must be gone before the last of them
 
 
 def job(checkpoint: str, data: str, out: str) -> SampleJob:
@@ -44,14 +44,12 @@ def job(checkpoint: str, data: str, out: str) -> SampleJob:
     )
 
 
-STEPS = 12
-
-
 def take_away(cluster: Any, node: Any, run: Path, seen: list[int]) -> None:
-    """Kill the node once SMC has a few checkpoints."""
+    """Kill the node once SMC has a few checkpoints. The dashboard would take too long to say who is on it."""
     while not any(run.glob("smc-00000[3-9]")):
         time.sleep(0.01)
-    seen.append(sum(a.node_id == node.node_id and a.state == "ALIVE" for a in list_actors()))
+    alive = ray._private.state.actors(actor_state_name="ALIVE").values()
+    seen.append(sum(actor["Address"]["NodeID"] == node.node_id for actor in alive))
     cluster.remove_node(node, allow_graceful=False)
     print("node removed", flush=True)
 

@@ -14,6 +14,7 @@ from boltzray.simulation import SimulateJob
 from boltzray.training import TrainJob
 from boltzray.tutorial import TutorialJob
 from molecules.references import published_split
+from samplers import SMCConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -42,6 +43,11 @@ def test_flows_in_the_box_are_trained_on_what_is_simulated_for_them(name: str) -
     if name == "dipeptides":
         assert not [s for s in data.sequences if published_split(s)]
         assert {s[0] for s in data.sequences} == {s[1] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
+
+
+def test_files_and_code_have_the_same_defaults() -> None:
+    assert composed(SampleJob, "sample", "sequence=AA") == SampleJob(sequence="AA")
+    assert composed(SampleJob, "sample", "sequence=AA", "smc=mala").smc == SMCConfig()
 
 
 def test_nested_values_become_what_they_stand_for() -> None:

@@ -44,7 +44,11 @@ def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def job(home: Path, flow_folder: Path) -> FinetuneJob:
+def job(
+    home: Path, flow_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> FinetuneJob:
+    store = tmp_path_factory.getbasetemp() / "finetuning.db"  # one for all: to make one takes seconds
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     return FinetuneJob(
         sequence="AA",
         checkpoint=str(flow_folder),
@@ -154,6 +158,7 @@ def test_stopped_between_rounds_and_within(job: FinetuneJob) -> None:
     same(finetune(mixed), finetune(replace(mixed, out="b")))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(root: Path, job: FinetuneJob, home: Path) -> None:
     """SIGKILL to a real `python jobs/finetune.py` within a round; the same command ends with the same bits."""
     values = {

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +51,18 @@ def run(root: Path, home: Path, job: str, *arguments: str) -> subprocess.Complet
     )
 
 
-def started(root: Path, home: Path, job: str, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(root: Path, home: Path, job: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A job in the background, in a home of its own."""
     home.mkdir()
     pipe = subprocess.PIPE
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command(root, job, *arguments), cwd=home, env=environment(home), stdout=pipe, stderr=pipe, text=True
     )
+    try:
+        yield process
+    finally:
+        process.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> None:
@@ -75,11 +82,14 @@ def interrupted(root: Path, home: Path, done: Path, job: str, *arguments: str) -
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background shells ignore it
     )
-    deadline = time.monotonic() + 200
-    while not done.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
+    deadline = time.monotonic() + 280
+    try:
+        while not done.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, out
     return out
 
@@ -135,14 +145,14 @@ def test_help_lists_keys_and_groups(root: Path, tmp_path: Path) -> None:
 
 def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    whole = started(root, other, "simulate", "sequences=[GP]", *MD)
-    first = tmp_path / "data" / "md" / "GP_310_0.01_20" / "chunks" / "chunk_0.npz"
-    interrupted(root, tmp_path, first, "simulate", "sequences=[GP]", *MD)
-    written = first.stat().st_mtime_ns
-    done = run(root, tmp_path, "simulate", "sequences=[GP]", *MD)
-    assert done.returncode == 0, done.stderr
-    assert first.stat().st_mtime_ns == written
-    ended(whole)
+    with started(root, other, "simulate", "sequences=[GP]", *MD) as whole:
+        first = tmp_path / "data" / "md" / "GP_310_0.01_20" / "chunks" / "chunk_0.npz"
+        interrupted(root, tmp_path, first, "simulate", "sequences=[GP]", *MD)
+        written = first.stat().st_mtime_ns
+        done = run(root, tmp_path, "simulate", "sequences=[GP]", *MD)
+        assert done.returncode == 0, done.stderr
+        assert first.stat().st_mtime_ns == written
+        ended(whole)
     names = sorted(p.relative_to(other / "data") for p in (other / "data").rglob("chunk_*.npz"))
     assert len(names) == 2 * 8
     for name in names:
@@ -157,11 +167,11 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
 
     where = [f"data.path={data}", *TRAIN]
     other = tmp_path / "other"
-    whole = started(root, other, "train", "out=a", *where)
-    stopped = interrupted(root, tmp_path, tmp_path / "a" / "checkpoint" / "flow.json", "train", "out=a", *where)
-    assert "goes on from here" in stopped
-    assert run(root, tmp_path, "train", "out=a", *where).returncode == 0
-    ended(whole)
+    with started(root, other, "train", "out=a", *where) as whole:
+        stopped = interrupted(root, tmp_path, tmp_path / "a" / "checkpoint" / "flow.json", "train", "out=a", *where)
+        assert "goes on from here" in stopped
+        assert run(root, tmp_path, "train", "out=a", *where).returncode == 0
+        ended(whole)
     from safetensors.torch import load_file
 
     one, two = (load_file(home / "a" / "checkpoint" / "model.safetensors") for home in (tmp_path, other))

@@ -27,6 +27,7 @@ from molecules.tars import read_shard
 
 ORDER = Order(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
 START = Position()
+STEPS = 100
 
 
 @pytest.fixture
@@ -158,12 +159,14 @@ def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: 
     )
     torch.manual_seed(0)
     flow = models.Flow(config, found.scale_nm)
-    learner = Learner(flow, TrainConfig(steps=30, batch=30, lr=3e-3, precision="float32"), device=torch.device("cpu"))
+    learner = Learner(
+        flow, TrainConfig(steps=STEPS, batch=30, lr=3e-3, precision="float32"), device=torch.device("cpu")
+    )
     batcher = Batcher(flow, {p.sequence: p for p in found.peptides})
     order = Order(batch=30, seed=0)
     losses = [
         float(learner.step_parts([batcher.batch(part) for part in batch.parts])["loss"])
-        for batch in islice(batches(Feeder(found, order, 1, START, []), 0, 0, order, START), 30)
+        for batch in islice(batches(Feeder(found, order, 1, START, []), 0, 0, order, START), STEPS)
     ]
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     assert losses[-1] < losses[0] - 0.2

@@ -75,7 +75,7 @@ def run(folder: Path, checkpoint: Path, target: Target, flows: int, energies: in
         actors.stop()
 
 
-@pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 2), (3, 1)])
 def test_actors_give_the_bits_of_one_process(
     tmp_path: Path, checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
 ) -> None:

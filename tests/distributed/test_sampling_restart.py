@@ -112,6 +112,7 @@ def test_actors_killed_at_random_change_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("ray_cluster")
 def test_actors_killed_at_random_twenty_times(
     tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker
@@ -230,6 +231,7 @@ def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_lost_node_changes_nothing(root: Path, tmp_path: Path, checkpoint: Path, data: Path) -> None:
     """Two nodes, of which one is removed in the middle of SMC with the actors and blocks on it."""
     script = root / "tests" / "distributed" / "losing_a_node.py"
@@ -241,7 +243,7 @@ def test_a_lost_node_changes_nothing(root: Path, tmp_path: Path, checkpoint: Pat
             env=environment(tmp_path),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=700,
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)

@@ -144,7 +144,7 @@ def test_a_killed_driver_changes_nothing(root: Path, folder: Path, undisturbed: 
     for group, values in SETTINGS.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]
         overrides += [f"{group}.{k}={v}".replace(".=", "=") for k, v in pairs if k != "sequences"]
-    command = [sys.executable, str(root / "jobs" / "train.py"), *overrides, "model.adaptive=true"]
+    command = [sys.executable, str(root / "jobs" / "train.py"), *overrides, "model=prose"]
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     environment = {**kept, "BOLTZRAY_HOME": str(home_of_runs), "PYTHONUNBUFFERED": "1"}
     log = home_of_runs / "driver.log"

@@ -184,7 +184,7 @@ def along(flow: Any, function: Any, gradients: list[Tensor], eps: float = 1e-6) 
         with torch.no_grad():
             for parameter, d in zip(moved.parameters(), direction, strict=True):
                 parameter.add_(sign * eps * d)
-        values.append(float(function(moved)))
+        values.append(float(function(moved).detach()))
     return (values[0] - values[1]) / (2 * eps), float(
         sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
     )

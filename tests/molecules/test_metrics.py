@@ -174,6 +174,14 @@ def test_line_agrees_with_transport() -> None:
     assert wasserstein_1d(x, y, p, q, 2) == pytest.approx(exact)
 
 
+def test_a_clash_without_weight_does_not_count() -> None:
+    stream = np.random.default_rng(0)
+    x, y, q = stream.normal(size=2000), stream.normal(size=1999), stream.random(1999)
+    expected = wasserstein_1d(x, y, np.ones(2000), q, 2)
+    clash = wasserstein_1d(x, np.append(y, 1e12), np.ones(2000), np.append(q, 0.0), 2)
+    assert clash == pytest.approx(expected, rel=1e-9)
+
+
 def test_torus_wraps() -> None:
     x, y = np.array([[np.pi - 0.1, 0.0]]), np.array([[-np.pi + 0.2, 0.5]])
     assert squared_distances(x, y, 2 * np.pi) == pytest.approx(0.3**2 + 0.5**2)

@@ -1,0 +1,55 @@
+"""Real MD of the peptide: what a finetuned flow is compared with, and may learn from."""
+
+import numpy as np
+
+from models.flow import Flow
+from molecules import internal
+from molecules.peptide import Peptide
+from molecules.references import find_reference, load_reference
+from molecules.weighting import thin
+
+from .config import data_folder
+from .energies import EnergyConfig, Molecule, batched
+from .evaluation import REFERENCE_K
+from .finetune_config import FinetuneJob
+
+REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
+
+
+def reference_energies(job: FinetuneJob, peptide: Peptide, pdb: str) -> np.ndarray | None:
+    """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
+    path = find_reference(data_folder(job.data_dir), peptide.sequence) if peptide.encodings else None
+    if path is None or job.temperature_k != REFERENCE_K:
+        return None
+    positions, _ = load_reference(path)
+    positions = positions[thin(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
+    energy = batched(Molecule(pdb, REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, False)
+    return energy.energy[energy.ok]
+
+
+def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | None:
+    """Conformations (T, N, 3) in nm to learn from, if the objective wants any.
+
+    Raises: ValueError for those of another molecule.
+    """
+    if not job.objective.real_data:
+        return None
+    path = data_folder(job.objective.real_data)
+    frames, _ = load_reference(path)
+    if frames.shape[1] != peptide.n_atoms:
+        raise ValueError(
+            f"{path} has {frames.shape[1]} atoms a frame, {peptide.sequence} has {peptide.n_atoms}: "
+            "give frames of that peptide as objective.real_data"
+        )
+    frames = frames[np.isfinite(frames).all((1, 2))]
+    return same_hydrogens(peptide, frames) if flow.config.coordinates == "internal" else frames
+
+
+def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
+    """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
+
+    Which is called 2 and which 3 is chance in many files, and a flow of internal coordinates has learned one of them.
+    """
+    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
+    references, role = peptide.internal["references"], peptide.internal["role"]
+    return frames[:, internal.roles(names, references, internal.torsions(frames[0], references))][:, role]

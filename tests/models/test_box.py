@@ -1,0 +1,68 @@
+"""The flows that come with BoltzRay: whole, small, described, and worth what their cards say."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from models.hub import BOX_FOLDER, DEFAULT_CHECKPOINT, shipped
+from molecules import BatchedEnergy, Peptide
+from samplers import com_log_density, snis
+
+TEMPERATURE_K = 310.0
+
+
+def test_what_is_in_the_box_is_small_and_described() -> None:
+    assert shipped() == ["aa-small", "dipeptides-small"]
+    assert DEFAULT_CHECKPOINT.removeprefix("boltzray://") in shipped()
+    assert sum(path.stat().st_size for path in BOX_FOLDER.rglob("*")) <= 25e6
+    for name in shipped():
+        flow = models.load(f"boltzray://{name}")
+        card = (BOX_FOLDER / name / "README.md").read_text()
+        count = sum(parameter.numel() for parameter in flow.parameters())
+        assert f"{count / 1e6:.1f} M parameters" in card
+        for topic in ("Apache-2.0", "force field", "hardware", "Limits", "jobs/train.py", "±"):
+            assert topic in card, (name, topic)
+        provenance = models.weights.describe(BOX_FOLDER / name)["provenance"]
+        assert provenance["sequences"]
+        assert f"{provenance['step']:,} steps" in card
+        assert "/" not in str(provenance).replace("+cpu", "")  # no paths of the machine that made it
+
+
+def test_names_that_are_not_in_the_box(tmp_path: Path) -> None:
+    assert models.locate(Path("boltzray://aa-small"), tmp_path) == BOX_FOLDER / "aa-small"  # a Path keeps one slash
+    with pytest.raises(FileNotFoundError, match=r"not in the box: there are boltzray://aa-small, boltzray://dipep"):
+        models.load("boltzray://aaa-small")
+    with pytest.raises(FileNotFoundError, match="not in the box"):
+        models.load("boltzray://../box/aa-small")
+
+
+@pytest.mark.parametrize(("name", "sequence", "floor"), [("dipeptides-small", "DG", 0.03), ("aa-small", "AA", 0.1)])
+def test_draws_are_worth_something_as_they_come(name: str, sequence: str, floor: float) -> None:
+    """Zero-shot draws of a peptide of the published test set, weighted: ESS far above a flow that knows nothing."""
+    flow, peptide = models.load(f"boltzray://{name}"), Peptide.from_sequence(sequence)
+    assert name == "aa-small" or sequence not in models.weights.describe(BOX_FOLDER / name)["provenance"]["sequences"]
+    x, log_q = flow.sample(flow.condition(peptide), 512, torch.Generator().manual_seed(0))
+    found = BatchedEnergy(peptide, TEMPERATURE_K).evaluate((x * flow.scale_nm).double(), gradient=False)
+    target = torch.where(found.ok, com_log_density(x)[0] - found.energy, -math.inf)
+    result = snis(None, log_q, target)
+    print(f"{name} {sequence}: ESS {result.ess:.3f}, k̂ {result.k_hat:.2f}")
+    assert result.ess > floor
+
+
+def test_a_longer_peptide_is_warned_of() -> None:
+    path = models.locate(DEFAULT_CHECKPOINT)
+    assert models.weights.doubt(path, "DG") is None
+    told = models.weights.doubt(path, "ARIP")
+    assert told is not None
+    assert re.search("trained on peptides of 2 residues and ARIP has 4", told)
+
+
+def test_the_box_is_part_of_the_wheel(root: Path) -> None:
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    held = {path for pattern in settings["package-data"]["models"] for path in (root / "models").glob(pattern)}
+    assert held == {path for path in BOX_FOLDER.rglob("*") if path.is_file()}
