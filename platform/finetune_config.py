@@ -9,7 +9,7 @@ from models.decoder import Precision
 from models.hub import DEFAULT_CHECKPOINT
 from models.losses import ObjectiveConfig
 from molecules.peptide import check_sequence
-from samplers import SMCConfig
+from samplers import HMC, SMCConfig
 from samplers.com import CenterOfMass
 from samplers.weights import Treatment
 
@@ -65,7 +65,7 @@ class FinetuneJob:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampler: Literal["snis", "smc"] = "snis"
     smc_particles: int = 256
-    smc: SMCConfig = field(default_factory=SMCConfig)
+    smc: SMCConfig = HMC
     weights: Treatment = "psis"
     temperature_k: float = 310.0
     com: CenterOfMass = "gaussian"

@@ -35,6 +35,8 @@ def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | 
     if not job.objective.real_data:
         return None
     path = data_folder(job.objective.real_data)
+    if not path.is_file():
+        raise ValueError(f"no file at {path}: give objective.real_data= an .npz with positions (T, N, 3) in nm")
     frames, _ = load_reference(path)
     if frames.shape[1] != peptide.n_atoms:
         raise ValueError(
