@@ -54,7 +54,7 @@ def conformations(peptide: Peptide, frames: int, which: int, seed: int) -> np.nd
     return (x + 0.003 * rng.standard_normal(x.shape)).astype(np.float32)
 
 
-def measure(sequence: str, frames: int, metric: str) -> None:
+def measure(sequence: str, frames: int, metric: str, threads: int) -> None:
     """One metric, or none of them (what is needed to begin with), in this process."""
     peptide = Peptide.from_sequence(sequence)
     sets = [conformations(peptide, frames, which, which) for which in range(2)]
@@ -66,10 +66,12 @@ def measure(sequence: str, frames: int, metric: str) -> None:
     weights = rng.normal(0, 1.05, frames)  # log-normal: an ESS of exp(-1.05²), a third
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter()
     only = METRICS if metric == "all" else (metric,)
-    found = compare(*sets, *energies, peptide, tica, weights, only=only, frames=frames)
+    found = compare(*sets, *energies, peptide, tica, weights, only=only, frames=frames, threads=threads)
     seconds, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    name = f"{metric}, {threads} threads" if threads > 1 else metric
     print(
-        f"| {metric} | {found.get(metric, float('nan')):.4g} | {seconds:.1f} | {before:.2f} | {peak:.2f} |", flush=True
+        f"| {name} | {found.get(metric, np.nan):.4g} | {seconds:.1f} | {before:.2f} | {peak:.2f} |",
+        flush=True,
     )
 
 
@@ -79,15 +81,17 @@ def main() -> None:
     parser.add_argument("--sequence", default="ACDEFGHI")
     parser.add_argument("--frames", type=int, default=10_000, help="of each set")
     parser.add_argument("--metric", default="", help="this one alone, in this process")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.metric:
-        measure(options.sequence, options.frames, options.metric)
+        measure(options.sequence, options.frames, options.metric, options.threads)
         return
     print(f"{options.sequence}, {options.frames} frames of each set\n", flush=True)
     print("| metric | value | seconds | GB before | GB at most |\n|---|---|---|---|---|", flush=True)
+    command = [sys.executable, __file__, "--sequence", options.sequence, "--frames", str(options.frames)]
     for metric in ("ess", "energy_w2", "torus_w2", "tica_w2", "torus_jsd", "clashing", "all"):
-        command = [sys.executable, __file__, "--sequence", options.sequence, "--frames", str(options.frames)]
         subprocess.run([*command, "--metric", metric], check=True)
+    subprocess.run([*command, "--metric", "all", "--threads", "2"], check=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Shapes: n reference frames, m generated frames, N atoms. Angles in radians, ener
 """
 
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -55,6 +56,8 @@ def compare(
     seed: int = 0,
     only: Collection[str] = METRICS,
     frames: int = MAX_FRAMES,
+    threads: int = 1,
+    done: Callable[[str], None] = lambda name: None,
 ) -> dict[str, float]:
     """Metrics (all, or `only` some) of a generated, perhaps weighted, ensemble against a reference in order of time.
 
@@ -68,6 +71,8 @@ def compare(
     deviations, not percentiles, because redrawn sets are always farther apart than the sets themselves.
     The generated frames are redrawn as if independent: too narrow after SMC with few ancestors. A replicate
     sees at most 2,000 frames of each set: rather too wide for more.
+
+    `threads` compute as many metrics at a time, and `done` hears the name of each that is finished.
 
     Shape: (n, N, 3), (m, N, 3), (n,), (m,), log_weights (m,).
     Units: nm, kT.
@@ -93,33 +98,31 @@ def compare(
     rows, q = thin(weights, frames)
     generated, energy_g = generated[rows], energy_g[rows]
 
-    result: dict[str, float] = {}
-
-    def record(name: str, metric: Metric, n: int, m: int, value: float | None = None) -> None:
+    def record(name: str, metric: Metric, n: int, m: int, value: float | None = None) -> dict[str, float]:
         """`metric` takes how often each reference and each generated frame is drawn."""
-        result[name] = metric(np.ones(n), np.ones(m)) if value is None else value
-        if intervals:
-            rng = np.random.default_rng(seed)
-            draws = [metric(_redraw(rng, n, REFERENCE_BLOCKS), _redraw(rng, m, m)) for _ in range(intervals)]
-            margin = 1.96 * float(np.std(draws))
-            result[f"{name}_low"] = max(result[name] - margin, 0.0)
-            result[f"{name}_high"] = result[name] + margin
+        value = metric(np.ones(n), np.ones(m)) if value is None else value
+        if not intervals:
+            return {name: value}
+        rng = np.random.default_rng(seed)
+        draws = [metric(_redraw(rng, n, REFERENCE_BLOCKS), _redraw(rng, m, m)) for _ in range(intervals)]
+        margin = 1.96 * float(np.std(draws))
+        return {name: value, f"{name}_low": max(value - margin, 0.0), f"{name}_high": value + margin}
 
-    def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> None:
+    def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> dict[str, float]:
         """`kind` makes of two sets a metric of their weights."""
         value = kind(x, y)(p, q)
         (i, p_i), (j, q_j) = thin(p, INTERVAL_FRAMES), thin(q, INTERVAL_FRAMES)
         metric = cache(lambda: kind(x[i], y[j]))  # made if there are intervals
-        record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
+        return record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
 
-    def share(name: str, hits: NDArray[np.bool_], w: Floats) -> None:
-        record(name, lambda _, b: float((b * w) @ hits / (b @ w)), 1, len(hits))
+    def share(name: str, hits: NDArray[np.bool_], w: Floats) -> dict[str, float]:
+        return record(name, lambda _, b: float((b * w) @ hits / (b @ w)), 1, len(hits))
 
     tics = cache(lambda: (_tics(tica, reference, topology), _tics(tica, generated, topology)))
     angles = cache(lambda: (_angles(reference, topology), _angles(generated, topology)))
     circles = cache(lambda: (_circles(reference, topology), _circles(generated, topology)))
     n_all = len(alive)
-    metrics: dict[str, Callable[[str], None]] = {
+    metrics: dict[str, Callable[[str], dict[str, float]]] = {
         "ess": lambda k: record(k, lambda _, b: float((b @ weights) ** 2 / (b @ weights**2) / n_all), 1, len(weights)),
         "energy_w2": lambda k: distance(k, partial(_on_line, 2), energy_r, energy_g),
         "energy_w1": lambda k: distance(k, partial(_on_line, 1), energy_r, energy_g),
@@ -132,9 +135,15 @@ def compare(
         "clashing": lambda k: share(k, clashes(generated, topology) > 0, q),
         "bad_bonds": lambda k: share(k, bond_outliers(generated, topology, reference) > 0, q),
     }
-    for name in (name for name in METRICS if name in only):
-        metrics[name](name)
-    return result
+
+    def one(name: str) -> dict[str, float]:
+        found = metrics[name](name)
+        done(name)
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:  # optimal transport, which takes the time, leaves the interpreter free
+        found = pool.map(one, (name for name in METRICS if name in only))
+        return {key: value for part in found for key, value in part.items()}
 
 
 def noise_floor(

@@ -114,7 +114,7 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
     """A Ray task each, side by side; why some failed."""
     task: Any = ray.remote(num_cpus=1)(evaluate_folder)
     running = {
-        task.remote(folder, data, intervals=job.intervals, seed=job.seed): name
+        task.remote(folder, data, intervals=job.intervals, seed=job.seed, threads=1): name
         for name, folder in folders.items()
         if again or not _is_done(job, data, folder)
     }

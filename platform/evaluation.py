@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from molecules.metrics import MAX_FRAMES, compare, noise_floor
+from molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
 from molecules.observables import Tica, fit_tica
 from molecules.peptide import Peptide
 from molecules.references import find_reference, load_reference
 from molecules.weighting import thin
 
+from .cluster import usable_cpus
 from .config import data_folder, shown, write_json
 from .curves import load_curves
 from .energies import EnergyConfig, Molecule, batched
 from .ensembles import Ensemble, Reference, Report
 from .figures import draw
-from .progress import say
+from .progress import progress, say
 from .report import save_figures, write_report
 from .results import SampleSet, read_samples
 from .sampling import SampleJob, sample
@@ -48,31 +49,17 @@ def evaluate_folder(
     intervals: int = INTERVALS,
     seed: int = 0,
     training: list[dict[str, Any]] | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
-    """Write `metrics.json` and `report.html` of one folder of samples; returns what metrics.json holds."""
+    """Write `metrics.json` and `report.html` of one folder of samples; returns what metrics.json holds.
+
+    `threads` is how many metrics are computed at a time: None for two, which take 4 GB at most.
+    """
     peptide, sets = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
     reference, facts, notes = find(peptide, data, settings["temperature_k"])
-    if reference is not None:
-        say("comparing with reference MD (a minute or two for 10⁴ frames)")
-        floor = noise_floor(reference.positions_nm, reference.energy_kT, peptide, _tica(reference))
-        reference.floor.update(floor)
-    ensembles = []
-    for sample_set in sets:
-        metrics: dict[str, float] = {}
-        if reference is not None and np.isfinite(sample_set.log_weights).any():
-            metrics = compare(
-                reference.positions_nm,
-                sample_set.positions_nm,
-                reference.energy_kT,
-                sample_set.energy_kt,
-                peptide,
-                _tica(reference),
-                sample_set.log_weights,
-                intervals=intervals,
-                seed=seed,
-            )
-        ensembles.append(_ensemble(sample_set, metrics))
+    metrics = _metrics(reference, peptide, sets, intervals, seed, threads) if reference else [{} for _ in sets]
+    ensembles = [_ensemble(sample_set, found) for sample_set, found in zip(sets, metrics, strict=True)]
     tracker = Tracker.find(folder)
     of_samples = {name: str(settings[name]) for name in ("checkpoint", "weights_sha256", "seed") if name in settings}
     report = Report(
@@ -98,6 +85,39 @@ def evaluate_folder(
     if tracker:
         _record(tracker, report, [*figures, folder / "report.html", folder / "metrics.json"])
     return result
+
+
+def _metrics(
+    reference: Reference, peptide: Peptide, sets: Sequence[SampleSet], intervals: int, seed: int, threads: int | None
+) -> list[dict[str, float]]:
+    """Of each set, and of the two halves of the reference."""
+    tica, threads = _tica(reference), threads or min(2, usable_cpus())
+    with progress("compare with reference MD", len(METRICS) * (1 + len(sets))) as update:
+        finished = 0
+
+        def done(name: str) -> None:
+            nonlocal finished
+            finished += 1
+            update(finished, "")
+
+        options: dict[str, Any] = {"threads": threads, "done": done}
+        reference.floor.update(noise_floor(reference.positions_nm, reference.energy_kT, peptide, tica, **options))
+        options |= {"intervals": intervals, "seed": seed}
+        return [
+            compare(
+                reference.positions_nm,
+                one.positions_nm,
+                reference.energy_kT,
+                one.energy_kt,
+                peptide,
+                tica,
+                one.log_weights,
+                **options,
+            )
+            if np.isfinite(one.log_weights).any()
+            else {}
+            for one in sets
+        ]
 
 
 def evaluation_key(folder: Path, data: Path, sequence: str, intervals: int, seed: int) -> str:

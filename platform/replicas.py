@@ -24,7 +24,7 @@ Compile = Literal["auto", "always", "never"]
 
 LANES = 32  # replicas that a core moves in the time of one
 PADDED = 8  # atoms; sizes are multiples of it
-WORTH_COMPILING = 1e9  # pairs of atoms, steps and lanes: some 40 s of eager work, as long as compiling takes
+WORTH_COMPILING = 3e8  # pairs of atoms, steps and lanes: some 40 s of eager work; compiling takes 15 s and saves 30
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,11 @@ def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: floa
     """Whether to compile, by the length of the whole run: one that was stopped goes on with the same code."""
     if compilation != "auto":
         return compilation == "always"
-    steps = config.warmup_steps + config.chunks(time_ps) * config.frames_per_chunk * config.steps_per_frame
+    steps = (
+        round(config.hot_ps * 1000 / config.timestep_fs)
+        + config.warmup_steps
+        + config.chunks(time_ps) * config.frames_per_chunk * config.steps_per_frame
+    )
     return LANES * steps * n_atoms**2 > WORTH_COMPILING
 
 
