@@ -53,7 +53,7 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Write `metrics.json` and `report.html` of one folder of samples; returns what metrics.json holds.
 
-    `threads` is how many metrics are computed at a time: None for two, which take 4 GB at most.
+    `threads` is how many metrics are computed at a time: None for two, which take 2.4 GB at most.
     """
     peptide, sets = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
