@@ -20,7 +20,7 @@ MD = [
     "md.frames_per_chunk=20",
     "md.warmup_ps=0.2",
     "cluster.num_cpus=2",
-    "time_ns=0.0016",
+    "time_ns=0.0008",
 ]
 TRAIN = [
     "data.sequences=[GP]",
@@ -154,7 +154,7 @@ def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
         assert first.stat().st_mtime_ns == written
         ended(whole)
     names = sorted(p.relative_to(other / "data") for p in (other / "data").rglob("chunk_*.npz"))
-    assert len(names) == 2 * 8
+    assert len(names) == 2 * 4
     for name in names:
         with np.load(tmp_path / "data" / name) as one, np.load(other / "data" / name) as two:
             assert np.array_equal(one["positions"], two["positions"])
