@@ -1,8 +1,10 @@
 """What each Ray Train worker runs. It imports no more than that: workers start in seconds."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import ray
@@ -39,8 +41,16 @@ class WorkerTask:
     threads: int
 
 
+def _end_with(raylet: int) -> None:
+    """Without its raylet a worker that was writing a checkpoint would wait for that forever, and keep its memory."""
+    while os.getppid() == raylet:
+        time.sleep(5)
+    os._exit(1)
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     task: WorkerTask = config["task"]
     data: Catalogue = ray.get(config["data"])
     context = ray.train.get_context()
