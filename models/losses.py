@@ -61,7 +61,7 @@ class ObjectiveConfig:
     `real_data`: an .npz with `positions` (T, N, 3) in nm, for the term of that name.
     """
 
-    terms: dict[str, float] = field(default_factory=lambda: {"self_improve": 1.0})
+    terms: dict[str, float] = field(default_factory=lambda: {"alpha2": 1.0})
     teacher: float = 0.0
     tail: float = 20.0
     hottest_k: float = 500.0
@@ -74,7 +74,7 @@ class ObjectiveConfig:
             if not 0.0 <= weight < math.inf:
                 raise ValueError(f"objective.terms.{name}={weight} must be a weight of 0 or more")
         if not self.active:
-            raise ValueError("objective.terms has no term with a weight above 0: give one, such as {self_improve: 1}")
+            raise ValueError("objective.terms has no term with a weight above 0: give one, such as {alpha2: 1}")
         if not 0.0 <= self.teacher < math.inf or not 0.0 < self.tail < math.inf:
             raise ValueError("objective.teacher must be 0 or more, objective.tail above 0")
         if ("real_data" in self.active) != bool(self.real_data):

@@ -8,6 +8,8 @@ and mostly after a few.
 Source: Vaitl et al. 2022 (arXiv 2206.09016), Vaitl et al. 2024 (arXiv 2403.15881).
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -107,7 +109,6 @@ def _largest(t: Tensor) -> Tensor:
 
 def _detached(c: Conditioning) -> Conditioning:
     """The same without gradients to the parameters."""
-    from dataclasses import replace
 
     def bare(m: Modulation | Tensor | None) -> Modulation | Tensor | None:
         if isinstance(m, Modulation):

@@ -92,17 +92,21 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return description
 
 
+def trained_lengths(path: str | Path) -> list[int]:
+    """Residues of the peptides that a flow was trained on, ascending; empty where that is not known."""
+    trained = describe(path)["provenance"].get("sequences") if Path(path).is_dir() else None
+    return sorted({len(sequence) for sequence in trained or ()})
+
+
 def doubt(path: str | Path, sequence: str) -> str | None:
     """Why draws of a peptide may be of no use: it is longer or shorter than all that the flow was trained on."""
-    path = Path(path)
-    trained = describe(path)["provenance"].get("sequences") if path.is_dir() else None
-    lengths = sorted({len(other) for other in trained or ()})
+    lengths = trained_lengths(path)
     if not lengths or len(sequence) in lengths:
         return None
     seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     return (
-        f"{path.name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: its draws may be "
-        "of no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
+        f"{Path(path).name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: "
+        "its draws may be of no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
     )
 
 

@@ -138,6 +138,7 @@ class FlowServer(BlockServer):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
         self.target, self.energies = target, energies()
+        self.aimed = target  # draws are weighted to it; FinetuneServer aims elsewhere than where it draws
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
         self.weigh(self.peptide.positions[None] / self.flow.scale_nm)  # gets energies ready before two calls want them
@@ -153,8 +154,8 @@ class FlowServer(BlockServer):
 
     def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log π̃ (B,) and energies (B,) in kT of proposals."""
-        energy = self.energies.collect(self.energies.ask(self._nm(x), gradient=False))
-        log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
+        energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
+        log_p, _, _ = self.aimed.log_density(torch.tensor(x), energy, self.flow.scale_nm)
         return log_p.numpy(), energy.energy
 
     def evaluate(self, x: Tensor) -> Endpoints:
@@ -163,8 +164,11 @@ class FlowServer(BlockServer):
         with self._alone:
             here = x.to(self.device)
             log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.target.ratio)
-        log_p, grad_p, ok = self.target.log_density(x, self.energies.collect(asked), self.flow.scale_nm)
+        log_p, grad_p, ok = self.aimed.log_density(x, self._collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
+
+    def _collect(self, asked: Any) -> EnergyBatch:
+        return self.energies.collect(asked)
 
     def _nm(self, x: np.ndarray) -> np.ndarray:
         return x.astype(np.float64) * self.flow.scale_nm

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from .curves import CURVE_METRICS, Run, curves, save_curves
 from .energies import EnergyConfig
 from .ensembles import Reference
 from .evaluation import CURVES, REFERENCE_K, evaluate_folder, find
-from .pool import fetch
+from .pool import as_they_end, fetch
 from .progress import progress, say
 from .report import save_figures
 from .results import finished
@@ -170,20 +169,12 @@ def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int)
     shared = ray.put((reference, peptide))
     running = {task.remote(str(path), shared, frames): path for path in missing}
     with progress("compare", len(missing)) as update:
-        for done, path, metrics in _as_they_come(running):
-            write_json(path.with_suffix(".json"), metrics)
+        for done, (path, reference_to) in enumerate(as_they_end(running), start=1):
+            write_json(path.with_suffix(".json"), fetch(reference_to))
             update(done, path.stem)
     order = {"MD": 0, "SNIS": 1, "SMC": 2}
     runs = [_run(path) for path in paths]
     return sorted(runs, key=lambda r: (order.get(r.method, 3), r.method, r.budget, r.repeat))
-
-
-def _as_they_come(running: dict[Any, Path]) -> Iterator[tuple[int, Path, dict[str, float]]]:
-    total = len(running)
-    while running:
-        for done in ray.wait(list(running), num_returns=1)[0]:
-            path = running.pop(done)
-            yield total - len(running), path, fetch(done)
 
 
 def _measure(path: str, shared: tuple[Reference, Peptide], frames: int) -> dict[str, float]:

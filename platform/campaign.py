@@ -1,7 +1,6 @@
 """Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from molecules.references import sequences_with_reference
 
 from .cluster import ClusterConfig, cluster
 from .config import data_folder, results_folder, results_home, shown
-from .evaluation import INTERVALS, evaluate_folder, evaluation_key
-from .pool import fetch
+from .evaluation import INTERVALS, evaluate_folder, evaluation_key, show
+from .pool import as_they_end, fetch
 from .progress import say
 from .results import read_samples
 from .sampling import SampleJob, sample
@@ -78,10 +77,12 @@ def evaluate(job: EvaluateJob) -> None:
         folders = [results_home() / folder for folder in job.samples]
         for folder in folders:
             read_samples(folder)
+        if len(folders) == 1 and not job.out:
+            show(folders[0], evaluate_folder(folders[0], data, intervals=job.intervals, seed=job.seed))
+            return
         with cluster(job.cluster):
             failed = _compare_all(job, data, {folder.name: folder for folder in folders}, again=True)
-        if job.out or len(folders) > 1:
-            _summarise(job, results_folder(job.folder), {folder.name: folder for folder in folders}, failed, data)
+        _summarise(job, results_folder(job.folder), {folder.name: folder for folder in folders}, failed, data)
     else:
         out = results_folder(job.folder)
         sequences = list(job.sequences) or sequences_with_reference(data, job.split)
@@ -119,24 +120,15 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
         if again or not _is_done(job, data, folder)
     }
     failed, total = {}, len(running)
-    for name, done in _as_they_come(running):
+    for number, (name, reference) in enumerate(as_they_end(running), start=1):
         try:
-            result = fetch(done)
+            result = fetch(reference)
         except Exception as error:
             failed[name] = _reason(error)
             say(f"  ✕ {name} failed: {failed[name]}")
             continue
-        say(f"{total - len(running)}/{total}  {name}: {result['headline']}  {shown(folders[name] / 'report.html')}")
-        for level, text in result["verdict"] if total == 1 else []:
-            if level == "bad":
-                say(f"  ✕ {text}")
+        say(f"{number}/{total}  {name}: {result['headline']}  {shown(folders[name] / 'report.html')}")
     return failed
-
-
-def _as_they_come(running: dict[Any, str]) -> Iterator[tuple[str, Any]]:
-    while running:
-        for reference in ray.wait(list(running), num_returns=1)[0]:
-            yield running.pop(reference), reference
 
 
 def _is_done(job: EvaluateJob, data: Path, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from molecules.shards import read_manifest, shard_sizes
 from molecules.storage import join, list_files, read_bytes
 
 from .config import fingerprint
-from .pool import fetch
+from .pool import as_they_end, fetch
 from .progress import progress
 
 PUBLISHED_K = 310.0
@@ -216,10 +216,8 @@ def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ..
     pending = {task.remote(*arguments): i for i, arguments in enumerate(calls)}
     found: dict[int, Any] = {}
     with progress(label, len(calls)) as update:
-        while pending:
-            for reference in ray.wait(list(pending), num_returns=1)[0]:
-                index = pending.pop(reference)
-                found[index] = fetch(reference)
+        for index, reference in as_they_end(pending):
+            found[index] = fetch(reference)
             update(len(found), "")
     return [found[i] for i in range(len(calls))]
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mdtraj
 import numpy as np
 from sklearn.cluster import KMeans
 
@@ -79,10 +80,8 @@ def _superposed(positions: Floats, peptide: HasChain) -> Floats:
     centred = positions - positions[:, backbone].mean(axis=1, keepdims=True)
     axes = np.linalg.svd(centred[0] - centred[0].mean(0), full_matrices=False)[2]
     centred[0] = centred[0] @ (axes.T * [1, 1, np.linalg.det(axes)])
-    for x in centred[1:]:
-        u, _, vt = np.linalg.svd(x[backbone].T @ centred[0, backbone])
-        x[:] = x @ (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
-    return centred
+    laid = mdtraj.Trajectory(centred, mdtraj.Topology.from_openmm(peptide.topology))
+    return np.asarray(laid.superpose(laid[0], atom_indices=backbone).xyz, np.float64)
 
 
 # --- for the page -------------------------------------------------------------------------------

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from scipy.stats import t
 
 from .config import write_json
+from .tables import write_table
 
 CURVE_METRICS = ("effective", "energy_w2", "torus_w2", "tica_w2")
 
@@ -90,10 +88,8 @@ def _point(budget: int, runs: list[Run]) -> Point:
 def save_curves(folder: Path, runs: list[Run], floor: dict[str, float]) -> None:
     """`curves.json` for the report, and every run as a row of `runs.csv` and `runs.parquet`."""
     rows = [{k: v for k, v in asdict(r).items() if k != "metrics"} | r.metrics for r in runs]
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    pyarrow.csv.write_csv(table, folder / "runs.csv")
-    pq.write_table(table, folder / "runs.parquet")
+    for name in ("runs.csv", "runs.parquet"):
+        write_table(folder / name, rows)
     write_json(folder / "curves.json", [asdict(curve) for curve in curves(runs, floor)])
 
 

@@ -1,5 +1,6 @@
 """Optimiser steps of one round of finetuning, and all that must survive between two of them. Knows torch, not Ray."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -116,15 +117,16 @@ class Finetuner:
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), task.optimizer.clip)
         statistics |= {"loss": total.detach(), "grad_norm": norm}
-        finite = bool(torch.isfinite(norm) & torch.isfinite(total))
+        values = torch.stack([value.double() for value in statistics.values()]).tolist()  # waits for the device once
+        self.latest = dict(zip(statistics, values, strict=True))
+        finite = math.isfinite(self.latest["loss"]) and math.isfinite(self.latest["grad_norm"])
         if finite:
             self.optimizer.step()
         self.schedule.step()
         self.step += 1
-        self._count(finite, statistics)
+        self._count(finite)
 
-    def _count(self, finite: bool, statistics: Mapping[str, Tensor]) -> None:
-        self.latest = {name: float(value) for name, value in statistics.items()}
+    def _count(self, finite: bool) -> None:
         if finite:
             self.bad_in_a_row = 0
             for name, value in self.latest.items():

@@ -51,42 +51,38 @@ class FinetuneServer(FlowServer):
 
     def __init__(self, checkpoint: str, target: Target, energies: Callable[[], Energies]) -> None:
         self.folder, self.base = Path(checkpoint), target
-        self.aimed, self.power = target, 1.0
+        self.power = 1.0
         super().__init__(checkpoint, target, energies)
         self._teacher: tuple[str, Flow] | None = None
         self._learner: Finetuner | None = None
-        self.read()
+        self._follow()
 
     def read(self) -> None:
         """Take over the folder's weights and aim."""
-        aim = Aim(**json.loads((self.folder / ROUND).read_text()))
         self.flow.load_state_dict(models.load(self.folder).state_dict())
         self.conditioning = self.flow.condition(self.peptide)
+        self._follow()
+
+    def _follow(self) -> None:
+        aim = Aim(**json.loads((self.folder / ROUND).read_text()))
         self.target = replace(self.base, temperature_k=aim.draw_k)
         self.aimed = replace(self.base, temperature_k=aim.target_k)
         self.power = aim.power
 
-    def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log π̃ (B,) and energies (B,), in kT at the temperature that is aimed at."""
-        energy = self._aim(self.energies.collect(self.energies.ask(self._nm(x), gradient=False)))
-        log_p, _, _ = self.aimed.log_density(torch.tensor(x), energy, self.flow.scale_nm)
-        return log_p.numpy(), energy.energy
-
     def evaluate(self, x: Tensor) -> Endpoints:
         """Both ends of the path to π^power q^(1−power)."""
-        asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
-        with self._alone:
-            here = x.to(self.device)
-            log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.target.ratio)
-        log_q, grad_q = log_q.cpu().double(), grad_q.cpu()
-        log_p, grad_p, ok = self.aimed.log_density(x, self._aim(self.energies.collect(asked)), self.flow.scale_nm)
-        if self.power != 1.0:
-            assert grad_p is not None
-            log_p = self.power * log_p + (1.0 - self.power) * log_q
-            grad_p = self.power * grad_p + (1.0 - self.power) * grad_q
-        return Endpoints(log_q, log_p, grad_q, grad_p, ok)
+        ends = super().evaluate(x)
+        if self.power == 1.0:
+            return ends
+        assert ends.grad_p is not None
+        assert ends.grad_q is not None
+        log_p = self.power * ends.log_p + (1.0 - self.power) * ends.log_q
+        grad_p = self.power * ends.grad_p + (1.0 - self.power) * ends.grad_q
+        return ends._replace(log_p=log_p, grad_p=grad_p)
 
-    def _aim(self, energy: EnergyBatch) -> EnergyBatch:
+    def _collect(self, asked: Any) -> EnergyBatch:
+        """In kT at the temperature that is aimed at."""
+        energy = self.energies.collect(asked)
         factor = self.base.temperature_k / self.aimed.temperature_k
         gradient = None if energy.gradient is None else factor * energy.gradient
         return EnergyBatch(factor * energy.energy, gradient, energy.ok)
@@ -130,7 +126,7 @@ class FinetuneServer(FlowServer):
         z = torch.from_numpy(noise).to(self.device)
         made, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.aimed.ratio)
         x = made.cpu().clone()
-        energy = self._aim(self.energies.collect(self.energies.ask(self._nm(x.numpy()), gradient=True)))
+        energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
         log_p, grad_p, ok = self.aimed.log_density(x, energy, flow.scale_nm)
         assert grad_p is not None
         log_p = torch.where(ok, log_p, -torch.inf)

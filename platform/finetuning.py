@@ -92,11 +92,8 @@ def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:
     """Raises: ValueError for a peptide longer than all that the flow was trained on."""
-    if not checkpoint.is_dir():
-        return
-    known = models.weights.describe(checkpoint)["provenance"].get("sequences")
-    longest = max(map(len, known), default=0) if known else 0
-    if longest and len(peptide.sequence) > longest and peptide.encodings:
+    longest = max(models.weights.trained_lengths(checkpoint), default=math.inf)
+    if len(peptide.sequence) > longest and peptide.encodings:
         raise ValueError(
             f"{peptide.sequence} has {len(peptide.sequence)} residues, the flow {checkpoint.name} was trained on up to "
             f"{longest}: give a shorter peptide, or a flow of longer ones as checkpoint="

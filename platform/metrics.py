@@ -55,8 +55,8 @@ def show(name: str, value: float) -> None:
 
 
 @contextmanager
-def system_metrics(run_id: str, uri: str, node: str | None = None) -> Iterator[None]:
-    """CPU, memory, disk, network and GPU of this node in an MLflow run, as `system/…`, or `system/NODE/…`.
+def system_metrics(run_id: str, uri: str) -> Iterator[None]:
+    """CPU, memory, disk, network and GPU of this node in an MLflow run, as `system/…`.
 
     Only with MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true; MLflow needs nvidia-ml-py to see a GPU.
     """
@@ -66,7 +66,7 @@ def system_metrics(run_id: str, uri: str, node: str | None = None) -> Iterator[N
     if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
         yield
         return
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True, node_id=node, tracking_uri=uri)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
     monitor.start()
     try:
         yield

@@ -1,13 +1,15 @@
 """Work for a set of actors: results in order, at most a few calls in flight, and a dead actor's calls done again."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from .metrics import count, show
+
+T = TypeVar("T")
 
 IN_FLIGHT = 2  # calls an actor has waiting, so that it never idles between two
 MAX_TRIES = 5  # of one call; an input that kills its actor every time must end the run with its name
@@ -21,6 +23,14 @@ def fetch(reference: Any) -> Any:
         raise
     except RayTaskError as error:
         raise error.cause or error from error
+
+
+def as_they_end(tasks: Mapping[Any, T]) -> Iterator[tuple[T, Any]]:
+    """What each task's reference stands for, and the reference, in the order in which the tasks end."""
+    running = list(tasks)
+    while running:
+        done, running = ray.wait(running, num_returns=1)
+        yield from ((tasks[reference], reference) for reference in done)
 
 
 def run_on(

@@ -98,11 +98,8 @@ def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: floa
     """Whether to compile, by the length of the whole run: one that was stopped goes on with the same code."""
     if compilation != "auto":
         return compilation == "always"
-    steps = (
-        round(config.hot_ps * 1000 / config.timestep_fs)
-        + config.warmup_steps
-        + config.chunks(time_ps) * config.frames_per_chunk * config.steps_per_frame
-    )
+    frames = config.chunks(time_ps) * config.frames_per_chunk
+    steps = config.hot_steps + config.warmup_steps + frames * config.steps_per_frame
     return LANES * steps * n_atoms**2 > WORTH_COMPILING
 
 

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from .config import write_json
 from .curves import margin
@@ -16,6 +13,7 @@ from .drawing import styled
 from .ensembles import number
 from .figures_summary import strips
 from .report import write_page
+from .tables import write_table
 
 FLOOR = "MD, its two halves"
 PUBLISHED = ("ess", "energy_w2", "torus_w2", "tica_w2")  # columns of the papers' tables; the others follow
@@ -114,17 +112,21 @@ def means(rows: Sequence[Row]) -> list[Mean]:
 def write_summary(out: Path, rows: Sequence[Row], facts: dict[str, str]) -> list[Path]:
     """`table.csv`, `table.parquet`, `means.csv`, `means.json` and `summary.html` in `out`; their paths."""
     found = means(rows)
-    _write_table(out, "table", [_flat(row) for row in rows])
+    flat_rows = [_flat(row) for row in rows]
     plain = [
         {"length": m.length, "sampler": m.sampler, "peptides": m.peptides, **m.mean}
         | {f"{k}_error": v for k, v in m.error.items()}
         for m in found
     ]
-    _write_table(out, "means", plain)
+    tables = [
+        write_table(out / f"{name}.{suffix}", content)
+        for name, content in (("table", flat_rows), ("means", plain))
+        for suffix in ("csv", "parquet")
+    ]
     short = {FLOOR: "halves"}
     flat = {f"{k}_{short.get(m.sampler, m.sampler).lower()}_{m.length}": v for m in found for k, v in m.mean.items()}
     write_json(out / "means.json", {"rows": plain, "flat": flat})
-    write_page(
+    page = write_page(
         out / "summary.html",
         "summary.html.j2",
         rows=sorted(rows, key=lambda r: (r.length, r.sequence)),
@@ -140,22 +142,13 @@ def write_summary(out: Path, rows: Sequence[Row], facts: dict[str, str]) -> list
         link=lambda path: path.relative_to(out) if path.is_relative_to(out) else path.as_uri(),
         facts=facts,
     )
-    return [out / name for name in ("table.csv", "table.parquet", "means.csv", "means.json", "summary.html")]
+    return [*tables, out / "means.json", page]
 
 
 def _flat(row: Row) -> dict[str, Any]:
     described = {"sequence": row.sequence, "length": row.length, "sampler": row.sampler, "verdict": row.level}
     diagnostics = {k: float(v) for k, v in row.diagnostics.items() if k not in row.metrics}
     return described | {"error": row.error} | diagnostics | {k: float(v) for k, v in row.metrics.items()}
-
-
-def _write_table(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = pa.table({column: pa.array([row.get(column) for row in rows]) for column in columns})
-    for suffix, write in ((".csv", pyarrow.csv.write_csv), (".parquet", pq.write_table)):
-        temporary = out / f".{name}{suffix}"
-        write(table, str(temporary))
-        temporary.replace(out / f"{name}{suffix}")
 
 
 def cell(row: Row, name: str) -> str:

@@ -13,8 +13,8 @@ from .sweep_config import MODES, Metric, SweepJob
 from .sweep_figures import draw
 from .sweep_results import Outcome, Status, best, best_of_each, score
 from .tracking import provenance
+from .verdict import MAX_K_HAT
 
-MAX_K_HAT = 0.7
 LEFT: tuple[Status, ...] = ("begun", "waiting")
 LEVELS: dict[Status, str] = {
     "done": "good",

@@ -9,15 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
 from models.losses import OBJECTIVES, ObjectiveConfig
 
 from .config import flat, shown, write_json
 from .finetune_config import FinetuneJob
 from .sweep_config import MODES, Metric, SweepJob, Trial
+from .tables import write_table
 
 Status = Literal["waiting", "begun", "done", "stopped", "diverged", "failed"]
 ENDED = ("done", "stopped", "diverged")  # nothing is left to do; what failed is tried again
@@ -134,26 +131,7 @@ def write_tables(out: Path, outcomes: Sequence[Outcome]) -> list[Path]:
         for row, o in zip(trial_rows, outcomes, strict=True)
         for found in o.rounds
     ]
-    for path, content in zip(paths, (trial_rows, per_round), strict=True):
-        temporary = path.with_name(f".{path.name}")
-        if path.suffix == ".csv":
-            pyarrow.csv.write_csv(_table(content), temporary)
-        else:
-            pq.write_table(_table(content), temporary)
-        temporary.replace(path)
-    return paths
-
-
-def _table(content: list[dict[str, Any]]) -> pa.Table:
-    """A table of rows whose keys may differ; a column of mixed kinds becomes text."""
-    columns: dict[str, pa.Array] = {}
-    for key in dict.fromkeys(key for row in content for key in row):
-        values = [row.get(key) for row in content]
-        try:
-            columns[key] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            columns[key] = pa.array([None if v is None else str(v) for v in values])
-    return pa.table(columns)
+    return [write_table(path, content) for path, content in zip(paths, (trial_rows, per_round), strict=True)]
 
 
 # --- the command that does a trial again --------------------------------------------------------

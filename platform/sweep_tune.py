@@ -18,7 +18,7 @@ from .sweep_records import Records
 from .sweep_results import ENDED, Outcome, judged
 from .tracking import Tracker
 
-POLL_S = 0.5
+POLL_S = 2.0  # of all trials' folders
 PARTING_S = 20.0  # for trials to be stopped after Ctrl-C
 
 

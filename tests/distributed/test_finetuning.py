@@ -106,7 +106,7 @@ def test_what_a_run_leaves(job: FinetuneJob, data: Path, flow_folder: Path) -> N
     assert samples.diagnostics["ess"] == seen[-1]["ess"]
     about = models.weights.describe(out / "checkpoint")["provenance"]
     assert about["finetune"]["parent_sha256"] == models.weights.fingerprint(flow_folder)
-    assert about["finetune"]["objective"]["terms"] == {"self_improve": 1.0}
+    assert about["finetune"]["objective"]["terms"] == {"alpha2": 1.0}
     assert (about["finetune"]["budget"], about["finetune"]["rounds"], about["finetune"]["sequence"]) == (360, 2, "AA")
     assert trained_at_k(out / "checkpoint") == 310.0
     before, after = load_file(flow_folder / "model.safetensors"), load_file(out / "checkpoint" / "model.safetensors")
