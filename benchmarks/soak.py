@@ -31,17 +31,18 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
     "sample": (
-        "jobs/sample.py sequence=DG samples=512 smc=mala smc_particles=512 smc.block_size=64 checkpoint_s=2 "
+        "jobs/sample.py sequence=DG samples=4096 smc=mala smc_particles=4096 smc.block_size=64 checkpoint_s=2 "
         "actors.flow_replicas=2 data_dir=none",
         "samples.npz",
     ),
     "train": (
-        "jobs/train.py data.path=tests/data model=internal model.channels=32 model.blocks=2 train.steps=300 "
-        "train.batch=32 workers.workers=2 checkpoint_every=50 validation.every=0",
+        f"jobs/train.py data.path={ROOT}/tests/data model=internal model.channels=32 model.blocks=2 train.steps=500 "
+        "train.batch=32 workers.workers=2 checkpoint_every=100 validation.every=0",
         "checkpoint/model.safetensors",
     ),
 }
-SPARED = ("JobSupervisor", "TrainController", "DashboardAgent", "StateHead")  # a job's own driver and its controller
+# A job's driver and controller, the node itself, which ends with its agent, and what Ray keeps for itself.
+SPARED = ("JobSupervisor", "TrainController", "Agent", "Head", "IDLE", "_StatsActor", "_AutoscalingCoordinator")
 
 
 @dataclass
@@ -84,17 +85,23 @@ def children(head: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(head.pid).children(recursive=True)
 
 
+def victims(head: subprocess.Popen[bytes]) -> list[tuple[psutil.Process, str]]:
+    """Processes of actors and tasks, and what they are; none between two jobs."""
+    found = []
+    for one in children(head):
+        with suppress(psutil.NoSuchProcess):
+            name = (one.cmdline() or [""])[0]
+            if name.startswith("ray::") and not any(spared in name for spared in SPARED):
+                found.append((one, name.removeprefix("ray::").split("(")[0]))
+    return found
+
+
 def killer(head: subprocess.Popen[bytes], watch: Watch, every: float, stop: Event) -> None:
     chance = random.Random(0)
     while not stop.wait(every):
-        victims = []
-        for one in children(head):
-            with suppress(psutil.NoSuchProcess):
-                name = (one.cmdline() or [""])[0]
-                if name.startswith("ray::") and not name.startswith("ray::IDLE") and not any(s in name for s in SPARED):
-                    victims.append((one, name.removeprefix("ray::").split("(")[0]))
-        if victims:
-            process, name = chance.choice(victims)
+        while not (there := victims(head)) and not stop.wait(0.5):
+            pass
+        for process, name in chance.sample(there, min(1, len(there))):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
                 watch.kills.append((watch.now(), name))
@@ -112,8 +119,8 @@ def observer(head: subprocess.Popen[bytes], watch: Watch, stop: Event) -> None:
         for one in children(head):
             with suppress(psutil.NoSuchProcess):
                 memory += one.memory_full_info().uss
-        used = total - ray.available_resources().get("object_store_memory", total)
         with suppress(Exception):  # the dashboard may be busy
+            used = total - ray.available_resources().get("object_store_memory", total)
             actors = len(list_actors(filters=[("state", "=", "ALIVE")]))
             watch.memory.append((watch.now(), memory / 1e9, used / 1e6, actors))
 
@@ -183,6 +190,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     head, address, dashboard = start_head(out)
     stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
         watch = soak(head, address, dashboard, arguments.minutes, arguments.every, out, stop)
     finally:
@@ -201,12 +209,17 @@ def soak(
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    for _ in range(60):
-        with suppress(Exception):
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    for tries in range(60):
+        try:
+            if not ray.is_initialized():
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            client = JobSubmissionClient(dashboard)
             break
-        time.sleep(2)
-    client = JobSubmissionClient(dashboard)
+        except Exception as error:
+            if tries == 59:
+                raise
+            print(f"waiting for Ray: {type(error).__name__}", flush=True)
+            time.sleep(2)
     watch = Watch()
     wanted = {kind: submit(client, kind, f"{kind}_undisturbed", watch, out) for kind in JOBS}
     Thread(target=observer, args=(head, watch, stop), daemon=True).start()
