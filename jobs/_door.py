@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import hydra
+from _help import show_help
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,9 +22,11 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
     The module is named, not imported: `--help` and a misspelt key need not wait for torch, Ray and OpenMM.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
-    os.environ["BOLTZRAY_JOB"] = config_name
     composed: list[DictConfig] = []
     try:
+        if {"--help", "-h"} & set(sys.argv):
+            show_help(ROOT / "conf", config_name, sys.argv[1:])
+            return
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(composed.append)()
         for config in composed:  # none after --help or --cfg
             _perform(config, module, kind, action)

@@ -136,9 +136,16 @@ def test_a_folder_without_shards_says_where_it_looked(root: Path, tmp_path: Path
 
 
 def test_help_lists_keys_and_groups(root: Path, tmp_path: Path) -> None:
-    done = run(root, tmp_path, "train", "--help")
+    done = run(root, tmp_path, "train", "--help", "keep=7")
     assert done.returncode == 0
-    for part in ("python jobs/train.py", "model: ", "checkpoint_every", "BOLTZRAY_HOME"):
+    for part in (
+        "python jobs/train.py",
+        "model=internal, prose",
+        "default laptop: Minutes",
+        "keep: 7    ",
+        "training checkpoints kept",
+        "BOLTZRAY_HOME",
+    ):
         assert part in done.stdout
     assert "steps: 10000" in run(root, tmp_path, "train", "--cfg", "job").stdout
 

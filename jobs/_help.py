@@ -1,0 +1,97 @@
+"""`--help` of a job: every key with its value now, and what the comments of conf/ say of it."""
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<comment>.*))?$")
+COLUMN = 44  # where comments begin
+END = """
+Relative paths are below BOLTZRAY_HOME (default: this folder). RAY_ADDRESS: a cluster to run on;
+MLFLOW_TRACKING_URI: where to record runs. BOLTZRAY_TRACEBACK=1 shows where an error comes from.
+--cfg job prints the configuration alone."""
+
+
+def show_help(conf: Path, name: str, arguments: Sequence[str]) -> None:
+    """Print it; settings among the arguments count."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(name, [a for a in arguments if not a.startswith("-")])
+    said = dict(_said(conf, conf / f"{name}.yaml", ""))
+    print(f"{sys.modules['__main__'].__doc__}\n\n    python jobs/{name}.py key=value group=option …\n\ngroups")
+    for group, option, description in _groups(conf, name):
+        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        print(_filled(f"{group}={', '.join(options)}", "  "))
+        print(_filled(f"default {option}{': ' if description else ''}{description}", "      "))
+    print("\nkeys, and their values now")
+    for key, line in _keys(OmegaConf.to_yaml(config, resolve=False)):
+        comment = said.get(key)
+        print(f"  {line:<{COLUMN}}  # {comment}" if comment else f"  {line}")
+    print(END)
+
+
+def _filled(text: str, indent: str) -> str:
+    return textwrap.fill(text, 110, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def _keys(text: str) -> Iterator[tuple[str, str]]:
+    """Lines of YAML, each with its key as the command line has it ("" where there is none)."""
+    path: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        found = LINE.match(line)
+        if found:
+            path = [(indent, key) for indent, key in path if indent < len(found["indent"])]
+            path.append((len(found["indent"]), found["key"]))
+        yield ".".join(key for _, key in path) if found else "", line
+
+
+def _said(conf: Path, file: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    """Keys and their comments in a file and in those that it is made of; the file's own come last."""
+    for group, package, option in _defaults(conf, file):
+        if option:
+            yield from _said(conf, conf / group / f"{option}.yaml", _joined(prefix, package))
+    for key, line in _keys(file.read_text()):
+        found = LINE.match(line)
+        if found and found["comment"]:
+            yield _joined(prefix, key), found["comment"]
+
+
+def _groups(conf: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """Groups that the command line chooses from, the option by default, and how its file begins."""
+    for group, package, option in _defaults(conf, conf / f"{name}.yaml"):
+        if group and package in ("", group):
+            yield group, option or "none", _beginning(conf / group / f"{option}.yaml") if option else ""
+
+
+def _joined(*names: str) -> str:
+    return ".".join(name for name in names if name)
+
+
+def _defaults(conf: Path, file: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Folder below conf/, package and name of each file in a defaults list; "" for conf/ itself, and for no package."""
+    folder = "" if file.parent == conf else file.parent.name
+    for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
+        if isinstance(entry, str):
+            name, _, package = entry.partition("@")
+            if name not in ("_self_", "_hydra"):
+                yield folder, package, name
+        else:
+            ((place, option),) = entry.items()
+            group, _, package = place.removeprefix("override ").lstrip("/").partition("@")
+            whole = option is not None and "_global_" in (conf / group / f"{option}.yaml").read_text().split("\n")[0]
+            yield group, package or ("" if whole or option is None else group), option
+
+
+def _beginning(file: Path) -> str:
+    """The comment at the head of a file."""
+    lines: list[str] = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines += [line.lstrip("# ")] if "@package" not in line else []
+    return " ".join(lines)
