@@ -32,7 +32,15 @@ SAMPLE = [
     "smc.step_size=1e-6",
     "checkpoint_s=0",
 ]
-TRAIN = ["data.sequences=[GP]", "train.steps=100000", "train.batch=16", "model.channels=16", "model.blocks=2"]
+TRAIN = [
+    "data.sequences=[GP]",
+    "train.steps=100000",
+    "train.batch=16",
+    "model.channels=16",
+    "model.head_dim=8",
+    "model.blocks=2",
+    "checkpoint_every=20",
+]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
