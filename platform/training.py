@@ -25,6 +25,7 @@ from .cluster import Cluster, ClusterConfig, cluster
 from .config import claim, data_folder, flat, results_folder, write_json
 from .learner import TrainConfig
 from .metrics import count
+from .process_group import ProcessGroupConfig
 from .progress import progress, say
 from .tracking import Tracker, forgiven
 from .train_worker import FATAL, PROBLEMS, WorkerTask, train_worker
@@ -160,6 +161,7 @@ def _trainer(
     return TorchTrainer(
         train_worker,
         train_loop_config={"task": task, "data": ray.put(data)},
+        torch_config=ProcessGroupConfig(),
         scaling_config=ScalingConfig(
             num_workers=(fewest, workers) if 0 < fewest < workers else workers,  # type: ignore[arg-type]
             use_gpu=use_gpu,

@@ -3,29 +3,11 @@
 import os
 import re
 import subprocess
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 import pytest
-
-
-def listening(process: psutil.Process) -> dict[str, set[str]]:
-    """Addresses on which a process and all that it has started listen, by process name."""
-    found: dict[str, set[str]] = {}
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            sockets = [c for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-            if sockets:
-                found.setdefault(one.name(), set()).update(c.laddr.ip for c in sockets)
-        except psutil.NoSuchProcess:  # a worker that was no longer needed
-            continue
-    return found
-
-
-def is_loopback(address: str) -> bool:
-    ip = ip_address(address)
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+from sockets import is_loopback, listening, public
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -40,8 +22,7 @@ def test_a_local_cluster_is_on_loopback_alone() -> None:
     worker = psutil.Process(ray.get(work.remote()))
     found = listening(psutil.Process())
     assert {"gcs_server", "raylet", worker.name()} <= found.keys()
-    public = {name: outside for name, on in found.items() if (outside := {a for a in on if not is_loopback(a)})}
-    assert not public
+    assert not public(psutil.Process())
 
 
 def test_the_check_sees_a_public_address() -> None:

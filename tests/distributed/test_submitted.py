@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from sockets import public
 
 from boltzray.actors import ActorsConfig
 from boltzray.sampling import SampleJob, sample
@@ -67,6 +68,7 @@ class Head:
             "BOLTZRAY_HOME": str(home),
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         }
@@ -157,6 +159,7 @@ def test_a_killed_head_a_job_submitted_again_and_one_that_is_stopped(
         )
         wait_for(lambda: (home / "b" / "checkpoint" / "flow.json").exists())
         assert "ray::RayTrainWorker" in actors(second)
+        assert not public(psutil.Process(second.process.pid))
         assert "was stopped" in second.job("stop", "b")
         wait_for(lambda: not actors(second), 30)
 

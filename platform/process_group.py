@@ -1,0 +1,58 @@
+"""The process group of Train's workers, with a store that listens on its node's address.
+
+torch's own rendezvous listens on every interface, also where all of Ray is on loopback.
+"""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+BACKLOG = 4096  # workers that knock at once
+
+
+class ProcessGroupConfig(TorchConfig):
+    """As Ray's; `init_method` has no meaning."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return ProcessGroup
+
+
+class ProcessGroup(_TorchBackend):
+    """Worker 0 holds the store, all join."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+        backend = backend_config.backend or ("nccl" if gpus > 0 else "gloo")
+        worker_group.execute(_set_torch_distributed_env_vars)
+        place = worker_group.execute_single(0, _hold_store)
+        size = len(worker_group)
+        timeout = timedelta(seconds=backend_config.timeout_s)
+        ray.get([worker_group.execute_single_async(i, _join, backend, place, i, size, timeout) for i in range(size)])
+
+
+_store: dist.TCPStore | None = None  # of worker 0, for the others
+
+
+def _hold_store() -> tuple[str, int]:
+    """Start it; address and port."""
+    global _store
+    address = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind((address, 0))
+        server.listen(BACKLOG)
+        port = server.getsockname()[1]
+        _store = dist.TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+    return address, port
+
+
+def _join(backend: str, place: tuple[str, int], rank: int, size: int, timeout: timedelta) -> None:
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a lost worker ends the others, as Ray has it
+    store = _store if rank == 0 else dist.TCPStore(*place, is_master=False, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
