@@ -27,7 +27,7 @@ class ProcessGroupConfig(TorchConfig):
 class ProcessGroup(_TorchBackend):
     """Worker 0 holds the store, all join."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         backend = backend_config.backend or ("nccl" if gpus > 0 else "gloo")
         worker_group.execute(_set_torch_distributed_env_vars)
