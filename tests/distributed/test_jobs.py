@@ -199,6 +199,7 @@ def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_p
     assert "train.lr" in changed.stderr
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_says_so_once(root: Path, tmp_path: Path, data: Path) -> None:
     wild = ["train.lr=1e8", "train.clip=1e9", "train.max_bad_steps=3", "train.precision=float32"]
     done = run(root, tmp_path, "train", "out=a", f"data.path={data}", *TRAIN, *wild)
