@@ -150,6 +150,7 @@ def test_help_lists_keys_and_groups(root: Path, tmp_path: Path) -> None:
     assert "steps: 10000" in run(root, tmp_path, "train", "--cfg", "job").stdout
 
 
+@pytest.mark.slow
 def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     with started(root, other, "simulate", "sequences=[GP]", *MD) as whole:
