@@ -101,11 +101,13 @@ def killer(head: subprocess.Popen[bytes], watch: Watch, every: float, stop: Even
     while not stop.wait(every):
         while not (there := victims(head)) and not stop.wait(0.5):
             pass
-        for process, name in chance.sample(there, min(1, len(there))):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-                watch.kills.append((watch.now(), name))
-                print(f"{watch.now():6.1f} min  killed {name}", flush=True)
+        if stop.is_set():
+            return
+        process, name = chance.choice(there)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+            watch.kills.append((watch.now(), name))
+            print(f"{watch.now():6.1f} min  killed {name}", flush=True)
 
 
 def observer(head: subprocess.Popen[bytes], watch: Watch, stop: Event) -> None:

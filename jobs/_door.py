@@ -28,7 +28,7 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
             show_help(ROOT / "conf", config_name, sys.argv[1:])
             return
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(composed.append)()
-        for config in composed:  # none after --help or --cfg
+        for config in composed:  # none after --cfg
             _perform(config, module, kind, action)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)

@@ -3,7 +3,7 @@
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<comment>.*))?$")
+Choices = Mapping[str, str | None]  # option of each group
 COLUMN = 44  # where comments begin
 END = """
 Relative paths are below BOLTZRAY_HOME (default: this folder). RAY_ADDRESS: a cluster to run on;
@@ -21,13 +22,15 @@ MLFLOW_TRACKING_URI: where to record runs. BOLTZRAY_TRACEBACK=1 shows where an e
 def show_help(conf: Path, name: str, arguments: Sequence[str]) -> None:
     """Print it; settings among the arguments count."""
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(name, [a for a in arguments if not a.startswith("-")])
-    said = dict(_said(conf, conf / f"{name}.yaml", ""))
+        composed = compose(name, [a for a in arguments if not a.startswith("-")], return_hydra_config=True)
+    chosen = {str(group): option for group, option in composed.hydra.runtime.choices.items()}
+    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    said = dict(_said(conf, conf / f"{name}.yaml", "", chosen))
     print(f"{sys.modules['__main__'].__doc__}\n\n    python jobs/{name}.py key=value group=option …\n\ngroups")
-    for group, option, description in _groups(conf, name):
+    for group, option, description in _groups(conf, conf / f"{name}.yaml", chosen):
         options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         print(_filled(f"{group}={', '.join(options)}", "  "))
-        print(_filled(f"default {option}{': ' if description else ''}{description}", "      "))
+        print(_filled(f"now {option}{': ' if description else ''}{description}", "      "))
     print("\nkeys, and their values now")
     for key, line in _keys(OmegaConf.to_yaml(config, resolve=False)):
         comment = said.get(key)
@@ -50,21 +53,23 @@ def _keys(text: str) -> Iterator[tuple[str, str]]:
         yield ".".join(key for _, key in path) if found else "", line
 
 
-def _said(conf: Path, file: Path, prefix: str) -> Iterator[tuple[str, str]]:
+def _said(conf: Path, file: Path, prefix: str, chosen: Choices) -> Iterator[tuple[str, str]]:
     """Keys and their comments in a file and in those that it is made of; the file's own come last."""
-    for group, package, option in _defaults(conf, file):
+    for group, package, option in _defaults(conf, file, chosen):
         if option:
-            yield from _said(conf, conf / group / f"{option}.yaml", _joined(prefix, package))
+            yield from _said(conf, conf / group / f"{option}.yaml", _joined(prefix, package), chosen)
     for key, line in _keys(file.read_text()):
         found = LINE.match(line)
         if found and found["comment"]:
             yield _joined(prefix, key), found["comment"]
 
 
-def _groups(conf: Path, name: str) -> Iterator[tuple[str, str, str]]:
-    """Groups that the command line chooses from, the option by default, and how its file begins."""
-    for group, package, option in _defaults(conf, conf / f"{name}.yaml"):
-        if group and package in ("", group):
+def _groups(conf: Path, file: Path, chosen: Choices) -> Iterator[tuple[str, str, str]]:
+    """Groups that the command line chooses from, the option that is chosen, and how its file begins."""
+    for group, package, option in _defaults(conf, file, chosen):
+        if not group and not package:
+            yield from _groups(conf, conf / f"{option}.yaml", chosen)
+        elif group and package in ("", group):
             yield group, option or "none", _beginning(conf / group / f"{option}.yaml") if option else ""
 
 
@@ -72,7 +77,7 @@ def _joined(*names: str) -> str:
     return ".".join(name for name in names if name)
 
 
-def _defaults(conf: Path, file: Path) -> Iterator[tuple[str, str, str | None]]:
+def _defaults(conf: Path, file: Path, chosen: Choices) -> Iterator[tuple[str, str, str | None]]:
     """Folder below conf/, package and name of each file in a defaults list; "" for conf/ itself, and for no package."""
     folder = "" if file.parent == conf else file.parent.name
     for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
@@ -82,7 +87,9 @@ def _defaults(conf: Path, file: Path) -> Iterator[tuple[str, str, str | None]]:
                 yield folder, package, name
         else:
             ((place, option),) = entry.items()
-            group, _, package = place.removeprefix("override ").lstrip("/").partition("@")
+            place = place.removeprefix("override ").lstrip("/")
+            option = chosen.get(place, option)
+            group, _, package = place.partition("@")
             whole = option is not None and "_global_" in (conf / group / f"{option}.yaml").read_text().split("\n")[0]
             yield group, package or ("" if whole or option is None else group), option
 

@@ -17,7 +17,7 @@ BACKLOG = 4096  # workers that knock at once
 
 
 class ProcessGroupConfig(TorchConfig):
-    """As Ray's; `init_method` has no meaning."""
+    """As Ray's, with `timeout_s` alone: NCCL where workers have GPUs, else Gloo."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -29,7 +29,7 @@ class ProcessGroup(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        backend = backend_config.backend or ("nccl" if gpus > 0 else "gloo")
+        backend = "nccl" if gpus > 0 else "gloo"
         worker_group.execute(_set_torch_distributed_env_vars)
         place = worker_group.execute_single(0, _hold_store)
         size = len(worker_group)

@@ -1,6 +1,7 @@
 """The jobs as a user meets them: errors of one line, Ctrl-C, and going on afterwards."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,12 +142,15 @@ def test_help_lists_keys_and_groups(root: Path, tmp_path: Path) -> None:
     for part in (
         "python jobs/train.py",
         "model=internal, prose",
-        "default laptop: Minutes",
+        "now laptop: Minutes",
         "keep: 7    ",
         "training checkpoints kept",
         "BOLTZRAY_HOME",
     ):
         assert part in done.stdout
+    chosen = run(root, tmp_path, "sweep", "--help", "smc=mala").stdout  # a group of a file that it is made of
+    assert "now mala: SMC with Metropolis" in chosen
+    assert re.search(r"step_size: 0.0001 +# the first", chosen)
     assert "steps: 10000" in run(root, tmp_path, "train", "--cfg", "job").stdout
 
 

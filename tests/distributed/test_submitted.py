@@ -75,7 +75,7 @@ class Head:
         ports = [f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")]
         command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", f"--port={free_port()}"]
         command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1", *ports]
-        self.root, self.log = root, folder / "head.log"
+        self.log = folder / "head.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=root, env=self.environment, stdout=log, stderr=log)
         wait_for(self.answers)
