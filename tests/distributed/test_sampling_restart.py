@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from restarts import ARGUMENTS, has_begun, undisturbed
 
 from boltzray.actors import Actors, ActorsConfig, Target, start_actors
 from boltzray.annealing import Annealing
@@ -21,7 +22,7 @@ from boltzray.cluster import Cluster
 from boltzray.energies import EnergyConfig
 from boltzray.parts import last_checkpoint, load_part, save_checkpoint
 from boltzray.population import Proposals, RayPopulation
-from boltzray.sampling import SampleJob, sample
+from boltzray.sampling import sample
 from boltzray.tracking import Tracker
 from samplers import SMCConfig, SMCState, smc_steps
 
@@ -188,24 +189,11 @@ def final(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> None:
     """SIGKILL to a real `python jobs/sample.py` in the middle of SMC; the same command ends with the same bits."""
-    arguments = [
-        "sequence=AA",
-        f"checkpoint={checkpoint}",
-        "out=a",
-        "samples=64",
-        "smc_particles=48",
-        "smc=mala",
-        "smc.schedule=linear",
-        "smc.n_steps=60",
-        "smc.block_size=16",
-        "smc.step_size=1e-6",
-        "checkpoint_s=0",
-        "cluster.num_cpus=2",
-    ]
+    arguments = [f"checkpoint={checkpoint}", "out=a", *ARGUMENTS, "cluster.num_cpus=2"]
     command = [sys.executable, str(root / "jobs" / "sample.py"), *arguments]
     process = subprocess.Popen(command, cwd=home, env=environment(home), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not any((home / "a" / "run").glob("smc-00000[3-9]")):
+    while not has_begun(home / "a"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -216,16 +204,7 @@ def test_a_killed_driver_goes_on(root: Path, home: Path, checkpoint: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "SMC goes on after step" in done.stdout
     assert not (home / "a" / "run").exists()
-    undisturbed = SampleJob(
-        sequence="AA",
-        checkpoint=str(checkpoint),
-        out="b",
-        samples=64,
-        smc_particles=48,
-        smc=SMCConfig(schedule="linear", n_steps=60, block_size=16, step_size=1e-6),
-        actors=ActorsConfig(flow_replicas=2),  # other actors have their share of the cluster
-    )
-    one, two = final(home / "a"), final(sample(undisturbed))
+    one, two = final(home / "a"), final(sample(undisturbed(checkpoint, "b")))
     assert one.keys() == two.keys()
     for name, values in one.items():
         assert np.array_equal(values, two[name]), name

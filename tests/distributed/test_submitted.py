@@ -15,24 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from restarts import ARGUMENTS, has_begun, undisturbed
 from sockets import public
 
-from boltzray.actors import ActorsConfig
-from boltzray.sampling import SampleJob, sample
-from samplers import SMCConfig
+from boltzray.sampling import sample
 
 RAY = str(Path(sys.executable).with_name("ray"))
-SAMPLE = [
-    "sequence=AA",
-    "samples=64",
-    "smc_particles=48",
-    "smc=mala",
-    "smc.schedule=linear",
-    "smc.n_steps=60",
-    "smc.block_size=16",
-    "smc.step_size=1e-6",
-    "checkpoint_s=0",
-]
 TRAIN = [
     "data.sequences=[GP]",
     "train.steps=100000",
@@ -135,10 +123,10 @@ def actors(running: Head) -> set[str]:
 def test_a_killed_head_a_job_submitted_again_and_one_that_is_stopped(
     root: Path, home: Path, data: Path, checkpoint: Path, ray_cluster: None
 ) -> None:
-    sampling = ["--submission-id=a", "--", "python", "jobs/sample.py", f"checkpoint={checkpoint}", "out=a", *SAMPLE]
+    sampling = ["--submission-id=a", "--", "python", "jobs/sample.py", f"checkpoint={checkpoint}", "out=a", *ARGUMENTS]
     with head(root, home) as first:
         first.job("submit", "--no-wait", *sampling)
-        wait_for(lambda: any((home / "a" / "run").glob("smc-00000[3-9]")))
+        wait_for(lambda: has_begun(home / "a"))
     assert not (home / "a" / "samples.npz").exists()
 
     with head(root, home) as second:
@@ -163,16 +151,10 @@ def test_a_killed_head_a_job_submitted_again_and_one_that_is_stopped(
         assert "was stopped" in second.job("stop", "b")
         wait_for(lambda: not actors(second), 30)
 
-    undisturbed = SampleJob(
-        sequence="AA",
-        checkpoint=str(checkpoint),
-        out="c",
-        samples=64,
-        smc_particles=48,
-        smc=SMCConfig(schedule="linear", n_steps=60, block_size=16, step_size=1e-6),
-        actors=ActorsConfig(flow_replicas=2),
-    )
-    with np.load(home / "a" / "samples.npz") as one, np.load(sample(undisturbed) / "samples.npz") as two:
+    with (
+        np.load(home / "a" / "samples.npz") as one,
+        np.load(sample(undisturbed(checkpoint, "c")) / "samples.npz") as two,
+    ):
         assert set(one) == set(two)
         for name in one:
             assert np.array_equal(one[name], two[name]), name
