@@ -39,12 +39,13 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-# mypy cannot see a package behind a name that the standard library owns, so it is shown platform/ as boltzray/.
+# mypy does not run boltzray.py, so it is shown a folder of that name with the same content.
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@mkdir -p .build/types && ln -sfn ../../platform .build/types/boltzray
-	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray models molecules samplers
+	@rm -rf .build/types && mkdir -p .build/types/boltzray
+	@for path in platform/* models molecules samplers; do ln -s ../../../$$path .build/types/boltzray/; done
+	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray
 
 ui: $(STAMP)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \

@@ -1,5 +1,6 @@
-"""Import name of the folder ``platform/``, whose own name belongs to the standard library."""
+"""Import name of all folders of code: ``platform/`` (whose own name is the standard library's), and those beside it."""
 
 from pathlib import Path
 
-__path__ = [str(Path(__file__).parent / "platform")]
+_root = Path(__file__).parent
+__path__ = [str(_root / "platform"), str(_root)]

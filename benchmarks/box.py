@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import models
-from molecules import BatchedEnergy, Peptide
-from molecules.metrics import compare
-from molecules.references import find_reference, load_reference
-from samplers import com_log_density, snis
+from boltzray import models
+from boltzray.molecules import BatchedEnergy, Peptide
+from boltzray.molecules.metrics import compare
+from boltzray.molecules.references import find_reference, load_reference
+from boltzray.samplers import com_log_density, snis
 
 TEMPERATURE_K = 310.0
 COLUMNS = ("peptide", "ESS", "ESS radial", "k̂", "energy W2", "torus W2", "MD's halves: energy", "torus", "s")

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import models
-from models import Conditioning, Flow, FlowConfig
-from models.block import Block
-from models.flow import normal_log_density
-from models.layers import Attention, reorder
-from models.products import Product
-from molecules import Peptide
+from boltzray import models
+from boltzray.models import Conditioning, Flow, FlowConfig
+from boltzray.models.block import Block
+from boltzray.models.flow import normal_log_density
+from boltzray.models.layers import Attention, reorder
+from boltzray.models.products import Product
+from boltzray.molecules import Peptide
 
 SIZES = {
     "small": FlowConfig(channels=64, head_dim=64, layers_per_block=1),

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from molecules import BatchedEnergy
-from molecules.batched_dynamics import Noise, Replicas, langevin_step, thermal_velocities
+from boltzray.molecules import BatchedEnergy
+from boltzray.molecules.batched.dynamics import Noise, Replicas, langevin_step, thermal_velocities
 
 PEPTIDES = ("AA", "ARIP", "ACDEFGHI")
 OPERATIONS_PER_PAIR, BYTES_PER_PAIR = 150, 80
@@ -104,9 +104,9 @@ def prepare(sequence: str, folder: Path | None) -> tuple[BatchedEnergy, np.ndarr
         return BatchedEnergy.load(folder / f"{sequence}.npz"), np.load(folder / f"{sequence}.npy")
     import openmm
 
-    from molecules import Peptide
-    from molecules.energy import make_context
-    from molecules.forcefield import create_system
+    from boltzray.molecules import Peptide
+    from boltzray.molecules.energy import make_context
+    from boltzray.molecules.forcefield import create_system
 
     peptide = Peptide.from_sequence(sequence)
     context = make_context(create_system(peptide))
@@ -161,9 +161,9 @@ def measure_openmm(table: Table, sequence: str, positions: np.ndarray, seconds: 
     """One context with all threads, and one pinned to a core."""
     import openmm
 
-    from molecules import OpenMMEnergy, Peptide
-    from molecules.energy import current_core, make_context, pinned
-    from molecules.forcefield import create_system
+    from boltzray.molecules import OpenMMEnergy, Peptide
+    from boltzray.molecules.energy import current_core, make_context, pinned
+    from boltzray.molecules.forcefield import create_system
 
     peptide, frames, cpu = Peptide.from_sequence(sequence), shaken(positions, 100), torch.device("cpu")
     system = create_system(peptide)
@@ -195,13 +195,13 @@ def measure_openmm(table: Table, sequence: str, positions: np.ndarray, seconds: 
 
 def measure_actors(table: Table, sequence: str, positions: np.ndarray, count: int, seconds: float) -> None:
     """One actor and `count` of them, each with a core of its own, on the same conformations."""
-    from boltzray.environment import prepare
+    from boltzray.runtime.environment import prepare
 
     prepare()
-    from boltzray.cluster import ClusterConfig, cluster
-    from boltzray.energies import EnergyConfig, Molecule
-    from boltzray.energy_pool import EnergyPool
-    from molecules import Peptide
+    from boltzray.molecules import Peptide
+    from boltzray.runtime.cluster import ClusterConfig, cluster
+    from boltzray.sampling.energy_actors import EnergyConfig, Molecule
+    from boltzray.sampling.energy_pool import EnergyPool
 
     molecule, frames = Molecule(Peptide.from_sequence(sequence).to_pdb()), shaken(positions, 4096)
     for actors in (1, count):

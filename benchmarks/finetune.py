@@ -16,22 +16,22 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import boltzray  # noqa: F401
-from boltzray.environment import prepare
+from boltzray.runtime.environment import prepare
 
 prepare()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-import models  # noqa: E402
-from boltzray.config import data_folder, results_home  # noqa: E402
-from boltzray.finetune_config import LEAST_DRAWS  # noqa: E402
-from boltzray.finetuning import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune  # noqa: E402
-from molecules.batched_energy import BatchedEnergy  # noqa: E402
-from molecules.peptide import Peptide  # noqa: E402
-from molecules.references import find_pdb, find_reference, load_reference  # noqa: E402
-from molecules.transport import wasserstein_1d  # noqa: E402
-from samplers import com_log_density, snis  # noqa: E402
+from boltzray import models  # noqa: E402
+from boltzray.finetuning.config import LEAST_DRAWS  # noqa: E402
+from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune  # noqa: E402
+from boltzray.molecules.batched.energy import BatchedEnergy  # noqa: E402
+from boltzray.molecules.peptide import Peptide  # noqa: E402
+from boltzray.molecules.references import find_pdb, find_reference, load_reference  # noqa: E402
+from boltzray.molecules.transport import wasserstein_1d  # noqa: E402
+from boltzray.runtime.config import data_folder, results_home  # noqa: E402
+from boltzray.samplers import com_log_density, snis  # noqa: E402
 
 ON_POLICY = {"reverse_kl": 1.0}  # its steps cost energies: batches are as large as the budget allows
 VARIANTS = {

@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
-from molecules.metrics import METRICS, compare
-from molecules.observables import Tica, tica_features
-from molecules.peptide import Peptide
+from boltzray.molecules.metrics import METRICS, compare
+from boltzray.molecules.observables import Tica, tica_features
+from boltzray.molecules.peptide import Peptide
 
 BASINS = np.radians([(-65.0, 145.0), (-75.0, -40.0), (57.0, 40.0)])
 SHARES = ((0.55, 0.4, 0.05), (0.5, 0.4, 0.1))
@@ -36,7 +36,7 @@ def rotated(x: np.ndarray, begin: np.ndarray, end: np.ndarray, atoms: np.ndarray
 
 def conformations(peptide: Peptide, frames: int, which: int, seed: int) -> np.ndarray:
     """The built structure with each φ and ψ turned into a basin; side chains go along, and may overlap."""
-    from molecules.observables import dihedrals
+    from boltzray.molecules.observables import dihedrals
 
     rng = np.random.default_rng(seed)
     x = np.repeat(peptide.positions[None], frames, axis=0)

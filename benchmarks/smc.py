@@ -28,17 +28,17 @@ import psutil
 import torch
 from torch import Tensor
 
-from boltzray.environment import prepare
+from boltzray.runtime.environment import prepare
 
 prepare()
 
 import ray  # noqa: E402
 
-from boltzray.actors import BlockServer  # noqa: E402
-from boltzray.cluster import ClusterConfig, cluster  # noqa: E402
-from boltzray.parts import save_checkpoint  # noqa: E402
-from boltzray.population import Proposals, RayPopulation  # noqa: E402
-from samplers import Endpoints, SMCConfig, SMCState, Stage, generator, run_smc, smc_steps, snis  # noqa: E402
+from boltzray.runtime.cluster import ClusterConfig, cluster  # noqa: E402
+from boltzray.samplers import Endpoints, SMCConfig, SMCState, Stage, generator, run_smc, smc_steps, snis  # noqa: E402
+from boltzray.sampling.flow_actors import BlockServer  # noqa: E402
+from boltzray.sampling.ray_population import Proposals, RayPopulation  # noqa: E402
+from boltzray.sampling.smc_checkpoint import save_checkpoint  # noqa: E402
 
 N_ATOMS, STD, SEED = 23, 0.9, 0
 

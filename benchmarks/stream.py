@@ -26,21 +26,21 @@ import numpy as np
 import psutil
 import torch
 
-from boltzray.environment import prepare
+from boltzray.runtime.environment import prepare
 
 prepare()
 import ray  # noqa: E402
 import ray.data  # noqa: E402
 
-from boltzray.batching import Batcher, ahead  # noqa: E402
-from boltzray.catalogue import Catalogue, DataConfig, catalogue  # noqa: E402
-from boltzray.stream import Feeder, batches  # noqa: E402
-from boltzray.windows import Order, Position  # noqa: E402
-from models import Flow, FlowConfig  # noqa: E402
-from models.augment import augment  # noqa: E402
-from molecules import Peptide  # noqa: E402
-from molecules.columns import read_columns, write_columns  # noqa: E402
-from molecules.tars import ShardContent, read_shard  # noqa: E402
+from boltzray.data.catalogue import Catalogue, DataConfig, catalogue  # noqa: E402
+from boltzray.data.collate import Batcher, ahead  # noqa: E402
+from boltzray.data.stream import Feeder, batches  # noqa: E402
+from boltzray.data.windows import Order, Position  # noqa: E402
+from boltzray.models import Flow, FlowConfig  # noqa: E402
+from boltzray.models.augment import augment  # noqa: E402
+from boltzray.molecules import Peptide  # noqa: E402
+from boltzray.molecules.columns import read_columns, write_columns  # noqa: E402
+from boltzray.molecules.tars import ShardContent, read_shard  # noqa: E402
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 MODEL = FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1)

@@ -20,14 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import models.layers
-from boltzray.batching import Batcher
-from boltzray.buckets import Part, cut, gather
-from boltzray.learner import Learner, TrainConfig
-from models import Flow, FlowConfig
-from models.augment import augment
-from models.tables import PeptideTables
-from molecules import Peptide
+from boltzray.data.bucketing import Part, cut, gather
+from boltzray.data.collate import Batcher
+from boltzray.models import Flow, FlowConfig, layers
+from boltzray.models.augment import augment
+from boltzray.models.tables import PeptideTables
+from boltzray.molecules import Peptide
+from boltzray.training.train_step import Learner, TrainConfig
 
 LONGEST, MEAN_ATOMS, LETTERS = 178, 108.0, "ACDEFGHIKLMNPQRSTVWY"
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, from the vendor
@@ -137,13 +136,13 @@ def main() -> None:
     if arguments.few:
         variants = {name: batches for name, batches in variants.items() if "178" in name or "frames even" in name}
     clock = time.perf_counter if device.type == "cuda" or arguments.threads > 1 else time.process_time
-    causal = models.layers.causal_attention
+    causal = layers.causal_attention
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     loss: dict[str, float] = {}
 
     def attend(name: str, tables: PeptideTables) -> None:
         dense = name.startswith("padded to 178")
-        models.layers.causal_attention = dense_attention(tables.n_atoms.to(device)) if dense else causal
+        layers.causal_attention = dense_attention(tables.n_atoms.to(device)) if dense else causal
 
     for name, items in variants.items():
         total = 0.0

@@ -12,11 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-import models.layers
-from models import Flow, FlowConfig
-from models.augment import augment
-from models.tables import PeptideTables
-from molecules import Peptide
+from boltzray.models import Flow, FlowConfig, layers
+from boltzray.models.augment import augment
+from boltzray.models.tables import PeptideTables
+from boltzray.molecules import Peptide
 
 
 def product_rate(dtype: torch.dtype, channels: int, tokens: int) -> float:
@@ -81,7 +80,7 @@ def main() -> None:
     print(f"{arguments.sequence}, {peptide.n_atoms} atoms, batch {arguments.batch}, {flops / 1e9:.1f} GFLOP a step\n")
     print("| threads | variant | ms a step | against float32 | of the product's FLOP/s |")
     print("|---|---|---|---|---|")
-    limit = models.layers.CPU_EXPLICIT_ATTENTION
+    limit = layers.CPU_EXPLICIT_ATTENTION
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         variants = [("float32", False, False, limit), ("bf16, torch's attention", True, False, 0)]
@@ -90,7 +89,7 @@ def main() -> None:
             variants += [("bf16, compiled layers", True, True, limit)]
         reference = 0.0
         for name, bf16, compiled, explicit in variants:
-            models.layers.CPU_EXPLICIT_ATTENTION = explicit
+            layers.CPU_EXPLICIT_ATTENTION = explicit
             step = step_of(config, peptide, arguments.batch, bf16=bf16, compiled=compiled)
             seconds = fastest(step, 6)
             reference = reference or seconds

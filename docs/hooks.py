@@ -54,7 +54,7 @@ def _exported(room: str) -> dict[str, list[str]]:
 
 
 def _jobs() -> dict[str, list[str]]:
-    """`run("train", "boltzray.training", "TrainJob", "train")` in jobs/*.py names what a job is made of."""
+    """`run("train", "boltzray.training.train", "TrainJob", "train")` in jobs/*.py names what a job is made of."""
     names: dict[str, list[str]] = {}
     for path in sorted((ROOT / "jobs").glob("[!_]*.py")):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):

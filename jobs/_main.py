@@ -42,8 +42,8 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
 
 def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:
     sys.path.insert(0, str(ROOT))  # works without an installation, too
-    from boltzray.config import parse
-    from boltzray.environment import prepare
+    from boltzray.runtime.config import parse
+    from boltzray.runtime.environment import prepare
 
     prepare()
     job = import_module(module)

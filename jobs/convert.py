@@ -1,6 +1,6 @@
 """Make a checkpoint folder of a public .pth file, or the other way round."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("convert", "boltzray.conversion", "ConvertJob", "convert")
+    run("convert", "boltzray.convert", "ConvertJob", "convert")

@@ -1,6 +1,6 @@
 """Compare samples of one or many peptides with reference MD, and write reports and a table."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("evaluate", "boltzray.campaign", "EvaluateJob", "evaluate")
+    run("evaluate", "boltzray.evaluation.evaluate_many", "EvaluateJob", "evaluate")

@@ -1,6 +1,6 @@
 """Make a data folder: columns of tars, or tars of one molecule's frames."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("prepare", "boltzray.prepare", "PrepareJob", "prepare")
+    run("prepare", "boltzray.data.prepare", "PrepareJob", "prepare")

@@ -1,6 +1,6 @@
 """A flow in the box on a peptide that it has never seen, then finetuned to it."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
     run("quickstart", "boltzray.quickstart", "QuickstartJob", "quickstart")

@@ -1,6 +1,6 @@
 """Molecular dynamics of peptides, written as training shards and reference trajectories."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("simulate", "boltzray.simulation", "SimulateJob", "simulate")
+    run("simulate", "boltzray.data.simulate", "SimulateJob", "simulate")

@@ -1,6 +1,6 @@
 """Compare ways of finetuning a flow to one peptide."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("sweep", "boltzray.sweeping", "SweepJob", "sweep")
+    run("sweep", "boltzray.sweeping.sweep", "SweepJob", "sweep")

@@ -1,6 +1,6 @@
 """Train a flow on shards."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
-    run("train", "boltzray.training", "TrainJob", "train")
+    run("train", "boltzray.training.train", "TrainJob", "train")

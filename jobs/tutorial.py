@@ -1,6 +1,6 @@
 """The whole pipeline on one small peptide."""
 
-from _door import run
+from _main import run
 
 if __name__ == "__main__":
     run("tutorial", "boltzray.tutorial", "TutorialJob", "tutorial")

@@ -1,12 +1,13 @@
 """Networks and densities. Runs with torch and numpy alone."""
 
-from models.config import FlowConfig
-from models.density import log_prob_and_gradient
-from models.flow import Conditioning, Flow
-from models.hub import locate
-from models.public import to_public
-from models.tables import PeptideTables
-from models.weights import load, save
+from .checkpoint import load, save
+from .conditioning import Conditioning
+from .config import FlowConfig
+from .density import log_prob_and_gradient
+from .flow import Flow
+from .hub import locate
+from .public import to_public
+from .tables import PeptideTables
 
 __all__ = [
     "Conditioning",

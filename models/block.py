@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.config import FlowConfig
-from models.layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
-from models.transform import Affine, Circular, Marks
+from .config import FlowConfig
+from .layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
+from .transform import Affine, Circular, Marks
 
 EXPANSION = 4
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.block import Block
-from models.layers import AdaptiveLayer, Modulation, PlainLayer
-from models.products import Product
-from models.transform import Marks
+from .block import Block
+from .layers import AdaptiveLayer, Modulation, PlainLayer
+from .products import Product
+from .transform import Marks
 
 CHUNK = 2**17  # numbers: half the second-level cache of a core
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from models.config import FlowConfig
-from models.flow import Flow
-from models.hub import locate
-from models.pth import load_public
-from models.public import fill
-from molecules.internal import geometry_version
+from boltzray.molecules.zmatrix import geometry_version
+
+from .config import FlowConfig
+from .flow import Flow
+from .hub import locate
+from .pth import load_public
+from .public import fill
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
 FORMAT_VERSION = 1

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from models.flow import Conditioning, Flow
+from .conditioning import Conditioning
+from .flow import Flow
 
 
 @contextmanager

@@ -7,16 +7,15 @@ Source: prose (arXiv 2508.18175), TarFlow (arXiv 2412.06329).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from models.block import Block
-from models.config import FlowConfig
-from models.decoder import Decoder, Precision
-from models.internal import (
-    InternalTables,
+from .block import Block
+from .conditioning import Conditioning, Precision
+from .config import FlowConfig
+from .flow_decoder import Decoder
+from .internal_coordinates import (
     hot_latents,
     latents_to_rigid,
     rigid_log_density,
@@ -26,33 +25,11 @@ from models.internal import (
     to_internal,
     to_positions,
 )
-from models.layers import Modulation, reorder, sinusoid
-from models.tables import PeptideLike, PeptideTables
-from models.transform import Marks
+from .layers import reorder, sinusoid
+from .tables import PeptideLike, PeptideTables
+from .transform import Marks
 
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """All of the network that depends on the peptide alone.
-
-    Shape: order, inverse_order (K, P, T); mask (P, T) of real tokens, None when there is no padding; n_atoms (P,);
-    modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition.
-    conditions: with activation checkpointing each block's condition (P, T, C), for forward passes; no modulations.
-    internal, marks: what internal coordinates refer to, and their kinds for each block; None for Cartesian ones.
-    decoders: what the inverse prepares on its first use, for each precision.
-    """
-
-    order: Tensor
-    inverse_order: Tensor
-    mask: Tensor | None
-    n_atoms: Tensor
-    modulations: list[list[Modulation | Tensor | None]]
-    conditions: list[Tensor | None] | None
-    internal: InternalTables | None
-    marks: list[Marks | None]
-    decoders: dict[Precision, Decoder] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Embedding(nn.Module):

@@ -7,25 +7,20 @@ Shapes: B samples, T tokens of D coordinates.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from models.block import Block
-from models.decode import BlockDecoder
-from models.layers import reorder
+from .block import Block
+from .block_decoder import BlockDecoder
+from .conditioning import Conditioning, Decode, Precision
+from .layers import reorder
 
-if TYPE_CHECKING:
-    from models.flow import Conditioning
-
-Precision = Literal["float32", "bf16"]
-Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 MAX_GRAPHS = 2  # a block of samples, and the last one, which is shorter
 
 
-def in_halves(run: Run, z: Tensor) -> tuple[Tensor, Tensor]:
+def in_halves(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
     """`run(z)`, in halves where the device's memory does not hold the batch.
 
     Samples do not depend on each other, but sums of another order round differently: a batch that had to be split
@@ -52,12 +47,12 @@ class Decoder:
     (written for that, but not yet run on a GPU); where recording fails, it runs as usual.
     """
 
-    def __init__(self, blocks: Sequence[Block], c: "Conditioning", precision: Precision) -> None:
+    def __init__(self, blocks: Sequence[Block], c: Conditioning, precision: Precision) -> None:
         if precision not in ("float32", "bf16"):
             raise ValueError(f"precision={precision!r} is unknown: choose float32 or bf16")
         weight = blocks[0].proj_in.weight
         dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
-        self.c, self.graphs = c, dict[int, Run]()
+        self.c, self.graphs = c, dict[int, Decode]()
         self.records = weight.is_cuda
         with torch.inference_mode():
             self.blocks = [
@@ -95,7 +90,7 @@ class Decoder:
         return self.graphs.get(len(z), self._run)(z)
 
 
-def _record(run: Run, example: Tensor) -> Run:
+def _record(run: Decode, example: Tensor) -> Decode:
     """`run` as a CUDA graph, for latents of the example's shape."""
     z = example.clone()
     side = torch.cuda.Stream()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 SCHEME, BOX = "hub://", "boltzray://"
 DEFAULT_CHECKPOINT = "boltzray://dipeptides-small"
-BOX_FOLDER = Path(__file__).with_name("box")
+BOX_FOLDER = Path(__file__).with_name("pretrained")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 
 

@@ -13,13 +13,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.block import Block
-from models.density import log_prob_and_gradient
-from models.flow import Conditioning, Flow
-from models.internal import rigid_motion, to_internal, to_positions
-from models.layers import Modulation, reorder
-from models.tables import PeptideTables
-from models.transform import Marks
+from .block import Block
+from .conditioning import Conditioning
+from .density import log_prob_and_gradient
+from .flow import Flow
+from .internal_coordinates import rigid_motion, to_internal, to_positions
+from .layers import Modulation, reorder
+from .tables import PeptideTables
+from .transform import Marks
 
 TOLERANCE = 1e-5  # of v, relative to the largest entry of its row
 LOST = 1e-2  # rows that are still changing by more are left out

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.flow import Flow
-from models.public import SCALES_NM, from_public, to_public
+from .flow import Flow
+from .public import SCALES_NM, from_public, to_public
 
 
 def load_public(path: Path, *, head_dim: int | None, scale_nm: float | None, system: str | None) -> Flow:

@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.config import FlowConfig
-from models.flow import Flow
+from .config import FlowConfig
+from .flow import Flow
 
 SCALES_NM = {2: 0.21, 4: 0.28, 8: 0.35}  # σ of the published data by longest peptide
 PREFIX = "net."

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import FlowConfig
-from models.internal import InternalTables
+from .config import FlowConfig
+from .internal_coordinates import InternalTables
 
 ENCODINGS = ("atom_type", "aa_type", "aa_pos")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models import spline
+from . import spline
 
 
 class Marks(NamedTuple):

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molecules.storage import join, list_files, read_bytes
-from molecules.tars import ShardContent, add_frame, read_shard
+from .storage import join, list_files, read_bytes
+from .tars import ShardContent, add_frame, read_shard
 
 COLUMNS = "columnar"
 PREPARED = "prepared.json"

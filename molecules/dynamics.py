@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import openmm
 
-from molecules.energy import current_core, make_context, pinned
-from molecules.forcefield import create_system
-from molecules.runs import (
+from .energy import current_core, make_context, pinned
+from .forcefield import create_system
+from .runs import (
     MDConfig,
     Progress,
     State,
@@ -29,7 +29,7 @@ from molecules.runs import (
 )
 
 if TYPE_CHECKING:
-    from molecules.peptide import Peptide
+    from .peptide import Peptide
 
 
 def simulate(

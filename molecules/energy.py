@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import openmm
 
-from molecules.energy_batch import MAX_RADIUS_NM, EnergyBatch, FloatArray, checked_positions
-from molecules.forcefield import DEFAULT_FORCEFIELD, KB, create_system
+from .energy_batch import MAX_RADIUS_NM, EnergyBatch, FloatArray, checked_positions
+from .forcefield import DEFAULT_FORCEFIELD, KB, create_system
 
 if TYPE_CHECKING:
-    from molecules.peptide import Peptide
+    from .peptide import Peptide
 
 # OpenMM rebuilds its neighbour list for certain when an atom moves by more than 0.35 nm (cutoff 2 nm).
 _REBUILT_NM = 0.5

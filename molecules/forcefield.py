@@ -8,7 +8,7 @@ import openmm
 from openmm import app, unit
 
 if TYPE_CHECKING:
-    from molecules.peptide import Peptide
+    from .peptide import Peptide
 
 KB = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
 

@@ -1,7 +1,7 @@
 """Usual bonds, angles and torsions of the twenty residues, measured in molecular dynamics: makes geometry.json.
 
-`python -m molecules.geometry` (ten minutes on a core) measures each residue as the first, the middle and the last of a
-tripeptide. Flows of internal coordinates are trained with one table, and refuse another.
+`python -m boltzray.molecules.geometry` (ten minutes on a core) measures each residue as the first, the middle and the
+last of a tripeptide. Flows of internal coordinates are trained with one table, and refuse another.
 """
 
 import json
@@ -13,10 +13,10 @@ import mdtraj
 import numpy as np
 import numpy.typing as npt
 
-from molecules.internal import GEOMETRY, circular_mean, place_in_chain, reference_atoms, roles, torsions
-from molecules.peptide import Peptide
-from molecules.residues import ONE_LETTER
-from molecules.runs import MDConfig, load_trajectory
+from .peptide import Peptide
+from .residues import ONE_LETTER
+from .runs import MDConfig, load_trajectory
+from .zmatrix import GEOMETRY, circular_mean, place_in_chain, reference_atoms, roles, torsions
 
 Table = dict[str, dict[str, list[float]]]
 SCATTERED = math.pi / 3  # rad: a torsion that deviates more has no usual value
@@ -54,8 +54,8 @@ def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
 
 def simulated(peptide: Peptide, seed: int) -> npt.NDArray[np.float32]:
     """Frames (F, N, 3) of short dynamics, in nm: bonds and angles relax within a picosecond."""
-    from molecules.batched_dynamics import simulate
-    from molecules.batched_energy import BatchedEnergy
+    from .batched.dynamics import simulate
+    from .batched.energy import BatchedEnergy
 
     energy = BatchedEnergy(peptide, MD.temperature_k).float()
     with tempfile.TemporaryDirectory() as folder:

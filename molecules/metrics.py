@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 from sklearn.cluster import KMeans
 
-from molecules.observables import (
+from .observables import (
     Tica,
     bond_outliers,
     chirality_signs,
@@ -22,8 +22,8 @@ from molecules.observables import (
     project,
     unmirror,
 )
-from molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
-from molecules.weighting import checked_log_weights, thin
+from .subsample import checked_log_weights, thin
+from .transport import jensen_shannon, squared_distances, transport, wasserstein_1d
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]  # of the weights of two sets

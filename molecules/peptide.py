@@ -15,8 +15,8 @@ import numpy.typing as npt
 import openmm
 from openmm import app, unit
 
-from molecules import internal
-from molecules import residues as tables
+from . import residues as tables
+from . import zmatrix
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Peptide:
 
     @cached_property
     def internal(self) -> dict[str, np.ndarray]:
-        """What bonds, angles and torsions refer to, and their usual values: see `molecules.internal`.
+        """What bonds, angles and torsions refer to, and their usual values: see `molecules.zmatrix`.
 
         Shape: references, mean, scale (N, 3); free, depth, role (N,). Units: nm, rad.
         Raises: ValueError for residues outside the twenty.
@@ -54,13 +54,13 @@ class Peptide:
             raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: use the twenty, no caps")
         names = [(atom.residue.index, atom.name) for atom in self.topology.atoms()]
         bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
-        references, free = internal.reference_atoms(names, bonds)
-        mean, scale = internal.usual_values([r.name for r in self.topology.residues()], names, free)
+        references, free = zmatrix.reference_atoms(names, bonds)
+        mean, scale = zmatrix.usual_values([r.name for r in self.topology.residues()], names, free)
         return {
             "references": references,
             "free": free,
-            "depth": internal.depths(references),
-            "role": internal.roles(names, references, internal.torsions(self.positions, references)),
+            "depth": zmatrix.depths(references),
+            "role": zmatrix.roles(names, references, zmatrix.torsions(self.positions, references)),
             "mean": mean,
             "scale": scale,
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from molecules.observables import Tica
+from .observables import Tica
 
 SPLITS = ("train", "val", "test")
 

@@ -13,10 +13,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from .forcefield import DEFAULT_FORCEFIELD, check_forcefield
 
 if TYPE_CHECKING:
-    from molecules.peptide import Peptide
+    from .peptide import Peptide
 
 Frames = npt.NDArray[np.float32]
 State = tuple[Frames, Frames]  # positions nm, velocities nm/ps

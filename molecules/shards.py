@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from molecules.columns import column_sizes, read_prepared
-from molecules.references import (
+from .columns import column_sizes, read_prepared
+from .references import (
     check_letters,
     find_pdb,
     find_reference,
@@ -26,8 +26,8 @@ from molecules.references import (
     published_split,
     save_reference,
 )
-from molecules.storage import is_url, join, list_files, read_bytes
-from molecules.tars import Frame, ShardContent, read_shard
+from .storage import is_url, join, list_files, read_bytes
+from .tars import Frame, ShardContent, read_shard
 
 FRAMES = Path("webdatasets", "single_frames")
 __all__ = [

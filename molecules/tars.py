@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from molecules.storage import read_bytes
+from .storage import read_bytes
 
 BLOCK = 512
 _MEMBER = re.compile(r"(?:\./)?(([A-Za-z-]+)_[^/\\]*)\.bin")

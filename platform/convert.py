@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import models
-from models.pth import write_public
+from boltzray import models
+from boltzray.models.pth import write_public
 
-from .config import results_home
-from .progress import say
+from .runtime.config import results_home
+from .runtime.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ def convert(job: ConvertJob) -> Path:
         lost = f"head_dim={flow.config.head_dim} scale_nm={flow.scale_nm:g}"
         say(f"{output}: {millions:.2f} M parameters; a .pth does not record {lost}, give them to who loads it")
     else:
-        provenance = {"converted_from": job.input, "sha256": models.weights.fingerprint(source)}
+        provenance = {"converted_from": job.input, "sha256": models.checkpoint.fingerprint(source)}
         if source.is_dir():
-            provenance |= models.weights.describe(source)["provenance"]
+            provenance |= models.checkpoint.describe(source)["provenance"]
         models.save(flow, output, provenance)
         say(f"{output}: {millions:.2f} M parameters, σ = {flow.scale_nm:g} nm")
     return output

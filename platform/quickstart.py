@@ -5,12 +5,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cluster import ClusterConfig, cluster
-from .config import write_json
-from .evaluation import SampleJob, sample_and_report
-from .finetuning import FinetuneJob, finetune_and_report
-from .progress import duration, say
-from .simulation import SimulateJob, simulate
+from .data.simulate import SimulateJob, simulate
+from .evaluation.evaluate import SampleJob, sample_and_report
+from .finetuning.finetune import FinetuneJob, finetune_and_report
+from .runtime.cluster import ClusterConfig, cluster
+from .runtime.config import write_json
+from .runtime.progress import duration, say
 
 
 @dataclass(frozen=True, kw_only=True)

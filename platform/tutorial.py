@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cluster import ClusterConfig, cluster
-from .config import data_folder, results_home
-from .evaluation import evaluate_folder, show
-from .progress import duration, say
-from .sampling import SampleJob, sample
-from .simulation import SimulateJob, simulate
-from .tracking import Tracker
-from .training import TrainJob, train
+from .data.simulate import SimulateJob, simulate
+from .evaluation.evaluate import evaluate_folder, show
+from .runtime.cluster import ClusterConfig, cluster
+from .runtime.config import data_folder, results_home
+from .runtime.progress import duration, say
+from .runtime.tracking import Tracker
+from .sampling.sample import SampleJob, sample
+from .training.train import TrainJob, train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Statistics: weights, resampling, annealing paths, kernels, SNIS, SMC; densities are callables."""
 
-from samplers.com import com_log_density
-from samplers.config import HMC, SMCConfig
-from samplers.population import (
+from .com import com_log_density
+from .config import HMC, SMCConfig
+from .importance_weights import conditional_ess, ess, log_mean_exp, log_z_error, normalised, psis, treat
+from .population import (
     LocalPopulation,
     Move,
     MoveInfo,
@@ -11,12 +12,11 @@ from samplers.population import (
     merge_infos,
     move_block,
 )
-from samplers.resampling import multinomial, resample, residual, stratified, systematic
-from samplers.rng import Stage, generator, torch_generator
-from samplers.smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
-from samplers.snis import SNISResult, snis
-from samplers.types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
-from samplers.weights import conditional_ess, ess, log_mean_exp, log_z_error, normalised, psis, treat
+from .resampling import multinomial, resample, residual, stratified, systematic
+from .rng import Stage, generator, torch_generator
+from .smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
+from .snis import SNISResult, snis
+from .types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
 
 __all__ = [
     "HMC",

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from samplers.population import Kernel
-from samplers.resampling import Scheme
+from .population import Kernel
+from .resampling import Scheme
 
 Schedule = Literal["adaptive", "linear"]
 ULAWeights = Literal["exact", "continuous"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from samplers.types import FloatArray
+from .types import FloatArray
 
 Treatment = Literal["none", "psis", "truncate", "drop_top"]
 TREATMENTS: tuple[str, ...] = get_args(Treatment)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplers.types import Evaluate, Particles, evaluate_particles
+from .types import Evaluate, Particles, evaluate_particles
 
 
 class KernelInfo(NamedTuple):

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from samplers.types import FloatArray
-from samplers.weights import normalised, share_left
+from .importance_weights import normalised, share_left
+from .types import FloatArray
 
 _SMALLEST_INCREMENT = 1e-300
 _TOLERANCE = 1e-3  # relative, on the increment

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplers.kernels import KernelInfo, hmc, mala, ula
-from samplers.rng import Stage, generator
-from samplers.types import Evaluate, FloatArray, IntArray, Particles, concatenate, evaluate_particles
+from .kernels import KernelInfo, hmc, mala, ula
+from .rng import Stage, generator
+from .types import Evaluate, FloatArray, IntArray, Particles, concatenate, evaluate_particles
 
 Kernel = Literal["mala", "hmc", "ula"]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from samplers.types import FloatArray, IntArray
-from samplers.weights import normalised
+from .importance_weights import normalised
+from .types import FloatArray, IntArray
 
 Resampler = Callable[[npt.NDArray[Any], int, np.random.Generator], IntArray]
 Scheme = Literal["systematic", "stratified", "multinomial", "residual"]

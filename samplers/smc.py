@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from samplers.config import SMCConfig, ZEstimate
-from samplers.kernels import adapted_step_size
-from samplers.path import adaptive_lambda, linear_lambda
-from samplers.population import LocalPopulation, Move, Population
-from samplers.resampling import resample
-from samplers.rng import Stage, generator
-from samplers.types import Evaluate, FloatArray, IntArray, concatenate
-from samplers.weights import checked_log_weights, conditional_ess, ess, log_mean_exp, log_z_error
+from .config import SMCConfig, ZEstimate
+from .importance_weights import checked_log_weights, conditional_ess, ess, log_mean_exp, log_z_error
+from .kernels import adapted_step_size
+from .path import adaptive_lambda, linear_lambda
+from .population import LocalPopulation, Move, Population
+from .resampling import resample
+from .rng import Stage, generator
+from .types import Evaluate, FloatArray, IntArray, concatenate
 
 
 class SMCState(NamedTuple):

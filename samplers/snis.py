@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from samplers.weights import (
+from .importance_weights import (
     Treatment,
     checked_log_weights,
     ess,

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from boltzray.environment import prepare  # noqa: E402
+from boltzray.runtime.environment import prepare  # noqa: E402
 
 os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
 prepare()
@@ -45,7 +45,7 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of four logical CPUs for the whole session."""
     import ray
 
-    from boltzray.cluster import ClusterConfig, cluster
+    from boltzray.runtime.cluster import ClusterConfig, cluster
 
     with cluster(ClusterConfig(num_cpus=4)):
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import Flow, FlowConfig
+from boltzray.models import Flow, FlowConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

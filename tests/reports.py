@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from boltzray.ensembles import Ensemble, Reference, Report
-from molecules import Peptide
-from molecules.observables import Tica
+from boltzray.molecules import Peptide
+from boltzray.molecules.observables import Tica
+from boltzray.report.contents import Ensemble, Reference, Report
 
 TESTS = Path(__file__).parent
 GOLDEN = np.load(TESTS / "golden" / "metrics.npz")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from boltzray.actors import ActorsConfig
-from boltzray.sampling import SampleJob
-from samplers import SMCConfig
+from boltzray.samplers import SMCConfig
+from boltzray.sampling.flow_actors import ActorsConfig
+from boltzray.sampling.sample import SampleJob
 
 ARGUMENTS = [
     "sequence=AA",

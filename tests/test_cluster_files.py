@@ -142,7 +142,7 @@ def test_the_checks_see_a_secret_and_an_open_port() -> None:
 
 
 def test_the_dashboard_shows_every_metric_and_no_other(root: Path) -> None:
-    from boltzray.metrics import COUNTERS, GAUGES
+    from boltzray.runtime.telemetry import COUNTERS, GAUGES
 
     dashboard = json.loads((root / "cluster" / "grafana.json").read_text())
     shown = {

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molecules.batched_energy import BatchedEnergy
+from .energy import BatchedEnergy
 
 if TYPE_CHECKING:
-    from molecules.batched_mixture import MixedEnergy
-    from molecules.peptide import Peptide
-    from molecules.runs import MDConfig, Progress
+    from ..peptide import Peptide
+    from ..runs import MDConfig, Progress
+    from .mixture import MixedEnergy
 
 _NOISE_STEPS = 100  # drawn at once for each replica: one call a step and replica would take longer than the physics
 
@@ -116,7 +116,7 @@ def simulate(
     Raises: ValueError if a directory holds a run with other settings, or the energy is another one's;
         RuntimeError if the dynamics diverge.
     """
-    from molecules import runs
+    from .. import runs
 
     total = config.chunks(time_ps)
     folders = [Path(directory) for directory in directories]
@@ -168,7 +168,7 @@ def _engine(energy: "BatchedEnergy | MixedEnergy") -> str:
 
 
 def _minimised(owners: "Sequence[Peptide]", config: "MDConfig") -> list[np.ndarray]:
-    from molecules.dynamics import minimised
+    from ..dynamics import minimised
 
     found: dict[int, np.ndarray] = {}
     for peptide in owners:
@@ -214,7 +214,7 @@ def _last(frames: Replicas, energy: "BatchedEnergy | MixedEnergy") -> Replicas:
 
 
 def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int]) -> None:
-    from molecules import runs
+    from .. import runs
 
     for path, n, positions, velocities in zip(paths, sizes, frames.x.numpy(), frames.v.numpy(), strict=True):
         runs.save_state(path, (positions[:, :n], velocities[:, :n]))

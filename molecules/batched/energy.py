@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from molecules.batched_tiles import blocks, evaluate_tile, tiled, try_compile, untiled
-from molecules.energy_batch import MAX_RADIUS_NM, EnergyBatch, TensorEnergyBatch, checked_positions
+from ..energy_batch import MAX_RADIUS_NM, EnergyBatch, TensorEnergyBatch, checked_positions
+from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
 if TYPE_CHECKING:
-    from molecules.peptide import Peptide
+    from ..peptide import Peptide
 
 KB = 8.31446261815324e-3  # kJ/mol/K, as in molecules.forcefield, which needs OpenMM
 
@@ -31,8 +31,8 @@ class BatchedEnergy(nn.Module):
     born_constants: Tensor
 
     def __init__(self, peptide: "Peptide", temperature_k: float = 310.0, *, forcefield: str = "amber14-obc1") -> None:
-        from molecules.batched_tables import read_system  # needs OpenMM
-        from molecules.forcefield import create_system
+        from ..forcefield import create_system
+        from .tables import read_system  # needs OpenMM
 
         super().__init__()
         if not 0 < temperature_k < np.inf:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molecules.batched_energy import BatchedEnergy
-from molecules.batched_tiles import blocks, evaluate_tile, tiled, try_compile, untiled
+from .energy import BatchedEnergy
+from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
 # What a padded atom has where zero would divide by zero; it has no pairs, and no self-energy.
 _FILLERS = {"born_own": 1.0, "born_scaled": 0.5, "born_radius": 1.0}
@@ -94,7 +94,7 @@ def pad_tables(tables: Sequence[Mapping[str, Tensor]], n_atoms: int) -> dict[str
 
 
 def _padded_slots(own: Mapping[str, Tensor], counts: Mapping[str, int], n_atoms: int) -> Tensor:
-    """Where the rows of the bonded gradients have moved to; see `batched_tables._slots`."""
+    """Where the rows of the bonded gradients have moved to; see `tables._slots`."""
     moved, start = [], 0
     for kind, arms in _TERMS.items():
         size = len(own[f"{kind}_atoms"])

@@ -8,13 +8,13 @@ import numpy.typing as npt
 import openmm
 from openmm import unit
 
-from molecules.batched_born import COULOMB, Tables, custom_gb, cutoff_and_shift, gbsa_obc, plain
+from .born import COULOMB, Tables, custom_gb, cutoff_and_shift, gbsa_obc, plain
 
 MAX_PERIODICITY = 6
 
 
 def read_system(system: openmm.System) -> Tables:
-    """All tables of `molecules.batched_terms`, float64 and int64, in kJ/mol, nm, rad, e, Da.
+    """All tables of `molecules.batched.terms`, float64 and int64, in kJ/mol, nm, rad, e, Da.
 
     Raises: ValueError that names a force, or a feature of one, that the batched energy does not have.
     """
@@ -119,7 +119,7 @@ def _slots(tables: Tables, n_atoms: int) -> npt.NDArray[np.int64]:
     """For every atom, the rows of the bonded gradients that act on it; the row past the end is zero.
 
     Atoms innermost, so that a compiler vectorises over the conformations and not over the slots.
-    Rows in the order in which `batched_terms.bonded` lists them: bond ends, angle arms, torsion arms.
+    Rows in the order in which `terms.bonded` lists them: bond ends, angle arms, torsion arms.
     """
     columns: Iterator[npt.NDArray[np.int64]] = (
         column for name in ("bond_atoms", "angle_atoms", "torsion_atoms") for column in tables[name].T

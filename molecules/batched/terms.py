@@ -5,7 +5,7 @@ its three coordinates. A pair term is (T, N, N, L), every pair twice: so each at
 compiler turns into one loop with the sum in registers, and nothing is scattered. Tables are those of one
 peptide, or have the layout of the conformations, when these are of several. torch only.
 
-Units: nm, kJ/mol, rad. Names of the tables: `molecules.batched_tables`.
+Units: nm, kJ/mol, rad. Names of the tables: `molecules.batched.tables`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molecules.batched_vectors import (
+from .vectors import (
     Vector,
     at_i,
     at_j,

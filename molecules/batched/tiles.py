@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from molecules.batched_terms import Tables, potential
+from .terms import Tables, potential
 
 # Conformations that lie side by side on a CPU: one AVX-512 register of float32.
 _LANES = 16

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from molecules.columns import read_frames, read_prepared
-from molecules.peptide import Peptide
-from molecules.shards import read_manifest, shard_sizes
-from molecules.storage import join, list_files, read_bytes
+from boltzray.molecules.columns import read_frames, read_prepared
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.shards import read_manifest, shard_sizes
+from boltzray.molecules.storage import join, list_files, read_bytes
 
-from .config import fingerprint
-from .pool import as_they_end, fetch
-from .progress import progress
+from ..runtime.actor_pool import as_they_end, fetch
+from ..runtime.config import fingerprint
+from ..runtime.progress import progress
 
 PUBLISHED_K = 310.0
 PEPTIDES_A_TASK = 500

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.flow import Flow
-from models.tables import PeptideTables
+from boltzray.models.flow import Flow
+from boltzray.models.tables import PeptideTables
 
-from .buckets import Part
+from .bucketing import Part
 
 T = TypeVar("T")
 AHEAD = 2  # batches

@@ -9,16 +9,16 @@ from typing import Literal
 
 import torch
 
-from molecules.batched_dynamics import padded
-from molecules.batched_dynamics import simulate as run_batched
-from molecules.batched_energy import BatchedEnergy
-from molecules.batched_mixture import MixedEnergy
-from molecules.dynamics import simulate as run_openmm
-from molecules.peptide import Peptide
-from molecules.runs import MDConfig, Progress, chunk_path
+from boltzray.molecules.batched.dynamics import padded
+from boltzray.molecules.batched.dynamics import simulate as run_batched
+from boltzray.molecules.batched.energy import BatchedEnergy
+from boltzray.molecules.batched.mixture import MixedEnergy
+from boltzray.molecules.dynamics import simulate as run_openmm
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.runs import MDConfig, Progress, chunk_path
 
-from .cluster import Cluster
-from .cores import keep_memory, own_core
+from ..runtime.cluster import Cluster
+from ..runtime.cpu_affinity import keep_memory, own_core
 
 Compile = Literal["auto", "always", "never"]
 

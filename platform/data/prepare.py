@@ -10,17 +10,17 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from molecules.columns import COLUMNS, PREPARED, source_of, write_columns
-from molecules.peptide import Peptide
-from molecules.shards import read_manifest, shard_sizes, write_shards
-from molecules.storage import is_url, list_files, read_bytes
-from molecules.tars import read_shard
+from boltzray.molecules.columns import COLUMNS, PREPARED, source_of, write_columns
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.shards import read_manifest, shard_sizes, write_shards
+from boltzray.molecules.storage import is_url, list_files, read_bytes
+from boltzray.molecules.tars import read_shard
 
+from ..runtime.cluster import ClusterConfig, cluster
+from ..runtime.config import claim, data_folder, results_folder, results_home, write_json
+from ..runtime.progress import say
+from ..runtime.tracking import Tracker
 from .catalogue import ShardFacts, folder_temperature, in_tasks, inspect_shard, peptides_of
-from .cluster import ClusterConfig, cluster
-from .config import claim, data_folder, results_folder, results_home, write_json
-from .progress import say
-from .tracking import Tracker
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
 BAD_DATA = "bad_data.txt"

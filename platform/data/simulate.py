@@ -9,18 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from molecules.observables import fit_tica
-from molecules.peptide import Peptide, check_sequence
-from molecules.references import published_split, save_reference
-from molecules.runs import MDConfig, Progress, load_trajectory, run_name
-from molecules.shards import write_shards
+from boltzray.molecules.observables import fit_tica
+from boltzray.molecules.peptide import Peptide, check_sequence
+from boltzray.molecules.references import published_split, save_reference
+from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
+from boltzray.molecules.shards import write_shards
 
-from .cluster import Cluster, ClusterConfig, cluster
-from .config import flat, results_folder, write_json
-from .pool import fetch
-from .progress import progress, say
-from .replicas import LANES, Batch, Compile, Run, batches, run_batch
-from .tracking import Tracker
+from ..runtime.actor_pool import fetch
+from ..runtime.cluster import Cluster, ClusterConfig, cluster
+from ..runtime.config import flat, results_folder, write_json
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker
+from .md_batches import LANES, Batch, Compile, Run, batches, run_batch
 
 TICA_LAG = 100  # frames
 

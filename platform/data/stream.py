@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .buckets import Part, cut, gather, split
+from ..runtime.actor_pool import fetch
+from .bucketing import Part, cut, gather, split
 from .catalogue import Catalogue, count_bad
-from .pool import fetch
 from .windows import Frames, Order, Position, read
 
 

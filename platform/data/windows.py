@@ -16,12 +16,12 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from models.augment import augment
-from molecules.columns import read_frames
-from molecules.tars import ShardContent
+from boltzray.models.augment import augment
+from boltzray.molecules.columns import read_frames
+from boltzray.molecules.tars import ShardContent
 
-from .batching import ahead
 from .catalogue import Catalogue, missing
+from .collate import ahead
 
 READERS = 4  # windows that are read at once
 AHEAD_BYTES = 4 * 10**9  # of the windows that one execution of Ray Data reads

@@ -9,30 +9,30 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-import models
-from models.hub import DEFAULT_CHECKPOINT
-from molecules.metrics import compare, noise_floor
-from molecules.observables import project
-from molecules.peptide import Peptide
-from samplers import SMCConfig
-from samplers.com import CenterOfMass
-from samplers.weights import Treatment
+from boltzray import models
+from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.molecules.metrics import compare, noise_floor
+from boltzray.molecules.observables import project
+from boltzray.molecules.peptide import Peptide
+from boltzray.samplers import SMCConfig
+from boltzray.samplers.com import CenterOfMass
+from boltzray.samplers.importance_weights import Treatment
 
-from .actors import ActorsConfig, Target, start_actors, trained_at_k
-from .budget_page import write_budget_page
-from .budget_runs import Draws, Spent, anneal_at, importance_at, md_at, simulate_all
-from .cluster import Cluster, ClusterConfig, cluster
-from .config import claim, data_folder, flat, results_folder, results_home, write_json
-from .curves import CURVE_METRICS, Run, curves, save_curves
-from .energies import EnergyConfig
-from .ensembles import Reference
-from .evaluation import CURVES, REFERENCE_K, evaluate_folder, find
-from .pool import as_they_end, fetch
-from .progress import progress, say
-from .report import save_figures
-from .results import finished
-from .sampling import SampleJob, peptide_of
-from .tracking import Tracker, forgiven, provenance
+from ..report.contents import Reference
+from ..report.curves import CURVE_METRICS, Run, curves, save_curves
+from ..report.page import save_figures
+from ..runtime.actor_pool import as_they_end, fetch
+from ..runtime.cluster import Cluster, ClusterConfig, cluster
+from ..runtime.config import claim, data_folder, flat, results_folder, results_home, write_json
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker, forgiven, provenance
+from ..sampling.energy_actors import EnergyConfig
+from ..sampling.flow_actors import ActorsConfig, Target, start_actors, trained_at_k
+from ..sampling.sample import SampleJob, peptide_of
+from ..sampling.sample_files import finished
+from .compare_page import write_budget_page
+from .compare_runs import Draws, Spent, anneal_at, importance_at, md_at, simulate_all
+from .evaluate import CURVES, REFERENCE_K, evaluate_folder, find
 
 Method = Literal["md", "snis", "smc"]
 LEAST_DRAWS = 100  # that must be left of a budget after finetuning
@@ -94,7 +94,7 @@ def compare_budgets(job: CompareJob) -> Path:
         raise ValueError(notes[0])
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
+    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
     claim(out, "compare", settings)
     with Tracker.open("compare", out, settings) as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, checkpoint, spent, resources, tracker)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from .curves import CURVE_METRICS, Curve, Point
-from .drawing import Picture, styled
-from .ensembles import number
-from .figures_budgets import PANELS, budgets
-from .report import write_page
+from ..report.contents import number
+from ..report.curves import CURVE_METRICS, Curve, Point
+from ..report.figures_budgets import PANELS, budgets
+from ..report.page import write_page
+from ..report.plotting import Picture, styled
 
 
 @styled

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import ray
 
-from molecules.peptide import Peptide
-from molecules.runs import MDConfig, load_trajectory
-from molecules.weighting import thin
-from samplers import SMCConfig, normalised, snis
-from samplers.weights import Treatment
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.runs import MDConfig, load_trajectory
+from boltzray.molecules.subsample import thin
+from boltzray.samplers import SMCConfig, normalised, snis
+from boltzray.samplers.importance_weights import Treatment
 
-from .actors import Target
-from .annealing import Annealing, Positions, anneal
-from .cluster import Cluster
-from .config import write_json
-from .energies import EnergyConfig, Molecule, batched
-from .parts import save_part
-from .pool import fetch
-from .population import Proposals
-from .progress import progress, say
-from .replicas import Run, run_batch
-from .results import SampleSet, rows
-from .tracking import Tracker
+from ..data.md_batches import Run, run_batch
+from ..runtime.actor_pool import fetch
+from ..runtime.cluster import Cluster
+from ..runtime.config import write_json
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker
+from ..sampling.energy_actors import EnergyConfig, Molecule, batched
+from ..sampling.flow_actors import Target
+from ..sampling.ray_population import Proposals
+from ..sampling.sample_files import SampleSet, rows
+from ..sampling.smc import Annealing, Positions, anneal
+from ..sampling.smc_checkpoint import save_part
 
 FS_PER_STEP = 1.0
 MD_FRAMES = 100_000  # of a trajectory, at most

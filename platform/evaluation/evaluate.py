@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
-from molecules.observables import Tica, fit_tica
-from molecules.peptide import Peptide
-from molecules.references import find_reference, load_reference
-from molecules.weighting import thin
+from boltzray.molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
+from boltzray.molecules.observables import Tica, fit_tica
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import find_reference, load_reference
+from boltzray.molecules.subsample import thin
 
-from .cluster import usable_cpus
-from .config import data_folder, shown, write_json
-from .curves import load_curves
-from .energies import EnergyConfig, Molecule, batched
-from .ensembles import Ensemble, Reference, Report
-from .figures import draw
-from .progress import progress, say
-from .report import save_figures, write_report
-from .results import SampleSet, read_samples
-from .sampling import SampleJob, sample
-from .tracking import Tracker, provenance
-from .verdict import headline, verdict
+from ..report.contents import Ensemble, Reference, Report
+from ..report.curves import load_curves
+from ..report.figures import draw
+from ..report.page import save_figures, write_report
+from ..report.verdict import headline, verdict
+from ..runtime.cluster import usable_cpus
+from ..runtime.config import data_folder, shown, write_json
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker, provenance
+from ..sampling.energy_actors import EnergyConfig, Molecule, batched
+from ..sampling.sample import SampleJob, sample
+from ..sampling.sample_files import SampleSet, read_samples
 
 __all__ = ["SampleJob", "evaluate_folder", "sample_and_report"]
 

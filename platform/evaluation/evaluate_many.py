@@ -7,18 +7,19 @@ from typing import Any
 
 import ray
 
-from models.hub import DEFAULT_CHECKPOINT
-from molecules.references import sequences_with_reference
+from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.molecules.references import sequences_with_reference
 
-from .cluster import ClusterConfig, cluster
-from .config import data_folder, results_folder, results_home, shown
-from .evaluation import INTERVALS, evaluate_folder, evaluation_key, show
-from .pool import as_they_end, fetch
-from .progress import say
-from .results import read_samples
-from .sampling import SampleJob, sample
-from .summary import Row, rows_of, write_summary
-from .tracking import Tracker, forgiven, provenance
+from ..runtime.actor_pool import as_they_end, fetch
+from ..runtime.cluster import ClusterConfig, cluster
+from ..runtime.config import data_folder, results_folder, results_home, shown
+from ..runtime.progress import say
+from ..runtime.tracking import Tracker, forgiven, provenance
+from ..sampling.sample import SampleJob, sample
+from ..sampling.sample_files import read_samples
+from .evaluate import INTERVALS, evaluate_folder, evaluation_key, show
+from .summary import write_summary
+from .summary_rows import Row, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

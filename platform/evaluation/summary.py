@@ -1,111 +1,17 @@
 """One table of many peptides, and the means over their lengths in the layout of the published tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .config import write_json
-from .curves import margin
-from .drawing import styled
-from .ensembles import number
-from .figures_summary import strips
-from .report import write_page
-from .tables import write_table
-
-FLOOR = "MD, its two halves"
-PUBLISHED = ("ess", "energy_w2", "torus_w2", "tica_w2")  # columns of the papers' tables; the others follow
-OTHERS = ("energy_w1", "torus_jsd", "tica_jsd", "chirality", "clashing", "bad_bonds")
-LABELS = {
-    "ess": "ESS ↑",
-    "energy_w2": "E-W₂ ↓",
-    "torus_w2": "T-W₂ ↓",
-    "tica_w2": "TICA-W₂ ↓",
-    "energy_w1": "E-W₁ ↓",
-    "torus_jsd": "T-JSD ↓",
-    "tica_jsd": "TICA-JSD ↓",
-    "chirality": "chirality ↑",
-    "clashing": "overlaps ↓",
-    "bad_bonds": "stretched ↓",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One sampler on one peptide; `error` says why there are no metrics. `report`: its page, where there is one."""
-
-    sequence: str
-    sampler: str
-    level: str = ""
-    headline: str = ""
-    error: str = ""
-    report: Path | None = None
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """Residues, as far as the name tells."""
-        return len(self.sequence) if self.sequence.isalpha() else 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mean:
-    """Of one sampler over the peptides of one length: means and their standard errors (0 of a single peptide)."""
-
-    length: int
-    sampler: str
-    peptides: int
-    mean: dict[str, float]
-    error: dict[str, float]
-
-
-def rows_of(name: str, folder: Path, result: dict[str, Any] | None, error: str) -> list[Row]:
-    """What metrics.json holds, a row for each sampler, and one for the two halves of the reference."""
-    if result is None:
-        return [Row(sequence=name, sampler="", error=error or "not evaluated")]
-    shared: dict[str, Any] = {"sequence": result["sequence"], "report": folder / "report.html"}
-    shared |= {"level": result["level"], "headline": result["headline"]}
-    sets = {k: v for k, v in result.items() if isinstance(v, dict) and "metrics" in v}
-    rows = [
-        Row(**shared, sampler=sampler, diagnostics=found["diagnostics"], metrics=_with_ess(found))
-        for sampler, found in sets.items()
-    ]
-    if result["noise_floor"]:
-        rows.append(Row(**shared, sampler=FLOOR, metrics=result["noise_floor"]))
-    return rows
-
-
-def _with_ess(found: dict[str, Any]) -> dict[str, float]:
-    """The ESS of the raw weights, as the sampler reports it, goes before that of the treated ones."""
-    kept = {name: value for name, value in found["metrics"].items() if not name.startswith("ess")}
-    ess = found["diagnostics"].get("ess", found["metrics"].get("ess"))
-    return kept | ({} if ess is None else {"ess": ess})
-
-
-def means(rows: Sequence[Row]) -> list[Mean]:
-    """Over the peptides of each length, in the order of lengths, then of samplers."""
-    usable = [row for row in rows if row.metrics]
-    keys = dict.fromkeys(
-        (row.length, row.sampler) for row in sorted(usable, key=lambda r: (r.length, r.sampler == FLOOR))
-    )
-    result = []
-    for length, sampler in keys:
-        own = [row.metrics for row in usable if (row.length, row.sampler) == (length, sampler)]
-        columns = {name: np.array([m[name] for m in own if name in m]) for name in (*PUBLISHED, *OTHERS)}
-        columns = {name: values for name, values in columns.items() if len(values)}
-        result.append(
-            Mean(
-                length=length,
-                sampler=sampler,
-                peptides=len(own),
-                mean={k: float(v.mean()) for k, v in columns.items()},
-                error={k: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for k, v in columns.items()},
-            )
-        )
-    return result
+from ..report.contents import number
+from ..report.curves import margin
+from ..report.page import write_page
+from ..report.plotting import styled
+from ..runtime.config import write_json
+from ..runtime.tables import write_table
+from .summary_figure import strips
+from .summary_rows import FLOOR, LABELS, OTHERS, PUBLISHED, Mean, Row, means
 
 
 @styled

@@ -1,18 +1,15 @@
 """Figures of many peptides."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .drawing import REFERENCE_COLOUR, WIDTH_IN, Picture, colours
-
-if TYPE_CHECKING:
-    from .summary import Row
+from ..report.plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, colours
+from .summary_rows import Row
 
 
-def strips(rows: Sequence["Row"], names: Sequence[str], labels: Mapping[str, str], floor: str) -> Iterator[Picture]:
+def strips(rows: Sequence[Row], names: Sequence[str], labels: Mapping[str, str], floor: str) -> Iterator[Picture]:
     """Each metric of each peptide, by length, a bar at the median."""
     usable = [row for row in rows if row.metrics]
     samplers = list(dict.fromkeys(row.sampler for row in usable))

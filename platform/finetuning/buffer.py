@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.losses import OBJECTIVES, ObjectiveConfig
-from molecules.transport import wasserstein_1d
-from samplers import SMCConfig, SMCState, SMCStep, generator, resample, smc_steps, snis, treat
-from samplers.types import FloatArray
-from samplers.weights import Treatment
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
+from boltzray.molecules.transport import wasserstein_1d
+from boltzray.samplers import SMCConfig, SMCState, SMCStep, generator, resample, smc_steps, snis, treat
+from boltzray.samplers.importance_weights import Treatment
+from boltzray.samplers.types import FloatArray
 
-from .finetune_config import FinetuneJob
-from .finetune_crew import Crew
-from .finetune_learner import View
-from .parts import last_checkpoint, load_part, save_checkpoint
-from .population import Proposals
-from .progress import progress
+from ..runtime.progress import progress
+from ..sampling.ray_population import Proposals
+from ..sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from .config import FinetuneJob
+from .executors import Crew
+from .train_step import View
 
 REPLICATES = 100
 CHOOSE = 42  # stage of the random stream that resamples a buffer

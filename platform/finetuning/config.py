@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from models.decoder import Precision
-from models.hub import DEFAULT_CHECKPOINT
-from models.losses import ObjectiveConfig
-from molecules.peptide import check_sequence
-from samplers import HMC, SMCConfig
-from samplers.com import CenterOfMass
-from samplers.weights import Treatment
+from boltzray.models.conditioning import Precision
+from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.models.losses import ObjectiveConfig
+from boltzray.molecules.peptide import check_sequence
+from boltzray.samplers import HMC, SMCConfig
+from boltzray.samplers.com import CenterOfMass
+from boltzray.samplers.importance_weights import Treatment
 
-from .actors import ActorsConfig
-from .cluster import ClusterConfig
-from .energies import EnergyConfig
+from ..runtime.cluster import ClusterConfig
+from ..sampling.energy_actors import EnergyConfig
+from ..sampling.flow_actors import ActorsConfig
 
 LEAST_DRAWS = 32  # of a buffer or of the last draw: fewer weights say nothing
 PROBE = 1000  # draws a round where nothing is learned from a buffer, to see how good the flow is

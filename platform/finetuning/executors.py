@@ -12,18 +12,18 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from samplers import LocalPopulation, Particles, Population
+from boltzray.samplers import LocalPopulation, Particles, Population
 
-from .actors import Target, start_actors
-from .cluster import cluster
-from .energies import BatchedEnergies, EnergyConfig, EnergyServer, Molecule
-from .finetune_config import FinetuneJob
-from .finetune_learner import Lesson, Report, Task
-from .finetune_server import FinetuneServer
-from .parts import Saved, blocks_per_part, load_part, part_path, save_part
-from .pool import fetch, run_on
-from .population import Proposals, RayPopulation
-from .progress import progress, say
+from ..runtime.actor_pool import fetch, run_on
+from ..runtime.cluster import cluster
+from ..runtime.progress import progress, say
+from ..sampling.energy_actors import BatchedEnergies, EnergyConfig, EnergyServer, Molecule
+from ..sampling.flow_actors import Target, start_actors
+from ..sampling.ray_population import Proposals, RayPopulation
+from ..sampling.smc_checkpoint import Saved, blocks_per_part, load_part, part_path, save_part
+from .config import FinetuneJob
+from .server import FinetuneServer
+from .train_step import Lesson, Report, Task
 
 
 class SavedPopulation(Population, Saved, Protocol):

@@ -6,21 +6,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import models
-from models.flow import Flow
-from models.losses import ObjectiveConfig
-from molecules.peptide import Peptide
+from boltzray import models
+from boltzray.models.flow import Flow
+from boltzray.models.losses import ObjectiveConfig
+from boltzray.molecules.peptide import Peptide
 
-from .config import claim, data_folder, flat, results_folder, results_home
-from .evaluation import evaluate_folder, show
-from .finetune_config import FinetuneJob, OptimizerConfig
-from .finetune_crew import crew
-from .finetune_result import quality
-from .finetune_run import OnRound, Run
-from .progress import say
-from .results import finished
-from .sampling import SampleJob, peptide_of
-from .tracking import Tracker
+from ..evaluation.evaluate import evaluate_folder, show
+from ..runtime.config import claim, data_folder, flat, results_folder, results_home
+from ..runtime.progress import say
+from ..runtime.tracking import Tracker
+from ..sampling.sample import SampleJob, peptide_of
+from ..sampling.sample_files import finished
+from .config import FinetuneJob, OptimizerConfig
+from .executors import crew
+from .outputs import quality
+from .rounds import OnRound, Run
 
 __all__ = ["FinetuneJob", "ObjectiveConfig", "OptimizerConfig", "finetune", "finetune_and_report"]
 
@@ -46,7 +46,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     checkpoint, flow, peptide = flow_and_peptide(job)
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
+    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
     claim(out, "finetune", settings)
     if finished(out):
         say(f"already finetuned: {out}")
@@ -92,7 +92,7 @@ def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:
     """Raises: ValueError for a peptide longer than all that the flow was trained on."""
-    longest = max(models.weights.trained_lengths(checkpoint), default=math.inf)
+    longest = max(models.checkpoint.trained_lengths(checkpoint), default=math.inf)
     if len(peptide.sequence) > longest and peptide.encodings:
         raise ValueError(
             f"{peptide.sequence} has {len(peptide.sequence)} residues, the flow {checkpoint.name} was trained on up to "

@@ -4,18 +4,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import models
-from molecules.peptide import Peptide
-from samplers import snis
+from boltzray import models
+from boltzray.molecules.peptide import Peptide
+from boltzray.samplers import snis
 
-from .actors import Target
-from .annealing import Positions
-from .config import fingerprint, shown, write_json
-from .finetune_config import FinetuneJob
-from .population import Proposals
-from .progress import duration
-from .results import SampleSet, write_samples
-from .sampling import snis_diagnostics
+from ..runtime.config import fingerprint, shown, write_json
+from ..runtime.progress import duration
+from ..sampling.flow_actors import Target
+from ..sampling.ray_population import Proposals
+from ..sampling.sample import snis_diagnostics
+from ..sampling.sample_files import SampleSet, write_samples
+from ..sampling.smc import Positions
+from .config import FinetuneJob
 
 
 def leave_draws(
@@ -33,7 +33,7 @@ def leave_draws(
         diagnostics=snis_diagnostics(result) | {"seconds": seconds},
     )
     settings = {"temperature_k": job.temperature_k, "checkpoint": shown(checkpoint)}
-    settings |= {"weights_sha256": models.weights.fingerprint(checkpoint), "seed": job.seed}
+    settings |= {"weights_sha256": models.checkpoint.fingerprint(checkpoint), "seed": job.seed}
     write_json(out / "sample.json", settings)
     write_samples(out, peptide, [final], seed=job.seed)
 
@@ -42,13 +42,13 @@ def provenance(
     job: FinetuneJob, parent: Path, target: Target, peptide: Peptide, entry: dict[str, Any]
 ) -> dict[str, Any]:
     """That of the flow that was given, and how it was finetuned until the round of `entry`."""
-    before = models.weights.describe(parent)["provenance"] if parent.is_dir() else {}
+    before = models.checkpoint.describe(parent)["provenance"] if parent.is_dir() else {}
     return {
         **before,
         "temperature_k": target.trained_at_k,  # what its latents' unit variance stands for
         "finetune": {
             "parent": shown(parent),
-            "parent_sha256": models.weights.fingerprint(parent),
+            "parent_sha256": models.checkpoint.fingerprint(parent),
             "sequence": peptide.sequence,
             "temperature_k": job.temperature_k,
             "objective": asdict(job.objective),

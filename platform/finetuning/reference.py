@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from models.flow import Flow
-from molecules import internal
-from molecules.peptide import Peptide
-from molecules.references import find_reference, load_reference
-from molecules.weighting import thin
+from boltzray.models.flow import Flow
+from boltzray.molecules import zmatrix
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import find_reference, load_reference
+from boltzray.molecules.subsample import thin
 
-from .config import data_folder
-from .energies import EnergyConfig, Molecule, batched
-from .evaluation import REFERENCE_K
-from .finetune_config import FinetuneJob
+from ..evaluation.evaluate import REFERENCE_K
+from ..runtime.config import data_folder
+from ..sampling.energy_actors import EnergyConfig, Molecule, batched
+from .config import FinetuneJob
 
 REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
 
@@ -54,4 +54,4 @@ def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
     """
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     references, role = peptide.internal["references"], peptide.internal["role"]
-    return frames[:, internal.roles(names, references, internal.torsions(frames[0], references))][:, role]
+    return frames[:, zmatrix.roles(names, references, zmatrix.torsions(frames[0], references))][:, role]

@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 
-import models
-from models.flow import Flow
-from molecules.peptide import Peptide
+from boltzray import models
+from boltzray.models.flow import Flow
+from boltzray.molecules.peptide import Peptide
 
-from .actors import Target, trained_at_k
-from .config import write_json
-from .finetune_buffer import Buffer, appraisal, conformations, fill, views
-from .finetune_config import FinetuneJob
-from .finetune_crew import Crew
-from .finetune_learner import Lesson, Task, summary
-from .finetune_reference import real_frames, reference_energies
-from .finetune_result import described, leave_draws, provenance
-from .finetune_server import Aim, publish
-from .population import Proposals
-from .progress import progress, say
-from .tracking import Tracker, forgiven
+from ..runtime.config import write_json
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker, forgiven
+from ..sampling.flow_actors import Target, trained_at_k
+from ..sampling.ray_population import Proposals
+from .buffer import Buffer, appraisal, conformations, fill, views
+from .config import FinetuneJob
+from .executors import Crew
+from .outputs import described, leave_draws, provenance
+from .reference import real_frames, reference_energies
+from .server import Aim, publish
+from .train_step import Lesson, Task, summary
 
 OnRound = Callable[[dict[str, Any]], None]
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import models
-from models.flow import Flow
-from models.losses import Batch
-from molecules.energy_batch import EnergyBatch
-from samplers import Endpoints
+from boltzray import models
+from boltzray.models.flow import Flow
+from boltzray.models.losses import Batch
+from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.samplers import Endpoints
 
-from .actors import FlowServer, Target
-from .config import write_json
-from .energies import Energies
-from .finetune_learner import Finetuner, Lesson, Report, Task
+from ..runtime.config import write_json
+from ..sampling.energy_actors import Energies
+from ..sampling.flow_actors import FlowServer, Target
+from .train_step import Finetuner, Lesson, Report, Task
 
 ROUND = "round.json"
 

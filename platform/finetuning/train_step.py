@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.augment import augment
-from models.flow import Flow
-from models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
-from models.pathwise import FlowModel
-from molecules.peptide import Peptide
-from samplers.rng import generator
+from boltzray.models.augment import augment
+from boltzray.models.flow import Flow
+from boltzray.models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from boltzray.models.pathwise import FlowModel
+from boltzray.molecules.peptide import Peptide
+from boltzray.samplers.rng import generator
 
-from .finetune_config import OptimizerConfig
+from .config import OptimizerConfig
 
 LEARN, FRESH = 40, 41  # stages of random streams; samplers have those below 16
 

@@ -12,11 +12,11 @@ import mdtraj
 import numpy as np
 from sklearn.cluster import KMeans
 
-from molecules.observables import chirality_signs, dihedrals, unmirror
-from molecules.weighting import thin
+from boltzray.molecules.observables import chirality_signs, dihedrals, unmirror
+from boltzray.molecules.subsample import thin
 
-from .drawing import Floats
-from .ensembles import Ensemble, HasChain
+from .contents import Ensemble, HasChain
+from .plotting import Floats
 
 STATES = 4
 MAX_CLUSTERED = 5_000

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from molecules.observables import Tica
+from boltzray.molecules.observables import Tica
 
 from .curves import Curve
 

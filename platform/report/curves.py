@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-from .config import write_json
-from .tables import write_table
+from ..runtime.config import write_json
+from ..runtime.tables import write_table
 
 CURVE_METRICS = ("effective", "energy_w2", "torus_w2", "tica_w2")
 

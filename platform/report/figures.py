@@ -1,12 +1,12 @@
 """All figures of a report, in the order of its page."""
 
-from .drawing import Picture, styled
-from .ensembles import Report
+from .contents import Report
 from .figures_budgets import budgets
 from .figures_energies import energies
 from .figures_molecules import conformations
 from .figures_sampling import path, training, weights
 from .figures_structures import ramachandran, tica_plane
+from .plotting import Picture, styled
 
 
 @styled

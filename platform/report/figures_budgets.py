@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .curves import Curve
-from .drawing import REFERENCE_COLOUR, WIDTH_IN, Picture, colours
+from .plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, colours
 
 PANELS = (
     ("effective", "effective draws"),

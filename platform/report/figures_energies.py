@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from .drawing import REFERENCE_COLOUR, Floats, Picture, colours, finite, stacked
-from .ensembles import Report
+from .contents import Report
+from .plotting import REFERENCE_COLOUR, Floats, Picture, colours, finite, stacked
 
 
 def energies(report: Report) -> Iterator[Picture]:

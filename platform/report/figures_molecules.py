@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from .conformers import Conformer, bonds, conformers, elements
-from .drawing import WIDTH_IN, Floats, Picture
-from .ensembles import HasChain, Report, number
+from .contents import HasChain, Report, number
+from .plotting import WIDTH_IN, Floats, Picture
 
 CPK = {"H": "#c9ced3", "C": "#6b7278", "N": "#2f6fd6", "O": "#d6362b", "S": "#c79a00"}
 OUTLINE = "#22262a"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .drawing import COLOURS, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours, stacked
-from .ensembles import Ensemble
+from .contents import Ensemble
+from .plotting import COLOURS, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours, stacked
 
 
 def weights(ensembles: Sequence[Ensemble]) -> Iterator[Picture]:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from molecules.observables import Tica, dihedrals, project
+from boltzray.molecules.observables import Tica, dihedrals, project
 
-from .drawing import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
-from .ensembles import Ensemble, Report
+from .contents import Ensemble, Report
+from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
 
 BINS = 36  # of 10 degrees
 TICA_BINS = 39

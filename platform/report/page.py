@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 
 from .conformers import conformers, viewer_code, viewer_data
-from .drawing import Picture
-from .ensembles import Ensemble, Report, number
+from .contents import Ensemble, Report, number
 from .figures import draw
+from .plotting import Picture
 from .verdict import Finding, headline, verdict
 
 NOTHING = 1e-9  # a share below it is none to a reader

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from .ensembles import Ensemble, Reference, Report, number, percent
+from .contents import Ensemble, Reference, Report, number, percent
 
 Level = Literal["bad", "warn", "good"]
 

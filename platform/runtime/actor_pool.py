@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from .metrics import count, show
+from .telemetry import count, show
 
 T = TypeVar("T")
 

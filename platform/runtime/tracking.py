@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from .config import results_home, shown
-from .metrics import system_metrics
+from .telemetry import system_metrics
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 
@@ -47,7 +47,7 @@ def provenance() -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             continue
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     try:
         git = ["git", "-C", str(root), "-c", f"safe.directory={root}"]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

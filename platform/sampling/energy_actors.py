@@ -10,13 +10,13 @@ import numpy as np
 import ray
 import torch
 
-from molecules.batched_energy import BatchedEnergy
-from molecules.energy import EnergyBatch, OpenMMEnergy
-from molecules.forcefield import DEFAULT_FORCEFIELD
-from molecules.peptide import Peptide
+from boltzray.molecules.batched.energy import BatchedEnergy
+from boltzray.molecules.energy import EnergyBatch, OpenMMEnergy
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.peptide import Peptide
 
-from .cores import keep_memory, own_core
-from .metrics import count
+from ..runtime.cpu_affinity import keep_memory, own_core
+from ..runtime.telemetry import count
 
 MAX_READY = 4  # molecules that a server has ready: an OpenMM context is some MB, tables of 177 atoms 3 MB
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 5}

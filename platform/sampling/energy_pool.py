@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from molecules.energy import EnergyBatch
+from boltzray.molecules.energy import EnergyBatch
 
-from .cluster import Cluster
-from .energies import EnergyConfig, Molecule, start_servers
-from .pool import run_on
+from ..runtime.actor_pool import run_on
+from ..runtime.cluster import Cluster
+from .energy_actors import EnergyConfig, Molecule, start_servers
 
 CHUNK = 512  # conformations a call: a second of OpenMM's, and enough to fill a batch
 

@@ -13,21 +13,21 @@ import ray
 import torch
 from torch import Tensor
 
-import models
-from models.decoder import Precision
-from models.flow import Flow
-from molecules.energy import EnergyBatch
-from molecules.forcefield import DEFAULT_FORCEFIELD
-from molecules.peptide import Peptide
-from samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
-from samplers.com import CenterOfMass, com_log_density
-from samplers.rng import Stage, generator
+from boltzray import models
+from boltzray.models.conditioning import Precision
+from boltzray.models.flow import Flow
+from boltzray.molecules.energy import EnergyBatch
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.peptide import Peptide
+from boltzray.samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
+from boltzray.samplers.com import CenterOfMass, com_log_density
+from boltzray.samplers.rng import Stage, generator
 
-from .cluster import Cluster
-from .energies import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
-from .metrics import count
-from .pool import IN_FLIGHT
-from .progress import say
+from ..runtime.actor_pool import IN_FLIGHT
+from ..runtime.cluster import Cluster
+from ..runtime.progress import say
+from ..runtime.telemetry import count
+from .energy_actors import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def trained_at_k(checkpoint: Path) -> float:
     """Temperature of the data that a flow was trained on."""
     if not checkpoint.is_dir():
         return DEFAULT_TRAINED_AT_K
-    return float(models.weights.describe(checkpoint)["provenance"].get("temperature_k", DEFAULT_TRAINED_AT_K))
+    return float(models.checkpoint.describe(checkpoint)["provenance"].get("temperature_k", DEFAULT_TRAINED_AT_K))
 
 
 @dataclass(frozen=True, kw_only=True)

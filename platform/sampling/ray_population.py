@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from samplers import Move, MoveInfo, Particles, merge_infos
-from samplers.types import FloatArray, IntArray
+from boltzray.samplers import Move, MoveInfo, Particles, merge_infos
+from boltzray.samplers.types import FloatArray, IntArray
 
-from .actors import Origin
-from .parts import blocks_per_part, load_part, part_path, save_part
-from .pool import completed, run_on
-from .progress import progress
+from ..runtime.actor_pool import completed, run_on
+from ..runtime.progress import progress
+from .flow_actors import Origin
+from .smc_checkpoint import blocks_per_part, load_part, part_path, save_part
 
 
 class Proposals:

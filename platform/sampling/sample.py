@@ -8,25 +8,25 @@ from typing import Any, Literal
 
 from ray.exceptions import ObjectLostError
 
-import models
-from models.decoder import Precision
-from models.hub import DEFAULT_CHECKPOINT
-from molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
-from molecules.peptide import Peptide, check_sequence
-from molecules.references import find_pdb
-from samplers import HMC, SMCConfig, SNISResult, snis
-from samplers.com import CenterOfMass
-from samplers.weights import Treatment
+from boltzray import models
+from boltzray.models.conditioning import Precision
+from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from boltzray.molecules.peptide import Peptide, check_sequence
+from boltzray.molecules.references import find_pdb
+from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
+from boltzray.samplers.com import CenterOfMass
+from boltzray.samplers.importance_weights import Treatment
 
-from .actors import ActorsConfig, Target, start_actors, trained_at_k
-from .annealing import Annealing, Positions, anneal
-from .cluster import ClusterConfig, cluster
-from .config import claim, data_folder, flat, results_folder, results_home
-from .energies import EnergyConfig
-from .population import Proposals
-from .progress import say
-from .results import SampleSet, finished, write_samples
-from .tracking import Tracker, forgiven
+from ..runtime.cluster import ClusterConfig, cluster
+from ..runtime.config import claim, data_folder, flat, results_folder, results_home
+from ..runtime.progress import say
+from ..runtime.tracking import Tracker, forgiven
+from .energy_actors import EnergyConfig
+from .flow_actors import ActorsConfig, Target, start_actors, trained_at_k
+from .ray_population import Proposals
+from .sample_files import SampleSet, finished, write_samples
+from .smc import Annealing, Positions, anneal
 
 UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
@@ -94,7 +94,7 @@ def sample(job: SampleJob) -> Path:
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.weights.fingerprint(checkpoint)
+    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
     claim(out, "sample", settings)
     if finished(out):
         say(f"already sampled: {out}")
@@ -110,7 +110,7 @@ def sample(job: SampleJob) -> Path:
     scale_nm = flow.scale_nm
     del flow
     with Tracker.open("sample", out, settings) as tracker, cluster(job.cluster) as resources:
-        if warning := models.weights.doubt(checkpoint, peptide.sequence):
+        if warning := models.checkpoint.doubt(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)

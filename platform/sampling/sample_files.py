@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molecules.peptide import Peptide
-from molecules.weighting import thin
-from samplers import Stage, generator, normalised, resample
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.subsample import thin
+from boltzray.samplers import Stage, generator, normalised, resample
 
-from .config import write_json
+from ..runtime.config import write_json
 
 ENSEMBLE_FRAMES = 1000
 RESAMPLE_FOR_FILES = 16 + Stage.RESAMPLE  # a stream of its own

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
+from boltzray.samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
 
-from .actors import Target
-from .parts import last_checkpoint, load_part, save_checkpoint
-from .population import Proposals, RayPopulation
-from .progress import Update, progress, say
-from .results import SampleSet
-from .step_log import StepLog
-from .tracking import Tracker, forgiven
+from ..runtime.progress import Update, progress, say
+from ..runtime.tracking import Tracker, forgiven
+from .flow_actors import Target
+from .ray_population import Proposals, RayPopulation
+from .sample_files import SampleSet
+from .smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from .smc_log import StepLog
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from samplers import SMCState, SMCStep
+from boltzray.samplers import SMCState, SMCStep
 
 PART_ROWS = 4096  # rows that a stopped run may have to draw again
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from samplers import SMCStep
+from boltzray.samplers import SMCStep
 
-from .tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, forgiven
 
 SEND_EVERY_S = 5.0
 MOST = 900  # metrics in one call; the store refuses 1,000

@@ -5,9 +5,9 @@ from typing import Any
 
 from ray import tune
 
-from .sweep_config import Metric, Trial
-from .sweep_results import Outcome, Status, mark
-from .tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, forgiven
+from .config import Metric, Trial
+from .outcomes import Outcome, Status, mark
 
 RUN_STATUS: dict[Status, str] = {"done": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from models.losses import ObjectiveConfig
+from boltzray.models.losses import ObjectiveConfig
 
-from .actors import ActorsConfig
-from .config import data_folder, parse, results_home
-from .finetune_config import PROBE, FinetuneJob
-from .sweep_space import Settings, dimensions, draw
-from .tracking import tracking_uri
+from ..finetuning.config import PROBE, FinetuneJob
+from ..runtime.config import data_folder, parse, results_home
+from ..runtime.tracking import tracking_uri
+from ..sampling.flow_actors import ActorsConfig
+from .space import Settings, dimensions, draw
 
 Metric = Literal["ess", "energy_w2"]
 MODES: dict[Metric, Literal["max", "min"]] = {"ess": "max", "energy_w2": "min"}

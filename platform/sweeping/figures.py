@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .drawing import REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
-from .sweep_config import Metric, SweepJob
-from .sweep_results import Outcome, best_of_each, score
+from ..report.plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
+from .config import Metric, SweepJob
+from .outcomes import Outcome, best_of_each, score
 
 # Okabe & Ito, and black: told apart by colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.losses import OBJECTIVES, ObjectiveConfig
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
 
-from .config import flat, shown, write_json
-from .finetune_config import FinetuneJob
-from .sweep_config import MODES, Metric, SweepJob, Trial
-from .tables import write_table
+from ..finetuning.config import FinetuneJob
+from ..runtime.config import flat, shown, write_json
+from ..runtime.tables import write_table
+from .config import MODES, Metric, SweepJob, Trial
 
 Status = Literal["waiting", "begun", "done", "stopped", "diverged", "failed"]
 ENDED = ("done", "stopped", "diverged")  # nothing is left to do; what failed is tried again

@@ -10,20 +10,20 @@ from typing import Any
 
 from ray import tune
 
-import models
-from molecules.references import find_reference
+from boltzray import models
+from boltzray.molecules.references import find_reference
 
-from .cluster import Cluster, cluster
-from .config import claim, data_folder, flat, results_folder
-from .evaluation import REFERENCE_K
-from .finetuning import flow_and_peptide
-from .progress import progress, say
-from .sweep_config import SweepJob, environment, trials
-from .sweep_records import Records
-from .sweep_report import write_sweep_report
-from .sweep_results import ENDED, STATE, Outcome, best, command, outcome, write_tables
-from .sweep_tune import placement, run_trial, scheduler, watched
-from .tracking import Tracker, forgiven
+from ..evaluation.evaluate import REFERENCE_K
+from ..finetuning.finetune import flow_and_peptide
+from ..runtime.cluster import Cluster, cluster
+from ..runtime.config import claim, data_folder, flat, results_folder
+from ..runtime.progress import progress, say
+from ..runtime.tracking import Tracker, forgiven
+from .callbacks import Records
+from .config import SweepJob, environment, trials
+from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_tables
+from .sweep_page import write_sweep_report
+from .tune import placement, run_trial, scheduler, watched
 
 __all__ = ["SweepJob", "sweep"]
 
@@ -81,7 +81,7 @@ def sweep(job: SweepJob) -> Path:
 def _settings(job: SweepJob) -> dict[str, Any]:
     """What decides the results, checked as far as that is possible before anything is started."""
     checkpoint, _, peptide = flow_and_peptide(job)
-    fingerprint = models.weights.fingerprint(checkpoint)
+    fingerprint = models.checkpoint.fingerprint(checkpoint)
     known = peptide.encodings and job.temperature_k == REFERENCE_K
     if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
         raise ValueError(

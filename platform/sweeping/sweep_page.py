@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import shown
-from .ensembles import number, percent
-from .report import write_page
-from .sweep_config import MODES, Metric, SweepJob
-from .sweep_figures import draw
-from .sweep_results import Outcome, Status, best, best_of_each, score
-from .tracking import provenance
-from .verdict import MAX_K_HAT
+from ..report.contents import number, percent
+from ..report.page import write_page
+from ..report.verdict import MAX_K_HAT
+from ..runtime.config import shown
+from ..runtime.tracking import provenance
+from .config import MODES, Metric, SweepJob
+from .figures import draw
+from .outcomes import Outcome, Status, best, best_of_each, score
 
 LEFT: tuple[Status, ...] = ("begun", "waiting")
 LEVELS: dict[Status, str] = {

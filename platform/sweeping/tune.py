@@ -11,12 +11,12 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from .cluster import Cluster
-from .finetuning import finetune
-from .sweep_config import MODES, Metric, SweepJob, Trial
-from .sweep_records import Records
-from .sweep_results import ENDED, Outcome, judged
-from .tracking import Tracker
+from ..finetuning.finetune import finetune
+from ..runtime.cluster import Cluster
+from ..runtime.tracking import Tracker
+from .callbacks import Records
+from .config import MODES, Metric, SweepJob, Trial
+from .outcomes import ENDED, Outcome, judged
 
 POLL_S = 2.0  # of all trials' folders
 PARTING_S = 20.0  # for trials to be stopped after Ctrl-C

@@ -15,22 +15,22 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from models.config import FlowConfig
-from models.flow import Flow
-from molecules.storage import is_url
+from boltzray.models.config import FlowConfig
+from boltzray.models.flow import Flow
+from boltzray.molecules.storage import is_url
 
-from .catalogue import Catalogue, DataConfig, catalogue
+from ..data.catalogue import Catalogue, DataConfig, catalogue
+from ..data.windows import Order
+from ..runtime.cluster import Cluster, ClusterConfig, cluster
+from ..runtime.config import claim, data_folder, flat, results_folder, write_json
+from ..runtime.progress import progress, say
+from ..runtime.telemetry import count
+from ..runtime.tracking import Tracker, forgiven
 from .checkpoints import export, latest_step
-from .cluster import Cluster, ClusterConfig, cluster
-from .config import claim, data_folder, flat, results_folder, write_json
-from .learner import TrainConfig
-from .metrics import count
 from .process_group import ProcessGroupConfig
-from .progress import progress, say
-from .tracking import Tracker, forgiven
-from .train_worker import FATAL, PROBLEMS, WorkerTask, train_worker
+from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
-from .windows import Order
+from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 
 BAD_DATA = "bad_data.txt"
 

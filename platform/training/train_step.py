@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.flow import Flow
-from models.tables import PeptideTables
+from boltzray.models.flow import Flow
+from boltzray.models.tables import PeptideTables
 
-from .batching import Batcher
+from ..data.collate import Batcher
 
 __all__ = ["Batcher", "Learner", "LogDensity", "TrainConfig"]
 

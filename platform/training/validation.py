@@ -9,20 +9,20 @@ import numpy as np
 import ray
 import torch
 
-import models
-from models.augment import augment, normalise
-from models.flow import Flow
-from molecules.energy import OpenMMEnergy
-from molecules.peptide import Peptide
-from molecules.references import load_reference
-from molecules.storage import list_files, read_bytes
-from molecules.transport import wasserstein_1d
-from samplers import com_log_density, snis
+from boltzray import models
+from boltzray.models.augment import augment, normalise
+from boltzray.models.flow import Flow
+from boltzray.molecules.energy import OpenMMEnergy
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import load_reference
+from boltzray.molecules.storage import list_files, read_bytes
+from boltzray.molecules.transport import wasserstein_1d
+from boltzray.samplers import com_log_density, snis
 
+from ..runtime.actor_pool import fetch
+from ..runtime.progress import say
+from ..runtime.tracking import Tracker, forgiven
 from .checkpoints import keep_best, latest_step
-from .pool import fetch
-from .progress import say
-from .tracking import Tracker, forgiven
 
 CHUNK = 64  # frames that go through the flow at once
 
@@ -153,7 +153,7 @@ class Validator:
                 self._record()
 
     def _start(self) -> None:
-        found = models.weights.describe(self.out / "checkpoint")["provenance"]
+        found = models.checkpoint.describe(self.out / "checkpoint")["provenance"]
         self.done = int(found["step"])
         self.subject = models.load(self.out / "checkpoint"), found
         c = self.config

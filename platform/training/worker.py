@@ -13,17 +13,17 @@ import ray.train.collective
 import torch
 from ray.train.torch import get_device
 
-from models.config import FlowConfig
-from models.flow import Flow
+from boltzray.models.config import FlowConfig
+from boltzray.models.flow import Flow
 
-from .batching import Batcher, ahead
-from .catalogue import Catalogue
+from ..data.catalogue import Catalogue
+from ..data.collate import Batcher, ahead
+from ..data.stream import Batch, Feeder, batches
+from ..data.windows import Order
+from ..runtime.cluster import usable_cpus
+from ..runtime.telemetry import count
 from .checkpoints import Saved, report_checkpoint, restore
-from .cluster import usable_cpus
-from .learner import Learner, LogDensity, TrainConfig
-from .metrics import count
-from .stream import Batch, Feeder, batches
-from .windows import Order
+from .train_step import Learner, LogDensity, TrainConfig
 
 FATAL = "fatal"  # the metric that says why a run ended early
 PROBLEMS = "problems"  # the metric with new lines about bad data

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from boltzray.conversion import ConvertJob, convert
+from boltzray import models
+from boltzray.convert import ConvertJob, convert
 from golden_flows import GOLDEN
 
 
@@ -19,7 +19,7 @@ def test_there_and_back(home: Path) -> None:
     assert folder == home / "flow"
     description = json.loads((folder / "flow.json").read_text())
     assert description["scale_nm"] == 0.28
-    assert description["provenance"]["sha256"] == models.weights.fingerprint(original)
+    assert description["provenance"]["sha256"] == models.checkpoint.fingerprint(original)
     back = convert(ConvertJob(input="flow", output="new/back.pth"))
     one, two = (torch.load(path, weights_only=True) for path in (original, back))
     assert two.keys() == {key for key in one if not key.endswith("attn_mask")}

@@ -119,7 +119,7 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path, job: str, arguments: 
 def test_a_pdb_with_a_missing_atom_is_named(root: Path, tmp_path: Path, data: Path) -> None:
     text = (data / "pdbs" / "test" / "AA.pdb").read_text().splitlines(keepends=True)
     (tmp_path / "broken.pdb").write_text("".join(line for line in text if not (" HB2 " in line and " A   1 " in line)))
-    import models
+    from boltzray import models
 
     models.save(models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=1, layers_per_block=1)), tmp_path / "f")
     done = run(root, tmp_path, "sample", "pdb=broken.pdb", "checkpoint=f")
@@ -175,7 +175,7 @@ def test_simulate_goes_on_after_ctrl_c(root: Path, tmp_path: Path) -> None:
 
 
 def test_train_goes_on_after_ctrl_c_as_if_nothing_had_happened(root: Path, tmp_path: Path, data: Path) -> None:
-    from boltzray.tracking import Tracker
+    from boltzray.runtime.tracking import Tracker
 
     where = [f"data.path={data}", *TRAIN]
     other = tmp_path / "other"

@@ -18,7 +18,7 @@ import psutil
 from restarts import ARGUMENTS, has_begun, undisturbed
 from sockets import public
 
-from boltzray.sampling import sample
+from boltzray.sampling.sample import sample
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TRAIN = [

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-import models
+from boltzray import models
+from boltzray.models.public import from_public, to_public
 from golden_flows import GOLDEN, lone_peptide, peptide, random_flow
-from models.public import from_public, to_public
 
 HEADS = {"prose_small": 16, "tarflow_small": 16}
 PLAIN: dict[str, Any] = {"adaptive": False, "lookahead": False}
@@ -148,10 +148,10 @@ def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
 def test_a_flow_outlives_its_file(tmp_path: Path) -> None:
     flow = random_flow().float()
     folder = models.save(flow, tmp_path / "flow")
-    back, written = models.load(folder), models.weights.fingerprint(folder)
+    back, written = models.load(folder), models.checkpoint.fingerprint(folder)
     with torch.no_grad():
         back.blocks[0].proj_in.weight.add_(1.0)
-    assert models.weights.fingerprint(folder) == written
+    assert models.checkpoint.fingerprint(folder) == written
     weights = folder / "model.safetensors"
     weights.write_bytes(b"\0" * weights.stat().st_size)
     torch.testing.assert_close(back.blocks[1].proj_in.weight, flow.blocks[1].proj_in.weight, atol=0, rtol=0)

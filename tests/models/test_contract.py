@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
+from boltzray import models
+from boltzray.models.config import PROSE_ORDERINGS
 from golden_flows import lone_peptide, peptide, random_flow
-from models.config import PROSE_ORDERINGS
 
 KINDS: list[dict[str, Any]] = [{"adaptive": a, "lookahead": b} for a in (True, False) for b in (True, False)]
 ORDERINGS = [name.replace("n2c", end) for name in PROSE_ORDERINGS for end in ("n2c", "c2n")]

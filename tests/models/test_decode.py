@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import models
+from boltzray import models
+from boltzray.models.block_decoder import attend
+from boltzray.models.flow_decoder import Decoder, Precision, in_halves
+from boltzray.models.products import Product
+from boltzray.samplers.snis import snis
 from golden_flows import peptide, random_flow
-from models.decode import attend
-from models.decoder import Decoder, Precision, in_halves
-from models.products import Product
-from samplers.snis import snis
 
 PRECISIONS: list[Precision] = ["float32", "bf16"]
 ONE_BLOCK = {"channels": 128, "head_dim": 64, "blocks": 1}  # wide enough for packed products

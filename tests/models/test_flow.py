@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import models
+from boltzray import models
 from golden_flows import GOLDEN, peptide
 
 CASES = [("prose_small", s) for s in ("AA", "GP", "TVWY", "ACDEFGHI", "KLMNPQRS")] + [

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
+from boltzray import models
+from boltzray.models.layers import CPU_EXPLICIT_ATTENTION, causal_attention
 from golden_flows import lone_peptide, peptide, random_flow
-from models.layers import CPU_EXPLICIT_ATTENTION, causal_attention
 
 KINDS: list[dict[str, Any]] = [
     {"adaptive": True, "lookahead": True},

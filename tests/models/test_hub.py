@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
+from boltzray import models
 from golden_flows import GOLDEN
 
 REPOSITORY = "transferable-samplers/model-weights"
@@ -42,7 +42,7 @@ def test_a_cached_file_loads(cache: Path, revision: str) -> None:
     assert path.is_file()
     assert path.is_relative_to(cache)
     assert path.name == "prose_up_to_4aa.pth"
-    assert models.weights.fingerprint(path) == models.weights.fingerprint(GOLDEN / "prose_small.pth")
+    assert models.checkpoint.fingerprint(path) == models.checkpoint.fingerprint(GOLDEN / "prose_small.pth")
     flow, want = models.load(url, head_dim=16), models.load(GOLDEN / "prose_small.pth", head_dim=16)
     assert flow.scale_nm == 0.28  # by its name
     for a, b in zip(flow.state_dict().values(), want.state_dict().values(), strict=True):

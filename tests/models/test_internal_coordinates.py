@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.augment import random_rotations
-from models.internal import (
+from boltzray.models.augment import random_rotations
+from boltzray.models.internal_coordinates import (
     InternalTables,
     Rigid,
     frame,
@@ -19,7 +19,7 @@ from models.internal import (
     to_internal,
     to_positions,
 )
-from molecules import Peptide
+from boltzray.molecules import Peptide
 
 SCALE = 0.2  # nm
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
-from models.augment import random_rotations
-from molecules import Peptide
-from molecules.internal import geometry_version
+from boltzray import models
+from boltzray.models.augment import random_rotations
+from boltzray.molecules import Peptide
+from boltzray.molecules.zmatrix import geometry_version
 
 SCALE = 0.2  # nm
 KINDS: list[dict[str, Any]] = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from boltzray.models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from boltzray.models.pathwise import FlowModel, pathwise
+from boltzray.molecules.peptide import Peptide
 from golden_flows import random_flow
-from models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
-from models.pathwise import FlowModel, pathwise
-from molecules.peptide import Peptide
 
 N = 400_000
 PLAIN = ObjectiveConfig(tail=1e6)

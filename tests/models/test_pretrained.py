@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from models.hub import BOX_FOLDER, DEFAULT_CHECKPOINT, shipped
-from molecules import BatchedEnergy, Peptide
-from samplers import com_log_density, snis
+from boltzray import models
+from boltzray.models.hub import BOX_FOLDER, DEFAULT_CHECKPOINT, shipped
+from boltzray.molecules import BatchedEnergy, Peptide
+from boltzray.samplers import com_log_density, snis
 
 TEMPERATURE_K = 310.0
 
@@ -27,7 +27,7 @@ def test_what_is_in_the_box_is_small_and_described() -> None:
         assert f"{count / 1e6:.1f} M parameters" in card
         for topic in ("Apache-2.0", "force field", "hardware", "Limits", "jobs/train.py", "±"):
             assert topic in card, (name, topic)
-        provenance = models.weights.describe(BOX_FOLDER / name)["provenance"]
+        provenance = models.checkpoint.describe(BOX_FOLDER / name)["provenance"]
         assert provenance["sequences"]
         assert f"{provenance['step']:,} steps" in card
         assert "/" not in str(provenance).replace("+cpu", "")  # no paths of the machine that made it
@@ -45,7 +45,9 @@ def test_names_that_are_not_in_the_box(tmp_path: Path) -> None:
 def test_draws_are_worth_something_as_they_come(name: str, sequence: str, floor: float) -> None:
     """Zero-shot draws of a peptide of the published test set, weighted: ESS far above a flow that knows nothing."""
     flow, peptide = models.load(f"boltzray://{name}"), Peptide.from_sequence(sequence)
-    assert name == "aa-small" or sequence not in models.weights.describe(BOX_FOLDER / name)["provenance"]["sequences"]
+    assert (
+        name == "aa-small" or sequence not in models.checkpoint.describe(BOX_FOLDER / name)["provenance"]["sequences"]
+    )
     x, log_q = flow.sample(flow.condition(peptide), 512, torch.Generator().manual_seed(0))
     found = BatchedEnergy(peptide, TEMPERATURE_K).evaluate((x * flow.scale_nm).double(), gradient=False)
     target = torch.where(found.ok, com_log_density(x)[0] - found.energy, -math.inf)
@@ -56,8 +58,8 @@ def test_draws_are_worth_something_as_they_come(name: str, sequence: str, floor:
 
 def test_a_longer_peptide_is_warned_of() -> None:
     path = models.locate(DEFAULT_CHECKPOINT)
-    assert models.weights.doubt(path, "DG") is None
-    told = models.weights.doubt(path, "ARIP")
+    assert models.checkpoint.doubt(path, "DG") is None
+    told = models.checkpoint.doubt(path, "ARIP")
     assert told is not None
     assert re.search("trained on peptides of 2 residues and ARIP has 4", told)
 

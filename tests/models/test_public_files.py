@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import models
+from boltzray import models
 from golden_flows import GOLDEN
 
 WHOLE = (GOLDEN / "prose_small.pth").read_bytes()

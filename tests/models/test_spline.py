@@ -2,7 +2,7 @@
 
 import torch
 
-from models import spline
+from boltzray.models import spline
 
 BINS = 8
 

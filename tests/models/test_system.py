@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-import models
-from boltzray.config import parse
+from boltzray import models
+from boltzray.molecules import Peptide
+from boltzray.runtime.config import parse
 from golden_flows import lone_peptide, random_flow
-from molecules import Peptide
 
 PLAIN: dict[str, Any] = {"adaptive": False, "lookahead": False}
 SIZES = {  # system: channels, blocks, layers, atoms, tokens

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from molecules import Peptide
-from samplers import com_log_density, ess
+from boltzray import models
+from boltzray.molecules import Peptide
+from boltzray.samplers import com_log_density, ess
 
 RATIO = 500.0 / 310.0
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molecules import Peptide
-from molecules.dynamics import simulate
-from molecules.forcefield import KB, create_system
-from molecules.runs import MDConfig, load_trajectory, run_name
+from boltzray.molecules import Peptide
+from boltzray.molecules.dynamics import simulate
+from boltzray.molecules.forcefield import KB, create_system
+from boltzray.molecules.runs import MDConfig, load_trajectory, run_name
 
 ROOT = Path(__file__).parents[2]
 SHORT = MDConfig(warmup_ps=0.5, interval_ps=0.05, frames_per_chunk=4)
@@ -63,7 +63,8 @@ def test_run_again_is_identical_and_another_seed_is_not(peptide: Peptide, undist
 
 def test_killed_run_resumes_identically(peptide: Peptide, undisturbed: Path, tmp_path: Path) -> None:
     code = (
-        "from molecules import Peptide; from molecules.dynamics import simulate; from molecules.runs import MDConfig\n"
+        "from boltzray.molecules import Peptide; from boltzray.molecules.dynamics import simulate\n"
+        "from boltzray.molecules.runs import MDConfig\n"
         f"for _ in simulate(Peptide.from_sequence('AA'), {str(tmp_path)!r}, {SHORT!r}, 500, seed=5): pass"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molecules import OpenMMEnergy, Peptide
-from molecules.energy import MAX_RADIUS_NM, pinned
-from molecules.forcefield import FORCEFIELDS, create_system
+from boltzray.molecules import OpenMMEnergy, Peptide
+from boltzray.molecules.energy import MAX_RADIUS_NM, pinned
+from boltzray.molecules.forcefield import FORCEFIELDS, create_system
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = np.load(TESTS / "golden" / "metrics.npz")

@@ -12,10 +12,10 @@ import pytest
 from openmm.app import PDBFile
 from scipy.special import erfinv
 
-from molecules.metrics import compare
-from molecules.observables import Tica
-from molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
-from molecules.weighting import kish_ess, thin
+from boltzray.molecules.metrics import compare
+from boltzray.molecules.observables import Tica
+from boltzray.molecules.subsample import kish_ess, thin
+from boltzray.molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 NAMES = {

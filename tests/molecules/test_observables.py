@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from openmm.app import PDBFile, Topology
 
-from molecules.observables import (
+from boltzray.molecules.observables import (
     bond_outliers,
     chiral_centres,
     chirality_signs,

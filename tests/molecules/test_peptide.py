@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molecules import Peptide
-from molecules.residues import ATOM_INDEX, LETTERS, RESIDUE_INDEX
+from boltzray.molecules import Peptide
+from boltzray.molecules.residues import ATOM_INDEX, LETTERS, RESIDUE_INDEX
 
 TESTS = Path(__file__).parents[1]
 PDBS = sorted((TESTS / "data" / "pdbs").glob("*/*.pdb"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molecules.observables import Tica
-from molecules.shards import (
+from boltzray.molecules.observables import Tica
+from boltzray.molecules.shards import (
     FRAMES,
     check_manifest,
     find_pdb,

@@ -6,9 +6,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from molecules import storage
-from molecules.shards import read_manifest, read_shard, shard_sizes, write_shards
-from molecules.storage import is_url, join, list_files, read_bytes
+from boltzray.molecules import storage
+from boltzray.molecules.shards import read_manifest, read_shard, shard_sizes, write_shards
+from boltzray.molecules.storage import is_url, join, list_files, read_bytes
 
 FRAMES = {"GP": np.arange(7 * 5 * 3, dtype=np.float32).reshape(7, 5, 3)}
 

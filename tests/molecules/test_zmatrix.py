@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molecules import Peptide
-from molecules.geometry import measure
-from molecules.internal import depths
-from molecules.references import load_reference
-from molecules.residues import LETTERS
+from boltzray.molecules import Peptide
+from boltzray.molecules.geometry import measure
+from boltzray.molecules.references import load_reference
+from boltzray.molecules.residues import LETTERS
+from boltzray.molecules.zmatrix import depths
 
 SIX = 6  # degrees of freedom of a rigid body
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from boltzray.actors import Target
+from boltzray import models
+from boltzray.sampling.flow_actors import Target
 
 
 @pytest.fixture(scope="session")

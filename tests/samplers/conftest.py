@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers import Endpoints
+from boltzray.samplers import Endpoints
 
 Array = npt.NDArray[np.float64]
 

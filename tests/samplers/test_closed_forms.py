@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from samplers import SMCConfig, run_smc, snis
+from boltzray.samplers import SMCConfig, run_smc, snis
 
 N_SEEDS = 32
 CASES = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from samplers import com_log_density, ess, log_mean_exp, log_z_error, psis, snis, treat
+from boltzray.samplers import com_log_density, ess, log_mean_exp, log_z_error, psis, snis, treat
 
 
 def test_ess_and_log_z_of_huge_logarithms() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers import Endpoints, Stage, evaluate_particles, generator
-from samplers.kernels import adapted_step_size, hmc, mala, ula
+from boltzray.samplers import Endpoints, Stage, evaluate_particles, generator
+from boltzray.samplers.kernels import adapted_step_size, hmc, mala, ula
 
 N = 40_000
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from samplers import conditional_ess, resample
-from samplers.path import adaptive_lambda, linear_lambda
+from boltzray.samplers import conditional_ess, resample
+from boltzray.samplers.path import adaptive_lambda, linear_lambda
 
 
 def test_linear_includes_both_ends() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samplers import multinomial, resample, residual, stratified, systematic
+from boltzray.samplers import multinomial, resample, residual, stratified, systematic
 
 SCHEMES = [systematic, stratified, multinomial, residual]
 

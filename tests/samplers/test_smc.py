@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers import (
+from boltzray.samplers import (
     Endpoints,
     LocalPopulation,
     Particles,

@@ -13,15 +13,15 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from molecules import BatchedEnergy, OpenMMEnergy, Peptide
-from molecules.batched_dynamics import Replicas, langevin_step, simulate, thermal_velocities
-from molecules.batched_mixture import MixedEnergy
-from molecules.dynamics import simulate as simulate_openmm
-from molecules.energy import make_context
-from molecules.forcefield import KB, create_system
-from molecules.runs import MDConfig, load_trajectory
+from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
+from boltzray.molecules.batched.dynamics import Replicas, langevin_step, simulate, thermal_velocities
+from boltzray.molecules.batched.mixture import MixedEnergy
+from boltzray.molecules.dynamics import simulate as simulate_openmm
+from boltzray.molecules.energy import make_context
+from boltzray.molecules.forcefield import KB, create_system
+from boltzray.molecules.runs import MDConfig, load_trajectory
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
 FRAMES = torch.from_numpy(GOLDEN["reference"].astype(np.float64))
 SHORT = MDConfig(warmup_ps=0.05, interval_ps=0.01, frames_per_chunk=2)
@@ -210,8 +210,8 @@ def test_a_killed_run_resumes_identically(peptide: Peptide, whole: list[Path], t
     pdb.write_text(peptide.to_pdb())
     folders = [tmp_path / str(i) for i in range(3)]
     code = (
-        "from molecules import BatchedEnergy, Peptide; from molecules.runs import MDConfig\n"
-        "from molecules.batched_dynamics import simulate\n"
+        "from boltzray.molecules import BatchedEnergy, Peptide; from boltzray.molecules.runs import MDConfig\n"
+        "from boltzray.molecules.batched.dynamics import simulate\n"
         f"peptide = Peptide.from_pdb({str(pdb)!r}); energy = BatchedEnergy(peptide).float()\n"
         f"for _ in simulate(energy, peptide, {list(map(str, folders))!r}, {SHORT!r}, 500, {SEEDS!r}): pass"
     )

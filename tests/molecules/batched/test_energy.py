@@ -11,13 +11,13 @@ import pytest
 import torch
 from openmm import app
 
-from molecules import BatchedEnergy, OpenMMEnergy, Peptide
-from molecules.batched_energy import MAX_RADIUS_NM
-from molecules.batched_mixture import MixedEnergy
-from molecules.batched_tables import read_system
-from molecules.forcefield import KB, create_system
+from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
+from boltzray.molecules.batched.energy import MAX_RADIUS_NM
+from boltzray.molecules.batched.mixture import MixedEnergy
+from boltzray.molecules.batched.tables import read_system
+from boltzray.molecules.forcefield import KB, create_system
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
 FRAMES = GOLDEN["reference"].astype(np.float64)
 KT = KB * 310.0
@@ -345,7 +345,7 @@ def test_loads_without_openmm(peptide: Peptide, energy: BatchedEnergy, tmp_path:
     np.save(tmp_path / "x.npy", FRAMES[:4])
     code = (
         "import sys; sys.modules['openmm'] = None\n"
-        "import numpy as np, torch; from molecules import BatchedEnergy\n"
+        "import numpy as np, torch; from boltzray.molecules import BatchedEnergy\n"
         f"energy = BatchedEnergy.load({str(tmp_path / 'aa.npz')!r})\n"
         f"x = torch.from_numpy(np.load({str(tmp_path / 'x.npy')!r}))\n"
         "print(energy.temperature_k, *energy.evaluate(x).energy.tolist())"

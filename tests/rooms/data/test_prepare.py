@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import models
-from boltzray.batching import Batcher
-from boltzray.catalogue import DataConfig, catalogue
-from boltzray.learner import Learner, TrainConfig
-from boltzray.prepare import PrepareJob, prepare
-from boltzray.stream import Feeder, batches
-from boltzray.windows import Order, Position
-from molecules import OpenMMEnergy
-from molecules.columns import COLUMNS, PREPARED, read_columns, write_columns
-from molecules.peptide import Peptide
-from molecules.shards import list_shards
-from molecules.tars import read_shard
+from boltzray import models
+from boltzray.data.catalogue import DataConfig, catalogue
+from boltzray.data.collate import Batcher
+from boltzray.data.prepare import PrepareJob, prepare
+from boltzray.data.stream import Feeder, batches
+from boltzray.data.windows import Order, Position
+from boltzray.molecules import OpenMMEnergy
+from boltzray.molecules.columns import COLUMNS, PREPARED, read_columns, write_columns
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.shards import list_shards
+from boltzray.molecules.tars import read_shard
+from boltzray.training.train_step import Learner, TrainConfig
 
 ORDER = Order(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
 START = Position()

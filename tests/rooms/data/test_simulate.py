@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from boltzray.cluster import Cluster
-from boltzray.replicas import LANES, Run, batches, compiles
-from boltzray.simulation import SimulateJob, simulate
-from molecules.references import load_reference
-from molecules.runs import MDConfig, load_trajectory
+from boltzray.data.md_batches import LANES, Run, batches, compiles
+from boltzray.data.simulate import SimulateJob, simulate
+from boltzray.molecules.references import load_reference
+from boltzray.molecules.runs import MDConfig, load_trajectory
+from boltzray.runtime.cluster import Cluster
 
 MD = MDConfig(warmup_ps=0.05, interval_ps=0.01, frames_per_chunk=4)
 JOB = SimulateJob(sequences=("GG", "GP"), time_ns=0.0004, replicas=3, hold_out=1, out="data", md=MD)

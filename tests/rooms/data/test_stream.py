@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.catalogue import Catalogue, DataConfig, catalogue, count_bad
-from boltzray.stream import Batch, Feeder, batches
-from boltzray.windows import Order, Position, windows
-from molecules.shards import write_shards
-from molecules.tars import read_shard
+from boltzray.data.catalogue import Catalogue, DataConfig, catalogue, count_bad
+from boltzray.data.stream import Batch, Feeder, batches
+from boltzray.data.windows import Order, Position, windows
+from boltzray.molecules.shards import write_shards
+from boltzray.molecules.tars import read_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CHOSEN = ("GP", "FS", "YT")

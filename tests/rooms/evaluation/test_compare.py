@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.budget_page import winners
-from boltzray.budget_runs import Draws, Spent, effective_frames
-from boltzray.budgets import CompareJob, compare_budgets
-from boltzray.curves import CURVE_METRICS, Run, curves, load_curves, save_curves
+from boltzray.evaluation.compare import CompareJob, compare_budgets
+from boltzray.evaluation.compare_page import winners
+from boltzray.evaluation.compare_runs import Draws, Spent, effective_frames
+from boltzray.report.curves import CURVE_METRICS, Run, curves, load_curves, save_curves
 
 
 def run(method: str, repeat: int, torus: float, budget: int = 1000) -> Run:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.evaluation import find
-from molecules import OpenMMEnergy, Peptide
-from molecules.references import load_reference, sequences_with_reference
+from boltzray.evaluation.evaluate import find
+from boltzray.molecules import OpenMMEnergy, Peptide
+from boltzray.molecules.references import load_reference, sequences_with_reference
 
 FRAMES = 300
 

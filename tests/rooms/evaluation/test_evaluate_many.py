@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from boltzray.campaign import EvaluateJob, Settings, evaluate
-from boltzray.summary import FLOOR, Row, means, rows_of, write_summary
+from boltzray.evaluation.evaluate_many import EvaluateJob, Settings, evaluate
+from boltzray.evaluation.summary import write_summary
+from boltzray.evaluation.summary_rows import FLOOR, Row, means, rows_of
 
 FACTS = {"command": "x"}
 

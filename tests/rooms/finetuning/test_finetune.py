@@ -16,14 +16,14 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-import models
-from boltzray.actors import ActorsConfig, trained_at_k
-from boltzray.config import parse
-from boltzray.energies import BatchedEnergies
-from boltzray.finetune_crew import Replicas
-from boltzray.finetuning import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
-from boltzray.results import read_samples
-from samplers import SMCConfig
+from boltzray import models
+from boltzray.finetuning.executors import Replicas
+from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
+from boltzray.runtime.config import parse
+from boltzray.samplers import SMCConfig
+from boltzray.sampling.energy_actors import BatchedEnergies
+from boltzray.sampling.flow_actors import ActorsConfig, trained_at_k
+from boltzray.sampling.sample_files import read_samples
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
@@ -104,8 +104,8 @@ def test_what_a_run_leaves(job: FinetuneJob, data: Path, flow_folder: Path) -> N
     assert peptide.sequence == "AA"
     assert len(samples.log_weights) == 120
     assert samples.diagnostics["ess"] == seen[-1]["ess"]
-    about = models.weights.describe(out / "checkpoint")["provenance"]
-    assert about["finetune"]["parent_sha256"] == models.weights.fingerprint(flow_folder)
+    about = models.checkpoint.describe(out / "checkpoint")["provenance"]
+    assert about["finetune"]["parent_sha256"] == models.checkpoint.fingerprint(flow_folder)
     assert about["finetune"]["objective"]["terms"] == {"alpha2": 1.0}
     assert (about["finetune"]["budget"], about["finetune"]["rounds"], about["finetune"]["sequence"]) == (360, 2, "AA")
     assert trained_at_k(out / "checkpoint") == 310.0
@@ -138,7 +138,7 @@ def test_every_energy_is_counted(
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetune_crew.BatchedEnergies", Counting)
+    monkeypatch.setattr("boltzray.finetuning.executors.BatchedEnergies", Counting)
     rounds: list[dict[str, Any]] = []
     finetune(replace(job, **change), rounds.append)
     assert sum(evaluated) - 1 == rounds[-1]["energies"] == spent  # one to get ready

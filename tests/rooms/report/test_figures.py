@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from reports import FRAMES, PEPTIDE, STEPS, TRAINING, ensemble, report
 
-from boltzray.conformers import conformers
-from boltzray.curves import Curve, Point
-from boltzray.figures import draw
-from boltzray.figures_structures import BINS, angle_pairs, free_energy, shares
-from boltzray.report import save_figures
-from molecules.observables import chirality_signs, dihedrals
+from boltzray.molecules.observables import chirality_signs, dihedrals
+from boltzray.report.conformers import conformers
+from boltzray.report.curves import Curve, Point
+from boltzray.report.figures import draw
+from boltzray.report.figures_structures import BINS, angle_pairs, free_energy, shares
+from boltzray.report.page import save_figures
 
 EDGES = np.linspace(-180, 180, BINS + 1)
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from reports import ENERGIES, FRAMES, GOLDEN, PEPTIDE, REFERENCE, STEPS, TRAINING, ensemble, report
 
-from boltzray import report as report_module
-from boltzray.ensembles import Reference, Report, number
-from boltzray.figures import draw
-from boltzray.report import DIAGNOSTICS, METRICS, write_report
-from boltzray.verdict import Finding, headline, verdict
-from molecules import OpenMMEnergy
+from boltzray.molecules import OpenMMEnergy
+from boltzray.report import page as report_module
+from boltzray.report.contents import Reference, Report, number
+from boltzray.report.figures import draw
+from boltzray.report.page import DIAGNOSTICS, METRICS, write_report
+from boltzray.report.verdict import Finding, headline, verdict
 
 
 def level(findings: list[Finding], quantity: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from boltzray.pool import MAX_TRIES, run_on
+from boltzray.runtime.actor_pool import MAX_TRIES, run_on
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -7,16 +7,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from boltzray.config import claim, parse, results_home
+from boltzray.data.simulate import SimulateJob
+from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
-from boltzray.sampling import SampleJob
-from boltzray.simulation import SimulateJob
-from boltzray.training import TrainJob
+from boltzray.runtime.config import claim, parse, results_home
+from boltzray.samplers import SMCConfig
+from boltzray.sampling.sample import SampleJob
+from boltzray.training.train import TrainJob
 from boltzray.tutorial import TutorialJob
-from molecules.references import published_split
-from samplers import SMCConfig
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def composed(kind: type, name: str, *overrides: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltzray.cluster import usable_cpus
+from boltzray.runtime.cluster import usable_cpus
 
 CODE = """
 import sys

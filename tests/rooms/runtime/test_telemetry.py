@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltzray import metrics
+from boltzray.runtime import telemetry
 
 WAIT_S = 60.0  # Ray sends metrics every ten seconds
 
@@ -52,16 +52,16 @@ def test_prometheus_sees_what_actors_and_the_driver_count() -> None:
 
     @ray.remote(num_cpus=0)
     def work() -> None:
-        metrics.count("boltzray_particles", 16, "draw")
-        metrics.count("boltzray_particles", 5, "smc")
-        metrics.count("boltzray_energies", 7, "openmm")
-        metrics.count("boltzray_failed_energies", 0, "openmm")
-        metrics.count("boltzray_frames", 11)
+        telemetry.count("boltzray_particles", 16, "draw")
+        telemetry.count("boltzray_particles", 5, "smc")
+        telemetry.count("boltzray_energies", 7, "openmm")
+        telemetry.count("boltzray_failed_energies", 0, "openmm")
+        telemetry.count("boltzray_frames", 11)
 
     before = totals(exported())
-    metrics.count("boltzray_particles", 16, "draw")
-    metrics.count("boltzray_failures", 2, "call")
-    metrics.show("boltzray_queue_depth", 3)
+    telemetry.count("boltzray_particles", 16, "draw")
+    telemetry.count("boltzray_failures", 2, "call")
+    telemetry.show("boltzray_queue_depth", 3)
     ray.get(work.remote())
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -77,26 +77,26 @@ def test_prometheus_sees_what_actors_and_the_driver_count() -> None:
 def test_without_ray_nothing_is_counted() -> None:
     """Nor is a Ray started for it."""
     code = (
-        "import ray; from boltzray import metrics; metrics.count('boltzray_particles', 1, 'draw'); "
-        "metrics.show('boltzray_queue_depth', 1); assert not ray.is_initialized(); "
-        "assert not metrics._counter.cache_info().currsize; assert not metrics._gauge.cache_info().currsize"
+        "import ray; from boltzray.runtime import telemetry; telemetry.count('boltzray_particles', 1, 'draw'); "
+        "telemetry.show('boltzray_queue_depth', 1); assert not ray.is_initialized(); "
+        "assert not telemetry._counter.cache_info().currsize; assert not telemetry._gauge.cache_info().currsize"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
 
 
 def test_system_metrics_are_a_switch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from boltzray.tracking import Tracker
+    from boltzray.runtime.tracking import Tracker
 
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     out = home / "run"
     out.mkdir()
     tracker = Tracker.open("train", out, {"a": 1})
-    with metrics.system_metrics(tracker.run_id, tracker.uri):
+    with telemetry.system_metrics(tracker.run_id, tracker.uri):
         time.sleep(0.5)
     assert not tracker.latest()
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
-    with metrics.system_metrics(tracker.run_id, tracker.uri):
+    with telemetry.system_metrics(tracker.run_id, tracker.uri):
         deadline = time.monotonic() + 20.0
         while not tracker.latest() and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -11,11 +11,12 @@ import pytest
 import ray
 import torch
 
-import models
-from boltzray.actors import ActorsConfig
-from boltzray.cluster import Cluster
-from boltzray.config import parse
-from boltzray.energies import (
+from boltzray import models
+from boltzray.molecules import BatchedEnergy, EnergyBatch, OpenMMEnergy, Peptide
+from boltzray.runtime.cluster import Cluster
+from boltzray.runtime.config import parse
+from boltzray.samplers import SMCConfig
+from boltzray.sampling.energy_actors import (
     BatchedEnergies,
     Energies,
     EnergyActors,
@@ -24,10 +25,9 @@ from boltzray.energies import (
     Molecule,
     start_servers,
 )
-from boltzray.energy_pool import EnergyPool
-from boltzray.sampling import SampleJob, sample
-from molecules import BatchedEnergy, EnergyBatch, OpenMMEnergy, Peptide
-from samplers import SMCConfig
+from boltzray.sampling.energy_pool import EnergyPool
+from boltzray.sampling.flow_actors import ActorsConfig
+from boltzray.sampling.sample import SampleJob, sample
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 OPENMM, BATCHED = EnergyConfig(engine="openmm"), EnergyConfig(engine="batched")
@@ -163,7 +163,7 @@ def test_compiling_where_it_does_not_work_is_named(molecule: Molecule, monkeypat
     def broken(*_: object) -> None:
         raise OSError("no compiler\nand more")
 
-    monkeypatch.setattr("molecules.batched_tiles._compiled", lambda: broken)
+    monkeypatch.setattr("boltzray.molecules.batched.tiles._compiled", lambda: broken)
     server = EnergyServer(EnergyConfig(compile=True))
     with pytest.raises(ValueError, match=r"energy.compile=true does not work here \(no compiler\): leave it false"):
         server.evaluate(molecule, np.zeros((1, 23, 3)))

@@ -12,16 +12,16 @@ import pytest
 import ray
 import torch
 
-from boltzray.actors import ActorsConfig, FlowServer, Target, start_actors
-from boltzray.annealing import Positions
-from boltzray.cluster import Cluster
-from boltzray.energies import EnergyActors, EnergyConfig, EnergyServer, Molecule
-from boltzray.pool import IN_FLIGHT
-from boltzray.population import Proposals, RayPopulation
-from boltzray.results import read_samples
-from boltzray.sampling import SampleJob, sample
-from molecules import EnergyBatch, OpenMMEnergy, Peptide
-from samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.molecules import EnergyBatch, OpenMMEnergy, Peptide
+from boltzray.runtime.actor_pool import IN_FLIGHT
+from boltzray.runtime.cluster import Cluster
+from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.sampling.energy_actors import EnergyActors, EnergyConfig, EnergyServer, Molecule
+from boltzray.sampling.flow_actors import ActorsConfig, FlowServer, Target, start_actors
+from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.sample import SampleJob, sample
+from boltzray.sampling.sample_files import read_samples
+from boltzray.sampling.smc import Positions
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CONFIG = SMCConfig(schedule="linear", n_steps=4, block_size=8, step_size=1e-5, moves_per_step=2)
@@ -164,7 +164,7 @@ class TimedFlow(FlowServer):
     intervals: list[Interval]
 
     def evaluate(self, x: torch.Tensor) -> Endpoints:
-        import models
+        from boltzray import models
 
         plain, self.intervals = models.log_prob_and_gradient, getattr(self, "intervals", [])
 

@@ -8,16 +8,16 @@ import pytest
 import ray
 import torch
 
-import models
-from boltzray import results
-from boltzray.actors import ActorsConfig
-from boltzray.energies import EnergyConfig
-from boltzray.results import SampleSet, read_samples, rows, write_samples
-from boltzray.sampling import SampleJob, sample
-from boltzray.step_log import StepLog
-from boltzray.tracking import Tracker
-from molecules import OpenMMEnergy, Peptide
-from samplers import SMCConfig, SMCStep, Stage, generator, log_mean_exp
+from boltzray import models
+from boltzray.molecules import OpenMMEnergy, Peptide
+from boltzray.runtime.tracking import Tracker
+from boltzray.samplers import SMCConfig, SMCStep, Stage, generator, log_mean_exp
+from boltzray.sampling import sample_files as results
+from boltzray.sampling.energy_actors import EnergyConfig
+from boltzray.sampling.flow_actors import ActorsConfig
+from boltzray.sampling.sample import SampleJob, sample
+from boltzray.sampling.sample_files import SampleSet, read_samples, rows, write_samples
+from boltzray.sampling.smc_log import StepLog
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import ray
 import torch
 from torch import Tensor
 
-from boltzray.actors import BlockServer
-from boltzray.parts import last_checkpoint, save_checkpoint
-from boltzray.population import RayPopulation
-from samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.sampling.flow_actors import BlockServer
+from boltzray.sampling.ray_population import RayPopulation
+from boltzray.sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 N, SEED = 150, 7

@@ -16,15 +16,15 @@ import pytest
 import ray
 from restarts import ARGUMENTS, has_begun, undisturbed
 
-from boltzray.actors import Actors, ActorsConfig, Target, start_actors
-from boltzray.annealing import Annealing
-from boltzray.cluster import Cluster
-from boltzray.energies import EnergyConfig
-from boltzray.parts import last_checkpoint, load_part, save_checkpoint
-from boltzray.population import Proposals, RayPopulation
-from boltzray.sampling import sample
-from boltzray.tracking import Tracker
-from samplers import SMCConfig, SMCState, smc_steps
+from boltzray.runtime.cluster import Cluster
+from boltzray.runtime.tracking import Tracker
+from boltzray.samplers import SMCConfig, SMCState, smc_steps
+from boltzray.sampling.energy_actors import EnergyConfig
+from boltzray.sampling.flow_actors import Actors, ActorsConfig, Target, start_actors
+from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.sample import sample
+from boltzray.sampling.smc import Annealing
+from boltzray.sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
 
 CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
 LONG = replace(CONFIG, n_steps=24)  # time to be killed in
@@ -122,7 +122,7 @@ def test_actors_killed_at_random_twenty_times(
 
 
 def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boltzray.parts.PART_ROWS", 16)
+    monkeypatch.setattr("boltzray.sampling.smc_checkpoint.PART_ROWS", 16)
     whole = Proposals.draw(actors.flows, 50, 8, SEED, tmp_path)
     assert [len(load_part(path, "x")["x"]) for path in whole.paths] == [16, 16, 16, 2]
     contents = [path.stat().st_mtime_ns for path in whole.paths]

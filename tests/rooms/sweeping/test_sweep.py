@@ -21,20 +21,20 @@ from hydra import compose, initialize_config_dir
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
-from boltzray.cluster import Cluster
-from boltzray.config import flat, parse
-from boltzray.finetune_config import FinetuneJob
-from boltzray.sweep_config import SweepJob, Trial, trials
-from boltzray.sweep_report import write_sweep_report
-from boltzray.sweep_results import Outcome, best, best_of_each, command, mark, outcome, write_tables
-from boltzray.sweep_space import dimensions, draw
-from boltzray.sweep_tune import placement, scheduler
-from boltzray.sweeping import sweep
-from boltzray.tracking import tracking_uri
-from models.losses import ObjectiveConfig
+from boltzray.finetuning.config import FinetuneJob
+from boltzray.models.losses import ObjectiveConfig
+from boltzray.runtime.cluster import Cluster
+from boltzray.runtime.config import flat, parse
+from boltzray.runtime.tracking import tracking_uri
+from boltzray.sweeping.config import SweepJob, Trial, trials
+from boltzray.sweeping.outcomes import Outcome, best, best_of_each, command, mark, outcome, write_tables
+from boltzray.sweeping.space import dimensions, draw
+from boltzray.sweeping.sweep import sweep
+from boltzray.sweeping.sweep_page import write_sweep_report
+from boltzray.sweeping.tune import placement, scheduler
 
 SIX = ("self_improve", "forward_kl", "reverse_kl", "log_variance", "alpha2", "anneal")
-PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (Path(__file__).parents[3] / "conf" / "sweep").glob("*.yaml"))
 
 
 def job(**changes: Any) -> SweepJob:

@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
-from boltzray.environment import prepare  # noqa: E402
+from boltzray.runtime.environment import prepare  # noqa: E402
 
 prepare()
 
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from boltzray.actors import ActorsConfig  # noqa: E402
-from boltzray.energies import EnergyConfig  # noqa: E402
-from boltzray.sampling import SampleJob, sample  # noqa: E402
-from samplers import SMCConfig  # noqa: E402
+from boltzray.samplers import SMCConfig  # noqa: E402
+from boltzray.sampling.energy_actors import EnergyConfig  # noqa: E402
+from boltzray.sampling.flow_actors import ActorsConfig  # noqa: E402
+from boltzray.sampling.sample import SampleJob, sample  # noqa: E402
 
 N_ACTORS = 2
 STEPS = 60  # a node must be gone before the last of them

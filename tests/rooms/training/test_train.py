@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models
-from boltzray.batching import Batcher
-from boltzray.catalogue import catalogue
-from boltzray.config import parse
-from boltzray.learner import Learner
-from boltzray.stream import Feeder, batches
-from boltzray.tracking import Tracker
-from boltzray.training import TrainJob, order_of, train
-from boltzray.windows import Position
-from models import Flow
+from boltzray import models
+from boltzray.data.catalogue import catalogue
+from boltzray.data.collate import Batcher
+from boltzray.data.stream import Feeder, batches
+from boltzray.data.windows import Position
+from boltzray.models import Flow
+from boltzray.runtime.config import parse
+from boltzray.runtime.tracking import Tracker
+from boltzray.training.train import TrainJob, order_of, train
+from boltzray.training.train_step import Learner
 
 STEPS, EVERY, COMPARED = 60, 10, 50  # Ray Train takes a report every two seconds
 SETTINGS = {
@@ -105,7 +105,7 @@ def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbe
 
 
 def test_a_run_leaves_what_others_need(undisturbed: Path) -> None:
-    found = models.weights.describe(undisturbed / "checkpoint")["provenance"]
+    found = models.checkpoint.describe(undisturbed / "checkpoint")["provenance"]
     assert found["step"] == STEPS
     assert found["temperature_k"] == 310.0
     assert found["sequences"] == ["FS", "GP"]
@@ -117,7 +117,7 @@ def test_a_run_leaves_what_others_need(undisturbed: Path) -> None:
     assert STEPS in validated, "the last checkpoint is validated"
     assert set(dict(tracker.history("val_ess_AA"))) == set(validated)
     assert all(value > 0 for _, value in tracker.history("val_energy_w2_AA"))
-    best = models.weights.describe(undisturbed / "best")["provenance"]
+    best = models.checkpoint.describe(undisturbed / "best")["provenance"]
     assert best["score"] == min(validated.values())
     kept = [path for path in (undisturbed / "ray_train").glob("checkpoint_*") if path.is_dir()]
     assert len(kept) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boltzray.tracking import Tracker
+from boltzray.runtime.tracking import Tracker
 
 TIMEOUT_S = 900
 

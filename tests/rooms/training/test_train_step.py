@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from boltzray.batching import Batcher, ahead
-from boltzray.learner import Learner, TrainConfig
-from models import Flow, FlowConfig
-from molecules import Peptide
+from boltzray.data.collate import Batcher, ahead
+from boltzray.models import Flow, FlowConfig
+from boltzray.molecules import Peptide
+from boltzray.training.train_step import Learner, TrainConfig
 
 MODEL = FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1)
 

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
-from boltzray.environment import prepare  # noqa: E402
+from boltzray.runtime.environment import prepare  # noqa: E402
 
 prepare()
 
@@ -22,9 +22,9 @@ from ray.core.generated import autoscaler_pb2  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 from ray.util.state import list_actors  # noqa: E402
 
-from boltzray.config import parse  # noqa: E402
-from boltzray.tracking import Tracker  # noqa: E402
-from boltzray.training import TrainJob, train  # noqa: E402
+from boltzray.runtime.config import parse  # noqa: E402
+from boltzray.runtime.tracking import Tracker  # noqa: E402
+from boltzray.training.train import TrainJob, train  # noqa: E402
 
 STEPS, EVERY = 400, 10
 

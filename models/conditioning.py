@@ -1,0 +1,39 @@
+"""Everything of a flow that depends on the peptide alone, computed once for many conformations.
+
+Shapes: P conditions (1 or B), T tokens, C channels, K blocks; see `flow`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from .internal_coordinates import InternalTables
+from .layers import Modulation
+from .transform import Marks
+
+Precision = Literal["float32", "bf16"]
+Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All of the network that depends on the peptide alone.
+
+    Shape: order, inverse_order (K, P, T); mask (P, T) of real tokens, None when there is no padding; n_atoms (P,);
+    modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition.
+    conditions: with activation checkpointing each block's condition (P, T, C), for forward passes; no modulations.
+    internal, marks: what internal coordinates refer to, and their kinds for each block; None for Cartesian ones.
+    decoders: what the inverse prepares on its first use, for each precision.
+    """
+
+    order: Tensor
+    inverse_order: Tensor
+    mask: Tensor | None
+    n_atoms: Tensor
+    modulations: list[list[Modulation | Tensor | None]]
+    conditions: list[Tensor | None] | None
+    internal: InternalTables | None
+    marks: list[Marks | None]
+    decoders: dict[Precision, Decode] = field(default_factory=dict, repr=False, compare=False)

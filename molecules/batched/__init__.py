@@ -1,0 +1,1 @@
+"""The force field and Langevin dynamics of many conformations at once, on tensors of any device."""

@@ -1,0 +1,1 @@
+"""Comparison with reference MD: one peptide, many peptides, several samplers at equal budgets."""

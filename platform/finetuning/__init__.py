@@ -1,0 +1,1 @@
+"""Finetuning of a flow to one peptide: rounds of drawing, weighting and learning, each energy counted."""

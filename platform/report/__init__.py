@@ -1,0 +1,1 @@
+"""Pages and figures of weighted ensembles, with a verdict; without Ray."""

@@ -1,0 +1,1 @@
+"""Sampling on Ray actors: proposals of a flow, importance weights, SMC, and their files."""

@@ -1,0 +1,1 @@
+"""Training of a flow on Ray Train: workers, optimiser step, checkpoints, validation."""
