@@ -69,12 +69,12 @@ def main() -> None:
     rows = []
     for sequence in arguments.peptides:
         rows.append(row(flow, sequence, arguments.data, arguments.samples, arguments.seed))
-        show(sequence, rows[-1])
+        print_verdict(sequence, rows[-1])
     if len(rows) > 1:
-        show("mean", np.mean(rows, axis=0).tolist())
+        print_verdict("mean", np.mean(rows, axis=0).tolist())
 
 
-def show(name: str, values: list[float]) -> None:
+def print_verdict(name: str, values: list[float]) -> None:
     print(f"| {name} | {' | '.join(f'{value:.3f}' for value in values[:-1])} | {values[-1]:.0f} |", flush=True)
 
 

@@ -64,7 +64,7 @@ class Analytic(BlockServer):
         x = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, N_ATOMS, 3), np.float32)
         return x, -0.5 * np.square(x.astype(np.float64)).sum((1, 2))
 
-    def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p = self.evaluate(torch.tensor(x)).log_p.numpy()
         return log_p, -log_p
 

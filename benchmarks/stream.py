@@ -32,10 +32,10 @@ prepare()
 import ray  # noqa: E402
 import ray.data  # noqa: E402
 
-from boltzray.data.catalogue import Catalogue, DataConfig, catalogue  # noqa: E402
-from boltzray.data.collate import Batcher, ahead  # noqa: E402
-from boltzray.data.stream import Feeder, batches  # noqa: E402
-from boltzray.data.windows import Order, Position  # noqa: E402
+from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data  # noqa: E402
+from boltzray.data.collate import Collator, prefetch  # noqa: E402
+from boltzray.data.stream import BatchServer, batches  # noqa: E402
+from boltzray.data.windows import BatchPlan, StreamState  # noqa: E402
 from boltzray.models import Flow, FlowConfig  # noqa: E402
 from boltzray.models.augment import augment  # noqa: E402
 from boltzray.molecules import Peptide  # noqa: E402
@@ -76,7 +76,7 @@ class Decode:
         return sample["__key__"].split("_")[0], augment(x, self.scale_nm, self.rng)[0]
 
 
-def theirs(data: Catalogue, batcher: Batcher, batch: int, workers: int) -> Iterator[Any]:
+def theirs(data: Catalogue, collator: Collator, batch: int, workers: int) -> Iterator[Any]:
     import webdataset as wds
 
     pipeline = wds.WebDataset(data.shards, shardshuffle=len(data.shards), seed=0, empty_check=False)
@@ -85,14 +85,14 @@ def theirs(data: Catalogue, batcher: Batcher, batch: int, workers: int) -> Itera
     )
     loader: Iterable[Any] = wds.WebLoader(pipeline, batch_size=None, num_workers=workers) if workers else pipeline
     for rows in loader:
-        yield batcher([sequence for sequence, _ in rows], [x for _, x in rows])
+        yield collator([sequence for sequence, _ in rows], [x for _, x in rows])
 
 
-def ours(data: Catalogue, batcher: Batcher, batch: int) -> Iterator[Any]:
-    order, start = Order(batch=batch, seed=0, shards_per_window=1, bucket_steps=16), Position()
-    feeder = Feeder(data, order, 1, start, [])
+def ours(data: Catalogue, collator: Collator, batch: int) -> Iterator[Any]:
+    order, start = BatchPlan(batch=batch, seed=0, shards_per_window=1, bucket_steps=16), StreamState()
+    feeder = BatchServer(data, order, 1, start, [])
     stream = batches(feeder, 0, 0, order, start)
-    yield from ahead([batcher.batch(part) for part in item.parts] for item in stream)
+    yield from prefetch([collator.batch(part) for part in item.parts] for item in stream)
 
 
 def alone(read: Callable[[], ShardContent]) -> float:
@@ -157,8 +157,8 @@ def main() -> None:
         write(folder, arguments.shards, arguments.frames)
         ray.init(address="local", num_cpus=arguments.cpus, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        data = catalogue(DataConfig(scale_nm=0.35, inspected_shards=1), str(folder))
-        batcher = Batcher(Flow(MODEL, 0.35), {p.sequence: p for p in data.peptides})
+        data = inspect_data(DataConfig(scale_nm=0.35, inspected_shards=1), str(folder))
+        collator = Collator(Flow(MODEL, 0.35), {p.sequence: p for p in data.peptides})
         content = read_shard(data.shards[0], data.n_atoms)
         columns = folder / "0000.parquet"
         write_columns(columns, content, "")
@@ -174,11 +174,11 @@ def main() -> None:
         )
         print("| reader | samples/s | samples a CPU second | first batch, s | memory, GB |\n|---|---|---|---|---|")
         for name, stream in {
-            "webdataset, in this process": theirs(data, batcher, arguments.batch, 0),
-            "webdataset, a worker": theirs(data, batcher, arguments.batch, 1),
-            "ours": ours(data, batcher, arguments.batch),
-            "webdataset, a worker (again)": theirs(data, batcher, arguments.batch, 1),
-            "ours (again)": ours(data, batcher, arguments.batch),
+            "webdataset, in this process": theirs(data, collator, arguments.batch, 0),
+            "webdataset, a worker": theirs(data, collator, arguments.batch, 1),
+            "ours": ours(data, collator, arguments.batch),
+            "webdataset, a worker (again)": theirs(data, collator, arguments.batch, 1),
+            "ours (again)": ours(data, collator, arguments.batch),
         }.items():
             ahead_of_use = 7 * arguments.frames if name.startswith("ours") else 4000
             measure(name, stream, arguments.batch, arguments.seconds, ahead_of_use)

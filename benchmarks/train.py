@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boltzray.data.bucketing import Part, cut, gather
-from boltzray.data.collate import Batcher
+from boltzray.data.bucketing import Microbatch, cut, gather
+from boltzray.data.collate import Collator
 from boltzray.models import Flow, FlowConfig, layers
 from boltzray.models.augment import augment
 from boltzray.models.tables import PeptideTables
@@ -115,7 +115,7 @@ def main() -> None:
     parameters = sum(p.numel() for name, p in flow.named_parameters() if not name.startswith("embedding.atom"))
 
     peptides = public_mix(arguments.peptides)
-    batcher = Batcher(flow, {p.sequence: p for p in peptides}, pin=device.type == "cuda")
+    collator = Collator(flow, {p.sequence: p for p in peptides}, pin=device.type == "cuda")
     chosen = drawn(peptides, arguments.batch * arguments.steps)
     rng = np.random.default_rng(1)
     frames = [augment(peptides[i].positions[None] + 0.01 * rng.standard_normal(3), 0.35, rng)[0] for i in chosen]
@@ -123,8 +123,8 @@ def main() -> None:
     starts, values = np.concatenate([[0], np.cumsum(3 * sizes)[:-1]]), np.concatenate([x.ravel() for x in frames])
 
     def batches(rows: list[np.ndarray]) -> list[tuple[Tensor, PeptideTables]]:
-        parts: list[Part] = gather(rows, chosen, sizes, starts, values)
-        return [batcher.batch(part) for part in parts]
+        parts: list[Microbatch] = gather(rows, chosen, sizes, starts, values)
+        return [collator.batch(part) for part in parts]
 
     plain = batches(np.split(np.arange(len(frames)), arguments.steps))
     variants = {

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import FlowConfig
 from .layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
-from .transform import Affine, Circular, Marks
+from .transform import Affine, Circular, CoordinateMasks
 
 EXPANSION = 4
 
@@ -74,7 +74,7 @@ class Block(nn.Module):
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        marks: Marks | None = None,
+        marks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Transformed tokens, and log|det ∂z/∂u|. `mask` (P, N): real tokens, None when all are.
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        marks: Marks | None = None,
+        marks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, with the logarithm of each coordinate's own slope (B, N, D): of the Jacobian's diagonal."""
@@ -98,7 +98,7 @@ class Block(nn.Module):
         return self._transform(u, h, marks, mask)
 
     def checkpointed(
-        self, u: Tensor, e: Tensor | None, marks: Marks | None = None, mask: Tensor | None = None
+        self, u: Tensor, e: Tensor | None, marks: CoordinateMasks | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, but nothing within a layer is kept for the backward pass, its modulation included."""
         h = self._embed(u, marks)
@@ -107,11 +107,13 @@ class Block(nn.Module):
         z, slope = self._transform(u, h, marks, mask)
         return z, slope.sum((1, 2))
 
-    def _embed(self, u: Tensor, marks: Marks | None) -> Tensor:
+    def _embed(self, u: Tensor, marks: CoordinateMasks | None) -> Tensor:
         h: Tensor = self.proj_in(self.transform.inputs(u, marks)) + self.positions(u.shape[1])
         return h
 
-    def _transform(self, u: Tensor, h: Tensor, marks: Marks | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _transform(
+        self, u: Tensor, h: Tensor, marks: CoordinateMasks | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
         if mask is not None:
             p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering

@@ -16,7 +16,7 @@ from torch import Tensor
 from .block import Block
 from .layers import AdaptiveLayer, Modulation, PlainLayer
 from .products import Product
-from .transform import Marks
+from .transform import CoordinateMasks
 
 CHUNK = 2**17  # numbers: half the second-level cache of a core
 
@@ -111,7 +111,7 @@ class BlockDecoder:
 
     def __init__(
         self, block: Block, modulations: Sequence[Modulation | Tensor | None], mask: Tensor | None, n: int,
-        dtype: torch.dtype, marks: Marks | None,
+        dtype: torch.dtype, marks: CoordinateMasks | None,
     ) -> None:  # fmt: skip
         self.block, self.mask, self.dtype = block, mask, dtype
         self.marks = [None if marks is None else marks.token(i) for i in range(n)]

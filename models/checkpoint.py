@@ -99,7 +99,7 @@ def trained_lengths(path: str | Path) -> list[int]:
     return sorted({len(sequence) for sequence in trained or ()})
 
 
-def doubt(path: str | Path, sequence: str) -> str | None:
+def length_warning(path: str | Path, sequence: str) -> str | None:
     """Why draws of a peptide may be of no use: it is longer or shorter than all that the flow was trained on."""
     lengths = trained_lengths(path)
     if not lengths or len(sequence) in lengths:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .internal_coordinates import InternalTables
 from .layers import Modulation
-from .transform import Marks
+from .transform import CoordinateMasks
 
 Precision = Literal["float32", "bf16"]
 Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -35,5 +35,5 @@ class Conditioning:
     modulations: list[list[Modulation | Tensor | None]]
     conditions: list[Tensor | None] | None
     internal: InternalTables | None
-    marks: list[Marks | None]
+    marks: list[CoordinateMasks | None]
     decoders: dict[Precision, Decode] = field(default_factory=dict, repr=False, compare=False)

@@ -27,7 +27,7 @@ from .internal_coordinates import (
 )
 from .layers import reorder, sinusoid
 from .tables import PeptideLike, PeptideTables
-from .transform import Marks
+from .transform import CoordinateMasks
 
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 
@@ -86,9 +86,12 @@ class Flow(nn.Module):
             # On a GPU the look would be a wait; a single peptide is never padded.
             padded = not bool(real.all()) if real.device.type == "cpu" else len(c) > 1
             mask = real if padded else None
-        marks: list[Marks | None] = [None] * len(self.blocks)
+        marks: list[CoordinateMasks | None] = [None] * len(self.blocks)
         if (t := tables.internal) is not None:
-            marks = [Marks.of(reorder(t.present, order), reorder(t.free_torsions, order)) for order in tables.orderings]
+            marks = [
+                CoordinateMasks.of(reorder(t.present, order), reorder(t.free_torsions, order))
+                for order in tables.orderings
+            ]
         later = self.checkpointing and torch.is_grad_enabled()
         return Conditioning(
             order=tables.orderings,

@@ -20,7 +20,7 @@ from .layers import reorder
 MAX_GRAPHS = 2  # a block of samples, and the last one, which is shorter
 
 
-def in_halves(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
+def split_on_oom(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
     """`run(z)`, in halves where the device's memory does not hold the batch.
 
     Samples do not depend on each other, but sums of another order round differently: a batch that had to be split
@@ -34,7 +34,7 @@ def in_halves(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
     # Outside the handler, so that the failed attempt's tensors are gone.
     if z.is_cuda:
         torch.cuda.empty_cache()
-    parts = [in_halves(run, half) for half in z.tensor_split(2)]
+    parts = [split_on_oom(run, half) for half in z.tensor_split(2)]
     return torch.cat([x for x, _ in parts]), torch.cat([logdet for _, logdet in parts])
 
 
@@ -65,7 +65,7 @@ class Decoder:
         with torch.inference_mode(), torch.autocast(z.device.type, enabled=False):
             # A batch of several peptides cannot be split: each row has its own condition.
             run = self._recorded if self.records else self._run
-            x, logdet = in_halves(run, z) if self.c.order.shape[1] == 1 else self._run(z)
+            x, logdet = split_on_oom(run, z) if self.c.order.shape[1] == 1 else self._run(z)
         return x.clone(), logdet.clone()  # outside of inference mode, tensors that autograd accepts
 
     def _run(self, z: Tensor) -> tuple[Tensor, Tensor]:

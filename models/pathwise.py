@@ -20,7 +20,7 @@ from .flow import Flow
 from .internal_coordinates import rigid_motion, to_internal, to_positions
 from .layers import Modulation, reorder
 from .tables import PeptideTables
-from .transform import Marks
+from .transform import CoordinateMasks
 
 TOLERANCE = 1e-5  # of v, relative to the largest entry of its row
 LOST = 1e-2  # rows that are still changing by more are left out
@@ -82,7 +82,7 @@ def solve(
     u: Tensor,
     g: Tensor,
     modulations: list[Modulation | Tensor | None],
-    marks: Marks | None,
+    marks: CoordinateMasks | None,
     mask: Tensor | None,
     tolerance: float = TOLERANCE,
 ) -> tuple[Tensor, Tensor]:

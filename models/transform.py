@@ -15,7 +15,7 @@ from torch import Tensor
 from . import spline
 
 
-class Marks(NamedTuple):
+class CoordinateMasks(NamedTuple):
     """Kinds of internal coordinates, in a block's ordering.
 
     Shape: present (P, T, 3), those that are coordinates at all; bound (P, T, 3), those of them that are no torsions of
@@ -28,18 +28,18 @@ class Marks(NamedTuple):
     columns: tuple[int, ...]
 
     @classmethod
-    def of(cls, present: Tensor, free_torsions: Tensor) -> "Marks":
+    def of(cls, present: Tensor, free_torsions: Tensor) -> "CoordinateMasks":
         """Shape: present, free_torsions (P, T, 3)."""
         free = free_torsions[..., 2]
         # Several peptides differ in their columns, and on a GPU to look at them would be a wait at each step.
         columns = free[0].nonzero()[:, 0].tolist() if len(free) == 1 else range(free.shape[1])
         return cls(present, present & ~free_torsions, free, tuple(columns))
 
-    def token(self, i: int) -> "Marks":
-        """Marks of one token, which stays a dimension."""
+    def token(self, i: int) -> "CoordinateMasks":
+        """Masks of one token, which stays a dimension."""
         here = slice(i, i + 1)
         columns = (0,) if i in self.columns else ()
-        return Marks(self.present[:, here], self.bound[:, here], self.free[:, here], columns)
+        return CoordinateMasks(self.present[:, here], self.bound[:, here], self.free[:, here], columns)
 
 
 class Affine:
@@ -48,21 +48,21 @@ class Affine:
     def __init__(self, dim: int) -> None:
         self.features, self.parameters = dim, 2 * dim
 
-    def inputs(self, u: Tensor, marks: Marks | None) -> Tensor:
+    def inputs(self, u: Tensor, marks: CoordinateMasks | None) -> Tensor:
         """What the network sees of the coordinates (…, D)."""
         return u
 
-    def forward(self, u: Tensor, p: Tensor, marks: Marks | None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, p: Tensor, marks: CoordinateMasks | None) -> tuple[Tensor, Tensor]:
         """z (…, D) and log dz/du of each coordinate, from parameters p."""
         a, b = self._parts(p, marks)
         return (u - b) * torch.exp(-a), -a
 
-    def inverse(self, z: Tensor, p: Tensor, marks: Marks | None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, p: Tensor, marks: CoordinateMasks | None) -> tuple[Tensor, Tensor]:
         """u (…, D) and log du/dz of each coordinate."""
         a, b = self._parts(p, marks)
         return torch.addcmul(b, z, a.exp()), a
 
-    def _parts(self, p: Tensor, marks: Marks | None) -> tuple[Tensor, Tensor]:
+    def _parts(self, p: Tensor, marks: CoordinateMasks | None) -> tuple[Tensor, Tensor]:
         a, b = p.chunk(2, dim=-1)
         return (a, b) if marks is None else (a * marks.present, b * marks.present)
 
@@ -78,7 +78,7 @@ class Circular:
         self.features = 5
         self.parameters = self.affine.parameters + spline.parameters_per_spline(bins)
 
-    def inputs(self, u: Tensor, marks: Marks | None) -> Tensor:
+    def inputs(self, u: Tensor, marks: CoordinateMasks | None) -> Tensor:
         """Bond, angle, torsion if it is bound; sine and cosine if it is free. Shape: (…, 3) → (…, 5)."""
         assert marks is not None
         torsion, free = u[..., 2], marks.free
@@ -87,13 +87,13 @@ class Circular:
         sine, cosine = torch.where(free, torsion.sin(), zero), torch.where(free, torsion.cos(), zero)
         return torch.stack([u[..., 0], u[..., 1], bound, sine, cosine], dim=-1)
 
-    def forward(self, u: Tensor, p: Tensor, marks: Marks | None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, p: Tensor, marks: CoordinateMasks | None) -> tuple[Tensor, Tensor]:
         """See `Affine`."""
         assert marks is not None
         z, slope = self.affine.forward(u, p[..., : self.affine.parameters], marks._replace(present=marks.bound))
         return self._around(_to_normal, u, z, slope, p, marks)
 
-    def inverse(self, z: Tensor, p: Tensor, marks: Marks | None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, p: Tensor, marks: CoordinateMasks | None) -> tuple[Tensor, Tensor]:
         """See `Affine`."""
         assert marks is not None
         u, slope = self.affine.inverse(z, p[..., : self.affine.parameters], marks._replace(present=marks.bound))
@@ -106,7 +106,7 @@ class Circular:
         after: Tensor,
         slope: Tensor,
         p: Tensor,
-        marks: Marks,
+        marks: CoordinateMasks,
     ) -> tuple[Tensor, Tensor]:
         """`after` and `slope`, with free torsions (…, 2) turned instead."""
         columns = list(marks.columns)

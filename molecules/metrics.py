@@ -22,7 +22,7 @@ from .observables import (
     project,
     unmirror,
 )
-from .subsample import checked_log_weights, thin
+from .subsample import checked_log_weights, weighted_subsample
 from .transport import jensen_shannon, squared_distances, transport, wasserstein_1d
 
 Floats = NDArray[np.float64]
@@ -61,11 +61,11 @@ def compare(
 ) -> dict[str, float]:
     """Metrics (all, or `only` some) of a generated, perhaps weighted, ensemble against a reference in order of time.
 
-    Distances use the weights and at most `frames` of each set (`thin`), and so do `clashing` and `bad_bonds`,
-    the shares of the weight on frames with overlapping atoms, and with a bond far from its mean length in the
-    reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
-    shares of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold
-    anything, NaN included.
+    Distances use the weights and at most `frames` of each set (`weighted_subsample`), and so do `clashing` and
+    `bad_bonds`, the shares of the weight on frames with overlapping atoms, and with a bond far from its mean length in
+    the reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
+    shares of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold anything,
+    NaN included.
 
     `intervals` bootstrap replicates add `NAME_low` and `NAME_high`: the value ± 1.96 bootstrap standard
     deviations, not percentiles, because redrawn sets are always farther apart than the sets themselves.
@@ -93,9 +93,9 @@ def compare(
     signs = np.where(chirality_signs(reference, topology).sum(axis=0, dtype=np.int64) >= 0, 1, -1).astype(np.int8)
     generated, mirrored, correct = unmirror(generated, topology, signs)
     weights = np.exp(np.maximum(log_w - log_w.max(), -300.0))  # a redraw without the heavy frames keeps a sum above 0
-    rows, p = thin(np.ones(len(reference)), frames)
+    rows, p = weighted_subsample(np.ones(len(reference)), frames)
     reference, energy_r = reference[rows], energy_r[rows]
-    rows, q = thin(weights, frames)
+    rows, q = weighted_subsample(weights, frames)
     generated, energy_g = generated[rows], energy_g[rows]
 
     def record(name: str, metric: Metric, n: int, m: int, value: float | None = None) -> dict[str, float]:
@@ -111,7 +111,7 @@ def compare(
     def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> dict[str, float]:
         """`kind` makes of two sets a metric of their weights."""
         value = kind(x, y)(p, q)
-        (i, p_i), (j, q_j) = thin(p, INTERVAL_FRAMES), thin(q, INTERVAL_FRAMES)
+        (i, p_i), (j, q_j) = weighted_subsample(p, INTERVAL_FRAMES), weighted_subsample(q, INTERVAL_FRAMES)
         metric = cache(lambda: kind(x[i], y[j]))  # made if there are intervals
         return record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
 

@@ -19,7 +19,7 @@ def kish_ess(log_weights: ArrayLike) -> float:
     return float(weights.sum() ** 2 / (weights @ weights) / len(weights))
 
 
-def thin(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
+def weighted_subsample(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
     """At most k rows that stand for all: heavy ones keep their weight, the rest is a systematic sample.
 
     Equal weights give evenly spaced rows. Every weighted mean stays unbiased up to the phase of the

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .data.simulate import SimulateJob, simulate
-from .evaluation.evaluate import evaluate_folder, show
+from .evaluation.evaluate import evaluate_folder, print_verdict
 from .runtime.cluster import ClusterConfig, cluster
 from .runtime.config import data_folder, results_home
 from .runtime.progress import duration, say
@@ -38,7 +38,7 @@ def tutorial(job: TutorialJob) -> None:
     run = Tracker.find(results_home() / job.train.out)
     training = [{"step": s, "loss": loss} for s, loss in run.history("loss")] if run else None
     result = evaluate_folder(out, data_folder(job.sample.data_dir), seed=job.sample.seed, training=training)
-    show(out, result)
+    print_verdict(out, result)
     _where(data, out, job, time.monotonic() - started)
 
 

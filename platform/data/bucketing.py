@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Integers = NDArray[np.integer]
 
 
-class Part(NamedTuple):
+class Microbatch(NamedTuple):
     """Frames of one batch that go through the network together. Shape: peptide (n,); x (Σ 3 N,), flat."""
 
     peptide: Integers
@@ -43,9 +43,9 @@ def split(rows: Integers, rank: int, world: int, parts: int) -> list[Integers]:
 
 def gather(
     rows: Sequence[Integers], peptide: Integers, n_atoms: Integers, starts: Integers, values: NDArray[np.float32]
-) -> list[Part]:
+) -> list[Microbatch]:
     """The frames `rows` out of flat `values`, where frame i begins at `starts[i]`."""
     return [
-        Part(peptide[part], np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in part]))
+        Microbatch(peptide[part], np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in part]))
         for part in rows
     ]

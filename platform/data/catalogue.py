@@ -57,7 +57,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class Tabulated:
+class PeptideTable:
     """What a flow needs of a peptide, small enough to send to every worker."""
 
     sequence: str
@@ -68,7 +68,7 @@ class Tabulated:
 
 
 @dataclass(frozen=True)
-class ShardFacts:
+class ShardStats:
     """What one pass over a shard tells.
 
     `members`: all of it, the bad ones too; `frames`: those to train on; `sum_squares` over `n_coordinates` is σ².
@@ -89,7 +89,7 @@ class Catalogue:
     members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`.
     """
 
-    peptides: tuple[Tabulated, ...]
+    peptides: tuple[PeptideTable, ...]
     n_atoms: dict[str, int]
     shards: list[str]
     expected: list[int]
@@ -119,14 +119,14 @@ class Catalogue:
         }
 
 
-def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardFacts:
+def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardStats:
     """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
     content = read_frames(path, n_atoms)
     used = [frame.positions for frame in content.frames if frame.sequence in chosen]
     squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
     members = len(content.frames) + len(content.problems)
     problems = [*content.problems, *missing(path, expected, members)]
-    return ShardFacts(members, len(used), squares, sum(x.size for x in used), problems)
+    return ShardStats(members, len(used), squares, sum(x.size for x in used), problems)
 
 
 def missing(path: str, expected: int, members: int) -> list[str]:
@@ -140,7 +140,7 @@ def count_bad(problems: Sequence[str]) -> int:
     return sum(int(line.split(": ")[1].split()[0]) if line.endswith("frames missing") else 1 for line in problems)
 
 
-def catalogue(config: DataConfig, folder: str, *, internal: bool = False) -> Catalogue:
+def inspect_data(config: DataConfig, folder: str, *, internal: bool = False) -> Catalogue:
     """Look through a data folder: all names, and the content of some shards, as Ray tasks.
 
     `internal`: for a flow with internal coordinates.
@@ -206,7 +206,7 @@ def _usual(members: Sequence[int]) -> int:
     return value if times >= 3 and 2 * times > len(members) else 0
 
 
-def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int) -> ShardFacts:
+def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int) -> ShardStats:
     return inspect_shard(path, expected, *known)
 
 
@@ -222,7 +222,7 @@ def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ..
     return [found[i] for i in range(len(calls))]
 
 
-def peptides_of(folder: str, internal: bool) -> dict[str, Tabulated]:
+def peptides_of(folder: str, internal: bool) -> dict[str, PeptideTable]:
     """All peptides that the folder knows, by sequence."""
     texts = _pdbs(folder)
     items = sorted(texts.items())
@@ -231,7 +231,7 @@ def peptides_of(folder: str, internal: bool) -> dict[str, Tabulated]:
     return {peptide.sequence: peptide for part in tables for peptide in part}
 
 
-def tabulate(pdbs: dict[str, str], internal: bool) -> list[Tabulated]:
+def tabulate(pdbs: dict[str, str], internal: bool) -> list[PeptideTable]:
     """The tables of peptides from PDB texts by sequence; `internal` ones if the flow asks for them."""
 
     def small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -246,7 +246,7 @@ def tabulate(pdbs: dict[str, str], internal: bool) -> list[Tabulated]:
             raise ValueError(f"{sequence}.pdb: {error}") from error
         encodings, orderings = small(peptide.encodings), small(peptide.orderings)
         found.append(
-            Tabulated(sequence, peptide.n_atoms, encodings, orderings, small(peptide.internal) if internal else {})
+            PeptideTable(sequence, peptide.n_atoms, encodings, orderings, small(peptide.internal) if internal else {})
         )
     return found
 
@@ -266,7 +266,7 @@ def _pdbs(folder: str) -> dict[str, str]:
     return found
 
 
-def _chosen(config: DataConfig, peptides: dict[str, Tabulated]) -> list[str]:
+def _chosen(config: DataConfig, peptides: dict[str, PeptideTable]) -> list[str]:
     """The peptides to train on."""
     for sequence in config.sequences:
         if sequence not in peptides:

@@ -13,13 +13,13 @@ from torch import Tensor
 from boltzray.models.flow import Flow
 from boltzray.models.tables import PeptideTables
 
-from .bucketing import Part
+from .bucketing import Microbatch
 
 T = TypeVar("T")
 AHEAD = 2  # batches
 
 
-class Batcher:
+class Collator:
     """Frames of any of the peptides → padded coordinates and tables.
 
     A batch of a single peptide gets one row of tables: its condition is then computed once, not once a frame.
@@ -34,9 +34,9 @@ class Batcher:
     def __call__(self, sequences: Sequence[str], frames: Sequence[np.ndarray]) -> tuple[Tensor, PeptideTables]:
         """Frames (N, 3) of the peptides named."""
         peptide = np.array([self.index[sequence] for sequence in sequences])
-        return self.batch(Part(peptide, np.concatenate([frame.reshape(-1) for frame in frames])))
+        return self.batch(Microbatch(peptide, np.concatenate([frame.reshape(-1) for frame in frames])))
 
-    def batch(self, part: Part) -> tuple[Tensor, PeptideTables]:
+    def batch(self, part: Microbatch) -> tuple[Tensor, PeptideTables]:
         """Padded to the longest frame of the part."""
         sizes = self.sizes[part.peptide]
         if (sizes == sizes[0]).all():
@@ -59,7 +59,7 @@ def _changed(tables: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return replace(tables, **{f.name: changed(getattr(tables, f.name)) for f in fields(tables)})
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """The same items, made in a thread of their own, a few ahead; it ends when the iterator is closed."""
     queue: Queue[tuple[bool, Any]] = Queue(AHEAD)
     closed = threading.Event()

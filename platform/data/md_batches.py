@@ -28,7 +28,7 @@ WORTH_COMPILING = 3e8  # pairs of atoms, steps and lanes: some 40 s of eager wor
 
 
 @dataclass(frozen=True)
-class Run:
+class MDReplica:
     """One replica of one peptide."""
 
     sequence: str
@@ -39,10 +39,10 @@ class Run:
     seed: int
 
 
-Batch = tuple[Run, ...]  # of one peptide, or of several of one padded size
+MDBatch = tuple[MDReplica, ...]  # of one peptide, or of several of one padded size
 
 
-def batches(runs: Sequence[Run], engine: str, mixed: bool, resources: Cluster) -> list[Batch]:
+def batches(runs: Sequence[MDReplica], engine: str, mixed: bool, resources: Cluster) -> list[MDBatch]:
     """Replicas that are moved together, such that every core or GPU has some. The results do not depend on it."""
     if engine == "openmm":
         return [(run,) for run in runs]
@@ -50,7 +50,7 @@ def batches(runs: Sequence[Run], engine: str, mixed: bool, resources: Cluster) -
     size = -(-len(runs) // places)
     if not resources.gpus:
         size = LANES * -(-size // LANES)
-    result: list[Batch] = []
+    result: list[MDBatch] = []
     kind = padded_atoms if mixed else attrgetter("sequence")
     for _, group in groupby(sorted(runs, key=kind) if mixed else runs, key=kind):
         own = tuple(group)
@@ -58,13 +58,13 @@ def batches(runs: Sequence[Run], engine: str, mixed: bool, resources: Cluster) -
     return result
 
 
-def padded_atoms(run: Run) -> int:
+def padded_atoms(run: MDReplica) -> int:
     """The size to which a peptide is padded: one of few, so that many peptides fit together."""
     return PADDED * -(-run.n_atoms // PADDED)
 
 
 def run_batch(
-    runs: Batch, engine: str, mixed: bool, config: MDConfig, time_ps: float, compilation: Compile
+    runs: MDBatch, engine: str, mixed: bool, config: MDConfig, time_ps: float, compilation: Compile
 ) -> Iterator[Progress | str]:
     """Bring all up to `time_ps`; yields after each chunk, and what the user should know."""
     texts = list(dict.fromkeys(run.pdb for run in runs))
@@ -90,7 +90,7 @@ def run_batch(
     yield from run_batched(energy, [peptides[owner] for owner in owners], directories, config, time_ps, seeds)
 
 
-def _finished(run: Run, config: MDConfig, time_ps: float) -> bool:
+def _finished(run: MDReplica, config: MDConfig, time_ps: float) -> bool:
     return all(chunk_path(Path(run.directory), i).exists() for i in range(config.chunks(time_ps)))
 
 

@@ -17,10 +17,10 @@ from boltzray.molecules.storage import is_url, list_files, read_bytes
 from boltzray.molecules.tars import read_shard
 
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import claim, data_folder, results_folder, results_home, write_json
+from ..runtime.config import check_or_record_settings, data_folder, results_folder, results_home, write_json
 from ..runtime.progress import say
 from ..runtime.tracking import Tracker
-from .catalogue import ShardFacts, folder_temperature, in_tasks, inspect_shard, peptides_of
+from .catalogue import ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
 BAD_DATA = "bad_data.txt"
@@ -88,7 +88,7 @@ def _columns(job: PrepareJob) -> Path:
     out = results_folder(job.out)
     if folder == str(out):
         raise ValueError(f"{out} holds the tars: give another out=")
-    claim(out, "prepare", {"source": folder})
+    check_or_record_settings(out, "prepare", {"source": folder})
     sizes, manifest = shard_sizes(folder), read_manifest(folder)
     if not all(path.endswith(".tar") for path in sizes):
         raise ValueError(f"{folder} is prepared already: give it to data.path=")
@@ -100,7 +100,7 @@ def _columns(job: PrepareJob) -> Path:
         expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in sizes]
         targets = [out / COLUMNS / f"{PurePath(path).stem}.parquet" for path in sizes]
         calls = [(known, path, size, str(target)) for (path, size), target in zip(sizes.items(), targets, strict=True)]
-        facts: list[ShardFacts] = in_tasks("prepare shards", _convert, calls)
+        facts: list[ShardStats] = in_tasks("prepare shards", _convert, calls)
         shards = {
             target.name: {"source": [PurePath(path).name, size], "samples": count}
             for target, (path, size), count in zip(targets, sizes.items(), expected, strict=True)
@@ -116,7 +116,7 @@ def _columns(job: PrepareJob) -> Path:
     return out
 
 
-def _convert(n_atoms: dict[str, int], path: str, size: int, target: str) -> ShardFacts:
+def _convert(n_atoms: dict[str, int], path: str, size: int, target: str) -> ShardStats:
     """One tar → one file of columns, unless it is there already."""
     source = f"{PurePath(path).name} of {size} bytes"
     if source_of(Path(target)) != source:

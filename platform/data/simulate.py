@@ -20,7 +20,7 @@ from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import flat, results_folder, write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker
-from .md_batches import LANES, Batch, Compile, Run, batches, run_batch
+from .md_batches import LANES, Compile, MDBatch, MDReplica, batches, run_batch
 
 TICA_LAG = 100  # frames
 
@@ -86,7 +86,7 @@ def simulate(job: SimulateJob) -> Path:
     return out
 
 
-def _plan(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster) -> str:
+def _plan(job: SimulateJob, tasks: Sequence[MDBatch], resources: Cluster) -> str:
     """What runs where, for the user."""
     each = f"{job.replicas} replicas × {job.time_ns:g} ns"
     if job.engine == "openmm":
@@ -100,7 +100,7 @@ def _plan(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster) -> str:
     return text
 
 
-def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
+def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[MDReplica]:
     peptide = Peptide.from_sequence(sequence)
     path = out / "pdbs" / job.split / f"{peptide.sequence}.pdb"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
         temporary.replace(path)
     text = path.read_text()
     return [
-        Run(
+        MDReplica(
             peptide.sequence,
             replica,
             text,
@@ -122,17 +122,17 @@ def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[Run]:
     ]
 
 
-def _run_all(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster, tracker: Tracker) -> None:
+def _run_all(job: SimulateJob, tasks: Sequence[MDBatch], resources: Cluster, tracker: Tracker) -> None:
     """All batches as tasks that yield after each chunk; each chunk of each replica counts towards the progress."""
     time_ps = job.time_ns * 1000
     on_gpu = job.engine == "batched" and resources.gpus > 0
     task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), num_returns="streaming", max_retries=3)(run_batch)
-    streams: dict[Any, Batch] = {
+    streams: dict[Any, MDBatch] = {
         task.remote(batch, job.engine, job.mixed, job.md, time_ps, job.compile): batch for batch in tasks
     }
     per_run = job.md.chunks(time_ps)
     done = {batch: min(per_run, *(_chunks(run) for run in batch)) * len(batch) for batch in tasks}
-    speed: dict[Batch, float] = {}
+    speed: dict[MDBatch, float] = {}
     with progress("simulate", per_run * sum(map(len, tasks)), sum(done.values())) as update:
         for batch, state in _as_they_come(streams):
             if isinstance(state, str):
@@ -147,7 +147,7 @@ def _run_all(job: SimulateJob, tasks: Sequence[Batch], resources: Cluster, track
         update(sum(done.values()), "")
 
 
-def _as_they_come(streams: dict[Any, Batch]) -> Iterator[tuple[Batch, Progress | str | None]]:
+def _as_they_come(streams: dict[Any, MDBatch]) -> Iterator[tuple[MDBatch, Progress | str | None]]:
     """What the tasks yield, and None when one has ended."""
     noted = set()
     while streams:
@@ -164,11 +164,11 @@ def _as_they_come(streams: dict[Any, Batch]) -> Iterator[tuple[Batch, Progress |
                 noted.add(state)
 
 
-def _chunks(run: Run) -> int:
+def _chunks(run: MDReplica) -> int:
     return len(list((Path(run.directory) / "chunks").glob("chunk_*.npz")))
 
 
-def _write(job: SimulateJob, out: Path, runs: list[Run]) -> None:
+def _write(job: SimulateJob, out: Path, runs: list[MDReplica]) -> None:
     """Trajectories → references, and shards of all training runs that the folder has, earlier ones too."""
     path = out / "runs.json"
     roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
@@ -187,7 +187,7 @@ def _write(job: SimulateJob, out: Path, runs: list[Run]) -> None:
         write_shards(out, training, job.seed, job.frames_per_shard)
 
 
-def _write_reference(job: SimulateJob, out: Path, held: list[Run]) -> None:
+def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
     sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
     trajectories = [load_trajectory(run.directory) for run in held]
     lag = max(1, min(TICA_LAG, min(map(len, trajectories)) // 10))

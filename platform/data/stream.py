@@ -13,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.actor_pool import fetch
-from .bucketing import Part, cut, gather, split
+from .bucketing import Microbatch, cut, gather, split
 from .catalogue import Catalogue, count_bad
-from .windows import Frames, Order, Position, read
+from .windows import BatchPlan, Frames, StreamState, read
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatches:
     """One worker's part of a pool: for each step the parts of its batch; what was found bad on the way.
 
     `failure`: why training cannot go on, else empty.
     """
 
-    start: Position
-    steps: list[list[Part]] = field(default_factory=list)
+    start: StreamState
+    steps: list[list[Microbatch]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     failure: str = ""
 
 
 @dataclass
-class Chunk:
+class PendingWindow:
     """A window of which the first `used` frames are in batches; frame i begins at `offsets[i]`."""
 
     frames: Frames
@@ -44,14 +44,16 @@ class Chunk:
         return len(self.frames.peptide) - self.used
 
 
-class Feeder:
+class BatchServer:
     """Forms the batches, and gives each of `world` workers its own.
 
     A plain class; with several workers an actor of it. Ray Data's own split over workers gives each block to whoever
     asks first; here who gets what is fixed.
     """
 
-    def __init__(self, data: Catalogue, order: Order, world: int, start: Position, problems: Sequence[str]) -> None:
+    def __init__(
+        self, data: Catalogue, order: BatchPlan, world: int, start: StreamState, problems: Sequence[str]
+    ) -> None:
         self.data, self.order, self.world, self.next = data, order, world, start
         self.sizes = np.array([peptide.n_atoms for peptide in data.peptides], np.int64)
         self.seen = set(data.problems) | set(problems)
@@ -59,10 +61,10 @@ class Feeder:
         self.failure = ""
         self.windows = read(data, order, start)
         self.skip = start.row
-        self.chunks: deque[Chunk] = deque()
-        self.shares: dict[tuple[int, int], Share] = {}
+        self.chunks: deque[PendingWindow] = deque()
+        self.shares: dict[tuple[int, int], RankBatches] = {}
 
-    def share(self, pool: int, rank: int) -> Share:
+    def share(self, pool: int, rank: int) -> RankBatches:
         """Worker `rank`'s part of a pool; pools are asked for in order, by every worker once."""
         while (pool, rank) not in self.shares:
             assert pool >= self.next.pool, "every pool is given once"
@@ -76,7 +78,7 @@ class Feeder:
         if self.failure:
             self.next = start._replace(pool=pool + 1)
             for rank in range(self.world):
-                self.shares[pool, rank] = Share(start, problems=problems, failure=self.failure)
+                self.shares[pool, rank] = RankBatches(start, problems=problems, failure=self.failure)
             return
         start = self._position()._replace(pool=pool)
         peptide, starts, values = self._take(self.order.batch * self.order.bucket_steps)
@@ -88,7 +90,7 @@ class Feeder:
                 gather(split(step, rank, self.world, self.order.accumulate), peptide, n_atoms, starts, values)
                 for step in rows
             ]
-            self.shares[pool, rank] = Share(start, steps, problems)
+            self.shares[pool, rank] = RankBatches(start, steps, problems)
         self.next = start._replace(pool=pool + 1)
 
     def _fill(self, n: int) -> list[str]:
@@ -98,7 +100,7 @@ class Feeder:
         while sum(chunk.left for chunk in self.chunks) < n and not self.failure:
             frames = next(self.windows)
             offsets = np.concatenate([[0], np.cumsum(3 * self.sizes[frames.peptide])])
-            chunk, self.skip = Chunk(frames, offsets, self.skip), 0
+            chunk, self.skip = PendingWindow(frames, offsets, self.skip), 0
             if chunk.left:
                 self.chunks.append(chunk)
             empty = 0 if chunk.left else empty + 1
@@ -115,9 +117,9 @@ class Feeder:
                 self.failure = "no shard holds a frame that can be used"
         return new
 
-    def _position(self) -> Position:
+    def _position(self) -> StreamState:
         first = self.chunks[0]
-        return Position(0, first.frames.window.epoch, first.frames.window.number, first.used)
+        return StreamState(0, first.frames.window.epoch, first.frames.window.number, first.used)
 
     def _take(self, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
         """The next `n` frames: number of the peptide, where each begins in the flat values, the values."""
@@ -137,14 +139,14 @@ class Feeder:
 class Batch(NamedTuple):
     """One worker's parts of a step's batch; `start` of its pool; what was found bad before it."""
 
-    parts: list[Part]
-    start: Position
+    parts: list[Microbatch]
+    start: StreamState
     problems: list[str]
     failure: str
 
 
-def batches(feeder: Any, rank: int, step: int, order: Order, start: Position) -> Iterator[Batch]:
-    """This worker's batches from `step` on, endless, from a `Feeder` or an actor of it that begins at `start`."""
+def batches(feeder: Any, rank: int, step: int, order: BatchPlan, start: StreamState) -> Iterator[Batch]:
+    """This worker's batches from `step` on, endless, from a `BatchServer` or an actor of it that begins at `start`."""
     skip = step - start.pool * order.bucket_steps
     for share in _shares(feeder, rank, start.pool):
         if share.failure:
@@ -157,9 +159,9 @@ def batches(feeder: Any, rank: int, step: int, order: Order, start: Position) ->
         skip = max(0, skip - len(share.steps))
 
 
-def _shares(feeder: Any, rank: int, pool: int) -> Iterator[Share]:
+def _shares(feeder: Any, rank: int, pool: int) -> Iterator[RankBatches]:
     """This worker's share of each pool from `pool` on; an actor makes the next one while one is used."""
-    if isinstance(feeder, Feeder):
+    if isinstance(feeder, BatchServer):
         while True:
             yield feeder.share(pool, rank)
             pool += 1

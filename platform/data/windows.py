@@ -21,14 +21,14 @@ from boltzray.molecules.columns import read_frames
 from boltzray.molecules.tars import ShardContent
 
 from .catalogue import Catalogue, missing
-from .collate import ahead
+from .collate import prefetch
 
 READERS = 4  # windows that are read at once
 AHEAD_BYTES = 4 * 10**9  # of the windows that one execution of Ray Data reads
 MAX_WINDOWS = 64  # of one execution
 
 
-class Position(NamedTuple):
+class StreamState(NamedTuple):
     """The frame that a pool begins with: `row` of `window` of `epoch`; `pool` counts from 0."""
 
     pool: int = 0
@@ -38,7 +38,7 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class BatchPlan:
     """All that decides which frames stand in which batch. `batch`: frames a step, over all workers."""
 
     batch: int
@@ -57,7 +57,7 @@ class Window(NamedTuple):
     shards: list[int]
 
 
-def windows(shards: int, order: Order, start: Position) -> Iterator[Window]:
+def windows(shards: int, order: BatchPlan, start: StreamState) -> Iterator[Window]:
     """Endless windows from a position on."""
     epoch, first = start.epoch, start.window
     while True:
@@ -82,7 +82,7 @@ class Frames:
     problems: list[str]
 
 
-def read_window(window: Window, data: Catalogue, order: Order) -> Frames:
+def read_window(window: Window, data: Catalogue, order: BatchPlan) -> Frames:
     """Read, shuffle and augment a window."""
     number = {sequence: i for i, sequence in enumerate(data.sequences)}
     peptides: list[int] = []
@@ -111,7 +111,7 @@ def read_window(window: Window, data: Catalogue, order: Order) -> Frames:
     return Frames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
 
 
-def _table(row: pa.Table, data: Catalogue, order: Order) -> pa.Table:
+def _table(row: pa.Table, data: Catalogue, order: BatchPlan) -> pa.Table:
     """Ray Data's map: one row that describes a window → one row that holds its frames."""
     window = Window(*(row[name][0].as_py() for name in Window._fields))
     frames = read_window(window, data, order)
@@ -124,12 +124,12 @@ def _table(row: pa.Table, data: Catalogue, order: Order) -> pa.Table:
     return pa.table({"epoch": [window.epoch], "number": [window.number], **lists})
 
 
-def read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
+def read(data: Catalogue, order: BatchPlan, start: StreamState) -> Iterator[Frames]:
     """Endless windows, in order, a few of them ahead of what is used."""
-    return ahead(_read(data, order, start))
+    return prefetch(_read(data, order, start))
 
 
-def _read(data: Catalogue, order: Order, start: Position) -> Iterator[Frames]:
+def _read(data: Catalogue, order: BatchPlan, start: StreamState) -> Iterator[Frames]:
     """Windows by executions of Ray Data small enough to run to their end: one that is held up takes a whole core."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True

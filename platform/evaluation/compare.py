@@ -19,20 +19,20 @@ from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
 from ..report.contents import Reference
-from ..report.curves import CURVE_METRICS, Run, curves, save_curves
+from ..report.curves import CURVE_METRICS, BudgetRun, curves, save_curves
 from ..report.page import save_figures
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import claim, data_folder, flat, results_folder, results_home, write_json
+from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home, write_json
 from ..runtime.progress import progress, say
-from ..runtime.tracking import Tracker, forgiven, provenance
+from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, Target, start_actors, trained_at_k
 from ..sampling.sample import SampleJob, peptide_of
 from ..sampling.sample_files import finished
 from .compare_page import write_budget_page
-from .compare_runs import Draws, Spent, anneal_at, importance_at, md_at, simulate_all
-from .evaluate import CURVES, REFERENCE_K, evaluate_folder, find
+from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
+from .evaluate import CURVES, REFERENCE_K, evaluate_folder, load_reference_ensemble
 
 Method = Literal["md", "snis", "smc"]
 LEAST_DRAWS = 100  # that must be left of a budget after finetuning
@@ -89,13 +89,13 @@ def compare_budgets(job: CompareJob) -> Path:
     checkpoint = models.locate(job.checkpoint, results_home())
     peptide = peptide_of(job.peptide)
     spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
-    reference, facts, notes = find(peptide, data_folder(job.data_dir), REFERENCE_K)
+    reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), REFERENCE_K)
     if reference is None:
         raise ValueError(notes[0])
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
     settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    claim(out, "compare", settings)
+    check_or_record_settings(out, "compare", settings)
     with Tracker.open("compare", out, settings) as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, checkpoint, spent, resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)
@@ -106,7 +106,7 @@ def compare_budgets(job: CompareJob) -> Path:
     facts |= {"checkpoint": job.checkpoint, "weights_sha256": settings["weights_sha256"], "seed": str(job.seed)}
     found = curves(runs, floor)
     pictures = write_budget_page(out / "compare.html", peptide.sequence, found, facts | provenance())
-    with forgiven("logging to MLflow"):
+    with warn_on_error("logging to MLflow"):
         for curve, point in ((c, p) for c in found for p in c.points):
             name = curve.method.lower().replace(" ", "_")
             tracker.log({f"{name}_{k}": v for k, v in point.mean.items()}, step=point.budget)
@@ -136,7 +136,9 @@ def _sample_all(
     tica = reference.tica
     assert tica is not None
     (out / "runs").mkdir(exist_ok=True)
-    draws = Draws(folder=out, budgets=tuple(sorted(job.budgets)), repeats=job.repeats, frames=job.frames, seed=job.seed)
+    draws = RunPlan(
+        folder=out, budgets=tuple(sorted(job.budgets)), repeats=job.repeats, frames=job.frames, seed=job.seed
+    )
     if "md" in job.methods and draws.missing("MD"):
         simulate_all(draws, peptide, resources)
         md_at(draws, peptide, lambda x: project(tica, x, peptide.topology)[:, 0])
@@ -161,7 +163,7 @@ def _sample_all(
 # --- metrics ------------------------------------------------------------------------------------
 
 
-def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int) -> list[Run]:
+def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int) -> list[BudgetRun]:
     """The metrics of every file in out/runs, those that are not there yet in Ray tasks."""
     paths = sorted((out / "runs").glob("*.npz"))
     missing = [path for path in paths if not path.with_suffix(".json").exists()]
@@ -195,13 +197,13 @@ def _measure(path: str, shared: tuple[Reference, Peptide], frames: int) -> dict[
     )
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> BudgetRun:
     metrics = json.loads(path.with_suffix(".json").read_text())
     with np.load(path) as file:
         effective = float(file["effective"])
         if math.isfinite(effective):
             metrics["effective"] = effective
-        return Run(
+        return BudgetRun(
             method=str(file["method"]),
             budget=int(file["budget"]),
             repeat=int(file["repeat"]),

@@ -13,11 +13,11 @@ import ray
 
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.runs import MDConfig, load_trajectory
-from boltzray.molecules.subsample import thin
+from boltzray.molecules.subsample import weighted_subsample
 from boltzray.samplers import SMCConfig, normalised, snis
 from boltzray.samplers.importance_weights import Treatment
 
-from ..data.md_batches import Run, run_batch
+from ..data.md_batches import MDReplica, run_batch
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster
 from ..runtime.config import write_json
@@ -27,7 +27,7 @@ from ..sampling.energy_actors import EnergyConfig, Molecule, batched
 from ..sampling.flow_actors import Target
 from ..sampling.ray_population import Proposals
 from ..sampling.sample_files import SampleSet, rows
-from ..sampling.smc import Annealing, Positions, anneal
+from ..sampling.smc import Positions, SMCRun, run_smc_on_actors
 from ..sampling.smc_checkpoint import save_part
 
 FS_PER_STEP = 1.0
@@ -62,7 +62,7 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
+class RunPlan:
     """What is to be made: `frames` conformations at each of `budgets` in each of `repeats`, as files in folder/runs."""
 
     folder: Path
@@ -91,18 +91,20 @@ class Draws:
 # --- molecular dynamics -------------------------------------------------------------------------
 
 
-def _md_config(draws: Draws) -> MDConfig:
+def _md_config(draws: RunPlan) -> MDConfig:
     """Frames close enough for the smallest budget, as far as the largest allows it."""
     steps = max(1, draws.budgets[0] // 100, -(-draws.budgets[-1] // MD_FRAMES))
     frames = max(1, min(1000, draws.budgets[-1] // steps // 10))
     return MDConfig(timestep_fs=FS_PER_STEP, warmup_ps=0.0, interval_ps=steps / 1000, frames_per_chunk=frames)
 
 
-def simulate_all(draws: Draws, peptide: Peptide, resources: Cluster) -> None:
+def simulate_all(draws: RunPlan, peptide: Peptide, resources: Cluster) -> None:
     """One trajectory a repeat, as long as the largest budget, all side by side in one batch in a Ray task."""
     config, time_ps = _md_config(draws), draws.budgets[-1] * FS_PER_STEP / 1000
     runs = tuple(
-        Run(peptide.sequence, r, peptide.to_pdb(), peptide.n_atoms, str(draws.folder / "md" / str(r)), draws.seed_of(r))
+        MDReplica(
+            peptide.sequence, r, peptide.to_pdb(), peptide.n_atoms, str(draws.folder / "md" / str(r)), draws.seed_of(r)
+        )
         for r in range(draws.repeats)
     )
     task: Any = ray.remote(num_cpus=1, num_gpus=int(resources.gpus > 0), num_returns="streaming")(run_batch)
@@ -119,7 +121,7 @@ def simulate_all(draws: Draws, peptide: Peptide, resources: Cluster) -> None:
         write_json(draws.folder / "md" / "speed.json", float(np.median(speeds)))
 
 
-def md_at(draws: Draws, peptide: Peptide, slow: Any) -> None:
+def md_at(draws: RunPlan, peptide: Peptide, slow: Any) -> None:
     """The first part of each trajectory, without its warm-up; `slow` gives the slowest coordinate of conformations.
 
     A repeat's seconds are its share of the batch.
@@ -132,7 +134,7 @@ def md_at(draws: Draws, peptide: Peptide, slow: Any) -> None:
         for budget in draws.budgets:
             frames = trajectory[: budget // config.steps_per_frame]
             frames = frames[int(WARMUP_SHARE * len(frames)) :]
-            frames = frames[thin(np.ones(len(frames)), draws.frames)[0]]
+            frames = frames[weighted_subsample(np.ones(len(frames)), draws.frames)[0]]
             draws.save(
                 "MD",
                 budget,
@@ -159,7 +161,7 @@ def effective_frames(series: np.ndarray) -> float:
 
 
 def importance_at(
-    draws: Draws, flows: Sequence[Any], scale_nm: float, treatment: Treatment, before: Spent | None
+    draws: RunPlan, flows: Sequence[Any], scale_nm: float, treatment: Treatment, before: Spent | None
 ) -> None:
     """SNIS with the first draws of as many as the largest budget pays for; of a finetuned flow, with what is left."""
     method, energies = (before.method, before.energies) if before else ("SNIS", 0)
@@ -188,7 +190,7 @@ def importance_at(
 
 
 def anneal_at(
-    draws: Draws, flows: Sequence[Any], scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
+    draws: RunPlan, flows: Sequence[Any], scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
 ) -> None:
     """SMC with as many particles as the budget pays for. The pilot that tells the price of one is not counted."""
     anneal_some = partial(_anneal, draws, flows, scale_nm, config, target, tracker)
@@ -217,7 +219,7 @@ def anneal_at(
 
 
 def _anneal(
-    draws: Draws,
+    draws: RunPlan,
     flows: Sequence[Any],
     scale_nm: float,
     config: SMCConfig,
@@ -229,21 +231,21 @@ def _anneal(
 ) -> SampleSet:
     folder = _made(draws, name)
     drawn = Proposals.draw(flows, n, config.block_size, seed, folder)
-    annealing = Annealing(config=config, n=n, seed=seed, folder=folder, checkpoint_s=30.0)
+    annealing = SMCRun(config=config, n=n, seed=seed, folder=folder, checkpoint_s=30.0)
     with Tracker.open("compare", folder, {"particles": n, "seed": seed}, parent=tracker) as child:
-        return anneal(annealing, drawn, flows, target, scale_nm, child)
+        return run_smc_on_actors(annealing, drawn, flows, target, scale_nm, child)
 
 
-def _made(draws: Draws, name: str) -> Path:
+def _made(draws: RunPlan, name: str) -> Path:
     folder = draws.folder / "draws" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _save_weighted(
-    draws: Draws, key: tuple[str, int, int], chunks: Any, log_weights: np.ndarray, energy: np.ndarray, **facts: Any
+    draws: RunPlan, key: tuple[str, int, int], chunks: Any, log_weights: np.ndarray, energy: np.ndarray, **facts: Any
 ) -> None:
-    chosen, weights = thin(normalised(log_weights), draws.frames)
+    chosen, weights = weighted_subsample(normalised(log_weights), draws.frames)
     with np.errstate(divide="ignore"):
         log_w = np.log(weights)
     positions = rows(chunks, chosen)

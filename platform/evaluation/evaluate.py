@@ -12,7 +12,7 @@ from boltzray.molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
 from boltzray.molecules.observables import Tica, fit_tica
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_reference, load_reference
-from boltzray.molecules.subsample import thin
+from boltzray.molecules.subsample import weighted_subsample
 
 from ..report.contents import Ensemble, Reference, Report
 from ..report.curves import load_curves
@@ -20,7 +20,7 @@ from ..report.figures import draw
 from ..report.page import save_figures, write_report
 from ..report.verdict import headline, verdict
 from ..runtime.cluster import usable_cpus
-from ..runtime.config import data_folder, shown, write_json
+from ..runtime.config import data_folder, display_path, write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, provenance
 from ..sampling.energy_actors import EnergyConfig, Molecule, batched
@@ -38,7 +38,7 @@ CURVES = "budgets"  # folder within that of the samples where jobs/compare.py le
 def sample_and_report(job: SampleJob) -> Path:
     """Draw the samples of `job`, compare them with reference MD where there is some, and write the report."""
     out = sample(job)
-    show(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed))
+    print_verdict(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed))
     return out
 
 
@@ -57,7 +57,7 @@ def evaluate_folder(
     """
     peptide, sets = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
-    reference, facts, notes = find(peptide, data, settings["temperature_k"])
+    reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"])
     metrics = _metrics(reference, peptide, sets, intervals, seed, threads) if reference else [{} for _ in sets]
     ensembles = [_ensemble(sample_set, found) for sample_set, found in zip(sets, metrics, strict=True)]
     tracker = Tracker.find(folder)
@@ -69,7 +69,7 @@ def evaluate_folder(
         training=training,
         curves=load_curves(folder / CURVES),
         provenance={
-            "samples": shown(folder),
+            "samples": display_path(folder),
             **of_samples,
             **facts,
             **provenance(),
@@ -152,7 +152,9 @@ def _record(tracker: Tracker, report: Report, files: Sequence[Path]) -> None:
 # --- the reference ------------------------------------------------------------------------------
 
 
-def find(peptide: Peptide, data: Path, temperature_k: float) -> tuple[Reference | None, dict[str, str], list[str]]:
+def load_reference_ensemble(
+    peptide: Peptide, data: Path, temperature_k: float
+) -> tuple[Reference | None, dict[str, str], list[str]]:
     """Reference MD with its energies and TICA, if the data folder has it; facts about it, and notes for the reader."""
     if temperature_k != REFERENCE_K:
         note = f"the samples are at {temperature_k:g} K: reference MD, at {REFERENCE_K:g} K, says nothing"
@@ -171,13 +173,13 @@ def find(peptide: Peptide, data: Path, temperature_k: float) -> tuple[Reference 
         lag = max(1, min(TICA_LAG, len(positions) // 10))
         tica = fit_tica(positions, peptide.topology, lag=lag)
         notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
-    positions = positions[thin(np.ones(len(positions)), MAX_FRAMES)[0]]
+    positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
     energy = batched(Molecule(peptide.to_pdb(), REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, gradient=False)
     reference = Reference(
-        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=shown(path), tica=tica
+        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
     )
     facts = {
-        "reference": f"{shown(path)}, {len(reference.positions_nm)} frames of {total}",
+        "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}",
         "reference_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     return reference, facts, notes
@@ -200,7 +202,7 @@ def _ensemble(sample_set: SampleSet, metrics: dict[str, float]) -> Ensemble:
     )
 
 
-def show(folder: Path, result: dict[str, Any]) -> None:
+def print_verdict(folder: Path, result: dict[str, Any]) -> None:
     """The verdict and where to look, on the terminal."""
     say(f"\n{result['headline']}")
     for level, text in result["verdict"]:

@@ -12,12 +12,12 @@ from boltzray.molecules.references import sequences_with_reference
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import data_folder, results_folder, results_home, shown
+from ..runtime.config import data_folder, display_path, results_folder, results_home
 from ..runtime.progress import say
-from ..runtime.tracking import Tracker, forgiven, provenance
+from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.sample import SampleJob, sample
 from ..sampling.sample_files import read_samples
-from .evaluate import INTERVALS, evaluate_folder, evaluation_key, show
+from .evaluate import INTERVALS, evaluate_folder, evaluation_key, print_verdict
 from .summary import write_summary
 from .summary_rows import Row, rows_of
 
@@ -79,7 +79,7 @@ def evaluate(job: EvaluateJob) -> None:
         for folder in folders:
             read_samples(folder)
         if len(folders) == 1 and not job.out:
-            show(folders[0], evaluate_folder(folders[0], data, intervals=job.intervals, seed=job.seed))
+            print_verdict(folders[0], evaluate_folder(folders[0], data, intervals=job.intervals, seed=job.seed))
             return
         with cluster(job.cluster):
             failed = _compare_all(job, data, {folder.name: folder for folder in folders}, again=True)
@@ -128,7 +128,7 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
             failed[name] = _reason(error)
             say(f"  ✕ {name} failed: {failed[name]}")
             continue
-        say(f"{number}/{total}  {name}: {result['headline']}  {shown(folders[name] / 'report.html')}")
+        say(f"{number}/{total}  {name}: {result['headline']}  {display_path(folders[name] / 'report.html')}")
     return failed
 
 
@@ -153,9 +153,9 @@ def _summarise(job: EvaluateJob, out: Path, folders: dict[str, Path], failed: di
     settings = {"checkpoint": job.checkpoint, "peptides": len(folders), "intervals": job.intervals, "seed": job.seed}
     with Tracker.open("evaluate", out, settings) as tracker:
         files = write_summary(
-            out, rows, {**{k: str(v) for k, v in settings.items()}, "data": shown(data)} | provenance()
+            out, rows, {**{k: str(v) for k, v in settings.items()}, "data": display_path(data)} | provenance()
         )
-        with forgiven("logging to MLflow"):
+        with warn_on_error("logging to MLflow"):
             for path in files:
                 tracker.artifact(path, "summary")
             tracker.log(json.loads((out / "means.json").read_text())["flat"])

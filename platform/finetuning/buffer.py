@@ -17,8 +17,8 @@ from ..runtime.progress import progress
 from ..sampling.ray_population import Proposals
 from ..sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
 from .config import FinetuneJob
-from .executors import Crew
-from .train_step import View
+from .executors import Executor
+from .train_step import TermData
 
 REPLICATES = 100
 CHOOSE = 42  # stage of the random stream that resamples a buffer
@@ -33,31 +33,31 @@ class Buffer(NamedTuple):
     paths: Sequence[Path]
     log_q: FloatArray
     log_p: FloatArray
-    log_v: FloatArray
+    neg_log_proposal: FloatArray
     energies: int
 
 
-def fill(job: FinetuneJob, crew: Crew, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
+def fill_buffer(job: FinetuneJob, executor: Executor, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
     """The flow's draws of one round, and its buffer: these draws, or particles annealed from them."""
     if job.sampler == "snis" or not job.objective.buffered:
-        drawn = crew.draw(job.buffer_energies, seed, folder)
+        drawn = executor.draw(job.buffer_energies, seed, folder)
         return drawn, Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
-    drawn = crew.draw(job.smc_particles, seed, folder)
-    return drawn, _anneal(job, crew, drawn, seed, folder)
+    drawn = executor.draw(job.smc_particles, seed, folder)
+    return drawn, _anneal(job, executor, drawn, seed, folder)
 
 
-def _anneal(job: FinetuneJob, crew: Crew, drawn: Proposals, seed: int, folder: Path) -> Buffer:
+def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, folder: Path) -> Buffer:
     """SMC until λ is 1, or until the next step would exceed the buffer's energies; the rest of the way by weight."""
     limit, config, n, power = job.buffer_energies, job.smc, job.smc_particles, job.objective.power
     cost, began = moves(config) * n, time.monotonic()
     found = last_checkpoint(folder)
     if found is None:
-        population, steps = crew.start(drawn, n, seed), list[SMCStep]()
+        population, steps = executor.start(drawn, n, seed), list[SMCStep]()
         change = population.scalars()[0] - drawn.log_q[:n]  # the two passes differ in the last digits
         state = SMCState.start(n, config, np.where(np.isfinite(change), change, 0.0))
         save_checkpoint(folder, population, state, steps, 0.0)
     else:
-        population, state, steps = crew.load(found.paths, seed), found.state, found.steps
+        population, state, steps = executor.load(found.paths, seed), found.state, found.steps
     path, saved = smc_steps(population, config, seed, state), began
     with progress("SMC", limit, n + state.n_evaluations) as update:
         while state.lam < 1.0 and n + state.n_evaluations + cost <= limit:
@@ -82,24 +82,24 @@ def moves(config: SMCConfig) -> int:
     return config.moves_per_step * (config.n_leapfrog if config.kernel == "hmc" else 1)
 
 
-def views(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, seed: int) -> dict[str, View]:
+def term_data(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, seed: int) -> dict[str, TermData]:
     """What each term reads of the buffer. Raises: ValueError if all weights are zero."""
-    alive = np.flatnonzero(np.isfinite(buffer.log_p) & np.isfinite(buffer.log_v) & np.isfinite(buffer.log_q))
+    alive = np.flatnonzero(np.isfinite(buffer.log_p) & np.isfinite(buffer.neg_log_proposal) & np.isfinite(buffer.log_q))
     result = {}
     for name in objective.active:
         reads, power = OBJECTIVES[name].reads, OBJECTIVES[name].power
         if reads == "drawn":
-            result[name] = View(alive, None)
+            result[name] = TermData(alive, None)
         elif reads in ("weighted", "resampled"):
             log_h = power * buffer.log_p[alive] + (1.0 - power) * buffer.log_q[alive]
-            log_w = treat(log_h + buffer.log_v[alive], treatment)
+            log_w = treat(log_h + buffer.neg_log_proposal[alive], treatment)
             if reads == "resampled":
                 chosen = resample(log_w, len(buffer.log_p), generator(seed, CHOOSE), "systematic")
-                result[name] = View(alive[chosen], None)
+                result[name] = TermData(alive[chosen], None)
             else:
                 weight = np.exp(log_w - log_w.max())
                 kept = weight > 0
-                result[name] = View(alive[kept], weight[kept] / weight[kept].mean())
+                result[name] = TermData(alive[kept], weight[kept] / weight[kept].mean())
     return result
 
 
@@ -116,7 +116,7 @@ def conformations(paths: Sequence[Path]) -> np.ndarray:
     return np.concatenate([load_part(path, "x")["x"] for path in paths])
 
 
-def appraisal(drawn: Proposals, treatment: Treatment, reference_kt: np.ndarray | None) -> dict[str, Any]:
+def importance_diagnostics(drawn: Proposals, treatment: Treatment, reference_kt: np.ndarray | None) -> dict[str, Any]:
     """How good a flow is by its own draws: ESS, k̂, and W2 of energies in kT to those of reference MD.
 
     Raises: ValueError if all weights are zero.

@@ -20,20 +20,20 @@ from ..runtime.progress import progress, say
 from ..sampling.energy_actors import BatchedEnergies, EnergyConfig, EnergyServer, Molecule
 from ..sampling.flow_actors import Target, start_actors
 from ..sampling.ray_population import Proposals, RayPopulation
-from ..sampling.smc_checkpoint import Saved, blocks_per_part, load_part, part_path, save_part
+from ..sampling.smc_checkpoint import Saves, blocks_per_part, load_part, part_path, save_part
 from .config import FinetuneJob
 from .server import FinetuneServer
-from .train_step import Lesson, Report, Task
+from .train_step import RoundData, RoundSpec, StepReport
 
 
-class SavedPopulation(Population, Saved, Protocol):
+class SavedPopulation(Population, Saves, Protocol):
     """Particles that SMC can move, and that can be written to disk."""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Those who hold the flow. Each method's result depends on its arguments and on the folder of `read` alone."""
 
-    def read(self) -> None:
+    def reload(self) -> None:
         """Take over the weights and the aim that the folder has now."""
         ...
 
@@ -49,20 +49,20 @@ class Crew(Protocol):
         """Particles that were saved."""
         ...
 
-    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+    def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
         """The teacher's log q of the conformations in parts on disk."""
         ...
 
-    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
+    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
         """Start a round of learning, or go on with it."""
         ...
 
-    def learn(self, seconds: float) -> Report:
+    def learn(self, seconds: float) -> StepReport:
         """Steps for so long."""
         ...
 
 
-class Here:
+class LocalExecutor:
     """Everything in this process, on one thread."""
 
     def __init__(self, job: FinetuneJob, folder: Path, target: Target) -> None:
@@ -71,8 +71,8 @@ class Here:
         energies = BatchedEnergies if job.energy.engine == "batched" else _OwnEnergies
         self.server = FinetuneServer(str(folder), target, partial(energies, molecule, job.energy))
 
-    def read(self) -> None:
-        self.server.read()
+    def reload(self) -> None:
+        self.server.reload()
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
         rows = self.block_size * blocks_per_part(self.block_size)
@@ -88,7 +88,7 @@ class Here:
         began, parts = time.monotonic(), []
         for first in range(low, high, self.block_size):
             x, log_q = self.server.draw(seed, first // self.block_size, min(self.block_size, high - first))
-            parts.append((x, log_q, *self.server.weigh(x)))
+            parts.append((x, log_q, *self.server.target_log_prob(x)))
         x, log_q, log_p, energy = (np.concatenate(column) for column in zip(*parts, strict=True))
         save_part(path, x=x, log_q=log_q, log_p=log_p, energy=energy, seconds=np.float64(time.monotonic() - began))
 
@@ -105,13 +105,13 @@ class Here:
                 blocks.append(Particles.from_arrays(block))
         return LocalParticles(blocks, self.server.evaluate, seed)
 
-    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
-        return np.concatenate([self.server.teach(str(teacher), x) for x in _blocks(paths, self.block_size)])
+    def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+        return np.concatenate([self.server.teacher_log_prob(str(teacher), x) for x in _blocks(paths, self.block_size)])
 
-    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
-        self.server.begin(task, lesson, state)
+    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        self.server.begin(task, data, state)
 
-    def learn(self, seconds: float) -> Report:
+    def learn(self, seconds: float) -> StepReport:
         return self.server.learn(seconds)
 
 
@@ -143,15 +143,15 @@ class _OwnEnergies:
         return asked
 
 
-class Replicas:
+class RayExecutor:
     """Actors: all draw and move, the first one learns. One that dies comes back, and its work is done again."""
 
     def __init__(self, flows: Sequence[Any], block_size: int) -> None:
         self.flows, self.block_size = flows, block_size
-        self._lesson: tuple[Task, Any, dict[str, Any] | None] | None = None
+        self._round_data: tuple[RoundSpec, Any, dict[str, Any] | None] | None = None
 
-    def read(self) -> None:
-        for reference in [flow.read.options(max_task_retries=-1).remote() for flow in self.flows]:
+    def reload(self) -> None:
+        for reference in [flow.reload.options(max_task_retries=-1).remote() for flow in self.flows]:
             fetch(reference)
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
@@ -163,21 +163,21 @@ class Replicas:
     def load(self, paths: Sequence[Path], seed: int) -> RayPopulation:
         return RayPopulation.load(self.flows, paths, self.block_size, seed)
 
-    def teach(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
+    def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
         def call(x: Any, actor: Any) -> Any:
-            return actor.teach.remote(str(teacher), x)
+            return actor.teacher_log_prob.remote(str(teacher), x)
 
         blocks = [ray.put(x) for x in _blocks(paths, self.block_size)]
         return np.concatenate(run_on(self.flows, [partial(call, x) for x in blocks]))
 
-    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
-        self._lesson = task, ray.put(lesson), state
-        self._call("begin", *self._lesson)
+    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        self._round_data = task, ray.put(data), state
+        self._call("begin", *self._round_data)
 
-    def learn(self, seconds: float) -> Report:
-        report: Report = self._call("learn", seconds)
-        assert self._lesson is not None
-        self._lesson = *self._lesson[:2], report.state
+    def learn(self, seconds: float) -> StepReport:
+        report: StepReport = self._call("learn", seconds)
+        assert self._round_data is not None
+        self._round_data = *self._round_data[:2], report.state
         return report
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -189,8 +189,8 @@ class Replicas:
                 say("the learner's process died: it goes on from its last report")
                 ray.get(self.flows[0].__ray_ready__.options(max_task_retries=-1).remote())
                 if method != "begin":
-                    assert self._lesson is not None
-                    self._call("begin", *self._lesson)
+                    assert self._round_data is not None
+                    self._call("begin", *self._round_data)
 
 
 def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
@@ -200,18 +200,18 @@ def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def crew(job: FinetuneJob, folder: Path, target: Target) -> Iterator[Crew]:
+def start_executor(job: FinetuneJob, folder: Path, target: Target) -> Iterator[Executor]:
     """Those who do the work of `job`, with the weights and aim in `folder`."""
     if job.in_process:
         threads = torch.get_num_threads()
         try:
-            yield Here(job, folder, target)
+            yield LocalExecutor(job, folder, target)
         finally:
             torch.set_num_threads(threads)
         return
     with cluster(job.cluster) as resources:
         actors = start_actors(folder, target, job.actors, job.energy, resources, FinetuneServer)
         try:
-            yield Replicas(actors.flows, job.smc.block_size)
+            yield RayExecutor(actors.flows, job.smc.block_size)
         finally:
             actors.stop()

@@ -11,14 +11,14 @@ from boltzray.models.flow import Flow
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.molecules.peptide import Peptide
 
-from ..evaluation.evaluate import evaluate_folder, show
-from ..runtime.config import claim, data_folder, flat, results_folder, results_home
+from ..evaluation.evaluate import evaluate_folder, print_verdict
+from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home
 from ..runtime.progress import say
 from ..runtime.tracking import Tracker
 from ..sampling.sample import SampleJob, peptide_of
 from ..sampling.sample_files import finished
 from .config import FinetuneJob, OptimizerConfig
-from .executors import crew
+from .executors import start_executor
 from .outputs import quality
 from .rounds import OnRound, Run
 
@@ -47,7 +47,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
     settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    claim(out, "finetune", settings)
+    check_or_record_settings(out, "finetune", settings)
     if finished(out):
         say(f"already finetuned: {out}")
         for entry in json.loads((out / "rounds.json").read_text()):
@@ -58,8 +58,8 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
         run = Run(job, out, checkpoint, flow, peptide, tracker, on_round)
         del flow
         run.prepare()
-        with crew(job, run.weights, run.target) as hands:
-            drawn = run.rounds_by(hands)
+        with start_executor(job, run.weights, run.target) as executor:
+            drawn = run.rounds_by(executor)
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
     shutil.rmtree(out / "run")
@@ -74,7 +74,7 @@ def finetune_and_report(job: FinetuneJob) -> Path:
         raise RuntimeError(str(error)) from error
     rounds = json.loads((out / "rounds.json").read_text())
     training = [{"step": job.steps * entry["round"], "loss": entry["loss"]} for entry in rounds if "loss" in entry]
-    show(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
+    print_verdict(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
     for line in _conclusion(rounds, out):
         say(line)
     return out

@@ -8,7 +8,7 @@ from boltzray import models
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import snis
 
-from ..runtime.config import fingerprint, shown, write_json
+from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
 from ..sampling.flow_actors import Target
 from ..sampling.ray_population import Proposals
@@ -32,7 +32,7 @@ def leave_draws(
         log_q=drawn.log_q,
         diagnostics=snis_diagnostics(result) | {"seconds": seconds},
     )
-    settings = {"temperature_k": job.temperature_k, "checkpoint": shown(checkpoint)}
+    settings = {"temperature_k": job.temperature_k, "checkpoint": display_path(checkpoint)}
     settings |= {"weights_sha256": models.checkpoint.fingerprint(checkpoint), "seed": job.seed}
     write_json(out / "sample.json", settings)
     write_samples(out, peptide, [final], seed=job.seed)
@@ -47,7 +47,7 @@ def provenance(
         **before,
         "temperature_k": target.trained_at_k,  # what its latents' unit variance stands for
         "finetune": {
-            "parent": shown(parent),
+            "parent": display_path(parent),
             "parent_sha256": models.checkpoint.fingerprint(parent),
             "sequence": peptide.sequence,
             "temperature_k": job.temperature_k,

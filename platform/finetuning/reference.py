@@ -6,7 +6,7 @@ from boltzray.models.flow import Flow
 from boltzray.molecules import zmatrix
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_reference, load_reference
-from boltzray.molecules.subsample import thin
+from boltzray.molecules.subsample import weighted_subsample
 
 from ..evaluation.evaluate import REFERENCE_K
 from ..runtime.config import data_folder
@@ -22,7 +22,7 @@ def reference_energies(job: FinetuneJob, peptide: Peptide, pdb: str) -> np.ndarr
     if path is None or job.temperature_k != REFERENCE_K:
         return None
     positions, _ = load_reference(path)
-    positions = positions[thin(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
+    positions = positions[weighted_subsample(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
     energy = batched(Molecule(pdb, REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, False)
     return energy.energy[energy.ok]
 

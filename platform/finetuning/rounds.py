@@ -22,16 +22,16 @@ from boltzray.molecules.peptide import Peptide
 
 from ..runtime.config import write_json
 from ..runtime.progress import progress, say
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from ..sampling.flow_actors import Target, trained_at_k
 from ..sampling.ray_population import Proposals
-from .buffer import Buffer, appraisal, conformations, fill, views
+from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
-from .executors import Crew
+from .executors import Executor
 from .outputs import described, leave_draws, provenance
 from .reference import real_frames, reference_energies
-from .server import Aim, publish
-from .train_step import Lesson, Task, summary
+from .server import RoundTarget, save_round
+from .train_step import RoundData, RoundSpec, summary
 
 OnRound = Callable[[dict[str, Any]], None]
 
@@ -64,7 +64,7 @@ class Run:
             say(f"goes on after {len(self.rounds)} of {self.job.n_rounds + 1} draws")
         self.before = self.rounds[-1]["seconds"] if self.rounds else 0.0
         state = self.state()
-        self._publish(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
+        self._save_round(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
         self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
         self.frames = real_frames(self.job, self.flow, self.peptide)
 
@@ -79,31 +79,31 @@ class Run:
         """The round whose draws come from the weights of `state`, once its own is done."""
         return int(state["index"]) + (state["step"] >= self.job.steps)
 
-    def _publish(self, state: dict[str, Any] | None, index: int) -> None:
+    def _save_round(self, state: dict[str, Any] | None, index: int) -> None:
         draw_k, target_k = self.job.temperatures(index)
         if state is not None and state["step"] >= self.job.steps:
             self.flow.load_state_dict(state["flow"])
         elif index and (self.weights / "flow.json").exists():
             self.flow.load_state_dict(models.load(self.weights).state_dict())  # those that the round was begun with
         power = self.job.objective.power if index < self.job.n_rounds else 1.0
-        publish(self.weights, self.flow, Aim(draw_k=draw_k, target_k=target_k, power=power))
+        save_round(self.weights, self.flow, RoundTarget(draw_k=draw_k, target_k=target_k, power=power))
 
-    def rounds_by(self, hands: Crew) -> Proposals:
+    def rounds_by(self, executor: Executor) -> Proposals:
         """All rounds; returns the final draw."""
         n = self.job.n_rounds
         for index in range(n):
             state = self.state()
             done = state is not None and self._index(state) > index
             if not done:
-                drawn, buffer = fill(self.job, hands, self._seed(index), self._folder(index))
+                drawn, buffer = fill_buffer(self.job, executor, self._seed(index), self._folder(index))
                 self._record(index, drawn, buffer.energies)
-                self._learn(index, buffer, hands)
-                hands.read()
+                self._learn(index, buffer, executor)
+                executor.reload()
             elif self.on_round:
                 self.on_round(self.rounds[index])
             shutil.rmtree(self._folder(index), ignore_errors=True)
         left = self.job.budget - self.rounds[n - 1]["energies"] - self.job.on_policy_energies
-        drawn = hands.draw(left, self._seed(n), self._folder(n))
+        drawn = executor.draw(left, self._seed(n), self._folder(n))
         self._record(n, drawn, left)
         return drawn
 
@@ -118,16 +118,16 @@ class Run:
     def _record(self, index: int, drawn: Proposals, energies: int) -> None:
         """How good the flow is after `index` rounds: to rounds.json, MLflow, the user and the caller."""
         if index >= len(self.rounds):
-            self._appraise(index, drawn, energies)
+            self._diagnose(index, drawn, energies)
         if self.on_round:
             self.on_round(self.rounds[index])
 
-    def _appraise(self, index: int, drawn: Proposals, energies: int) -> None:
+    def _diagnose(self, index: int, drawn: Proposals, energies: int) -> None:
         job, state = self.job, self.state()
         spent = self.rounds[-1]["energies"] + job.on_policy_energies if self.rounds else 0
         draw_k, target_k = job.temperatures(index)
         try:
-            found = appraisal(drawn, job.weights, self.reference if draw_k == target_k else None)
+            found = importance_diagnostics(drawn, job.weights, self.reference if draw_k == target_k else None)
         except ValueError as error:
             if index == 0:
                 raise
@@ -137,48 +137,48 @@ class Run:
         entry |= {"seconds": self.before + time.monotonic() - self.began, "final": index == job.n_rounds}
         self.rounds.append(entry)
         write_json(self.out / "rounds.json", self.rounds)
-        with forgiven("logging to MLflow"):
+        with warn_on_error("logging to MLflow"):
             self.tracker.log(entry, step=index * job.steps)
         say(described(entry, job))
         if index and draw_k == job.temperature_k and entry["ess"] >= max(_comparable(self.rounds)):
             self._save("best", entry)
 
-    def _learn(self, index: int, buffer: Buffer, hands: Crew) -> None:
+    def _learn(self, index: int, buffer: Buffer, executor: Executor) -> None:
         """The steps of one round, from wherever they stand; then the new weights, where servers read them."""
         job, n = self.job, index * self.job.steps
-        task = Task(
+        task = RoundSpec(
             objective=job.objective, optimizer=job.optimizer, index=index, rounds=job.n_rounds, steps=job.steps,
             batch=job.batch, seed=job.seed, ratio=job.temperatures(index)[1] / self.target.trained_at_k,
             teacher=str(self.checkpoint),
         )  # fmt: skip
         state = self.state()
-        hands.begin(task, self._lesson(index, buffer, hands), state)
+        executor.begin(task, self._round_data(index, buffer, executor), state)
         done = state["step"] if state is not None and state["index"] == index else 0
         with progress(f"learn, round {index + 1} of {job.n_rounds}", job.steps, done) as update:
             while True:
-                report = hands.learn(job.checkpoint_s)
+                report = executor.learn(job.checkpoint_s)
                 temporary = self.learner.with_suffix(".tmp")
                 torch.save(report.state, temporary)
                 temporary.replace(self.learner)
-                with forgiven("logging to MLflow"):
+                with warn_on_error("logging to MLflow"):
                     self.tracker.log({f"step_{k}": v for k, v in report.latest.items()}, step=n + report.step)
                 update(report.step, f"step {report.step}/{job.steps}  loss {report.latest.get('loss', np.nan):.4f}")
                 if report.done:
                     break
-        self._publish(report.state, index + 1)
+        self._save_round(report.state, index + 1)
 
-    def _lesson(self, index: int, buffer: Buffer, hands: Crew) -> Lesson:
+    def _round_data(self, index: int, buffer: Buffer, executor: Executor) -> RoundData:
         job = self.job
         log_teacher = None
         if job.objective.teacher and job.objective.buffered:
             path = self._folder(index) / "teacher.npy"
             if not path.exists():
-                np.save(path.with_name("unfinished.npy"), hands.teach(self.checkpoint, buffer.paths))
+                np.save(path.with_name("unfinished.npy"), executor.teacher_log_prob(self.checkpoint, buffer.paths))
                 path.with_name("unfinished.npy").replace(path)
             log_teacher = np.load(path)
-        chosen = views(buffer, job.objective, job.weights, self._seed(index))
+        chosen = term_data(buffer, job.objective, job.weights, self._seed(index))
         x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
-        return Lesson(x, buffer.log_q, buffer.log_p, log_teacher, chosen, self.frames)
+        return RoundData(x, buffer.log_q, buffer.log_p, log_teacher, chosen, self.frames)
 
     def finish(self, drawn: Proposals) -> None:
         """The flow to out/checkpoint, and the final draw."""

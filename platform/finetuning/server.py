@@ -20,13 +20,13 @@ from boltzray.samplers import Endpoints
 from ..runtime.config import write_json
 from ..sampling.energy_actors import Energies
 from ..sampling.flow_actors import FlowServer, Target
-from .train_step import Finetuner, Lesson, Report, Task
+from .train_step import Finetuner, RoundData, RoundSpec, StepReport
 
 ROUND = "round.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
+class RoundTarget:
     """What a round draws and weights: draws at `draw_k`, the target at `target_k`.
 
     SMC goes to π^power q^(1−power).
@@ -37,7 +37,7 @@ class Aim:
     power: float = 1.0
 
 
-def publish(folder: Path, flow: Flow, aim: Aim) -> None:
+def save_round(folder: Path, flow: Flow, aim: RoundTarget) -> None:
     """Leave weights and aim where servers read them."""
     models.save(flow, folder)
     write_json(folder / ROUND, asdict(aim))
@@ -55,16 +55,16 @@ class FinetuneServer(FlowServer):
         super().__init__(checkpoint, target, energies)
         self._teacher: tuple[str, Flow] | None = None
         self._learner: Finetuner | None = None
-        self._follow()
+        self._apply_round()
 
-    def read(self) -> None:
+    def reload(self) -> None:
         """Take over the folder's weights and aim."""
         self.flow.load_state_dict(models.load(self.folder).state_dict())
         self.conditioning = self.flow.condition(self.peptide)
-        self._follow()
+        self._apply_round()
 
-    def _follow(self) -> None:
-        aim = Aim(**json.loads((self.folder / ROUND).read_text()))
+    def _apply_round(self) -> None:
+        aim = RoundTarget(**json.loads((self.folder / ROUND).read_text()))
         self.target = replace(self.base, temperature_k=aim.draw_k)
         self.aimed = replace(self.base, temperature_k=aim.target_k)
         self.power = aim.power
@@ -89,28 +89,28 @@ class FinetuneServer(FlowServer):
 
     # --- learning -------------------------------------------------------------------------------
 
-    def teach(self, checkpoint: str, x: np.ndarray) -> np.ndarray:
+    def teacher_log_prob(self, checkpoint: str, x: np.ndarray) -> np.ndarray:
         """The teacher's log q (B,) at x, at the temperature that is aimed at."""
-        teacher = self._taught_by(checkpoint)
+        teacher = self._teacher_flow(checkpoint)
         with torch.no_grad():
             c = teacher.condition(self.peptide)
             return teacher.log_prob(torch.tensor(x).to(self.device), c, self.aimed.ratio).double().cpu().numpy()
 
-    def _taught_by(self, checkpoint: str) -> Flow:
+    def _teacher_flow(self, checkpoint: str) -> Flow:
         if self._teacher is None or self._teacher[0] != checkpoint:
             flow: Flow = models.load(checkpoint).requires_grad_(False).to(self.device)
             self._teacher = checkpoint, flow
         return self._teacher[1]
 
-    def begin(self, task: Task, lesson: Lesson, state: dict[str, Any] | None) -> None:
+    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
         """Start a round of learning, or go on with it."""
         flow = models.load(self.folder).to(self.device)
-        teacher = self._taught_by(task.teacher) if task.objective.teacher else None
-        self._learner = Finetuner(flow, teacher, self.peptide, lesson, task, self._fresh)
+        teacher = self._teacher_flow(task.teacher) if task.objective.teacher else None
+        self._learner = Finetuner(flow, teacher, self.peptide, data, task, self._fresh)
         if state is not None:
             self._learner.load_state(state)
 
-    def learn(self, seconds: float) -> Report:
+    def learn(self, seconds: float) -> StepReport:
         """Steps for so long, one at least, unless the round is done."""
         assert self._learner is not None
         began = time.monotonic()

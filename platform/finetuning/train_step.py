@@ -22,7 +22,7 @@ LEARN, FRESH = 40, 41  # stages of random streams; samplers have those below 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class RoundSpec:
     """One round of learning: number `index` of `rounds`, at `ratio` times the temperature of the flow's training."""
 
     objective: ObjectiveConfig
@@ -36,25 +36,25 @@ class Task:
     teacher: str
 
 
-class View(NamedTuple):
+class TermData(NamedTuple):
     """What one term reads of a buffer: rows of it, equally likely, and their weights of mean 1. Shape: (m,)."""
 
     rows: np.ndarray
     weight: np.ndarray | None
 
 
-class Lesson(NamedTuple):
+class RoundData(NamedTuple):
     """What a round learns from. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
 
     x: np.ndarray
     log_q: np.ndarray
     log_p: np.ndarray
     log_teacher: np.ndarray | None
-    views: Mapping[str, View]
+    terms: Mapping[str, TermData]
     frames: np.ndarray | None
 
 
-class Report(NamedTuple):
+class StepReport(NamedTuple):
     """Where a round stands. `latest`: the statistics of the last step; `state`: what to go on from."""
 
     step: int
@@ -80,10 +80,10 @@ class Finetuner:
     """
 
     def __init__(
-        self, flow: Flow, teacher: Flow | None, peptide: Peptide, lesson: Lesson, task: Task, fresh: Fresh
+        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, task: RoundSpec, fresh: Fresh
     ) -> None:
         self.flow, self.teacher = flow.requires_grad_(True), teacher
-        self.lesson, self.task, self.fresh = lesson, task, fresh
+        self.data, self.task, self.fresh = data, task, fresh
         self.device = next(flow.parameters()).device
         self.tables = flow.tables([peptide])
         self.teacher_condition = None if teacher is None else teacher.condition(peptide)
@@ -142,24 +142,24 @@ class Finetuner:
     def _batch(self, name: str, stream: np.random.Generator) -> Batch:
         reads, size = OBJECTIVES[name].reads, self.task.batch
         if reads == "fresh":
-            return self._taught(self.fresh(self.flow, stream, size))
+            return self._with_teacher(self.fresh(self.flow, stream, size))
         if reads == "data":
-            frames = self.lesson.frames
+            frames = self.data.frames
             assert frames is not None
             x = augment(frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream)
-            return self._taught(Batch(self._tensor(x)))
-        view, lesson = self.lesson.views[name], self.lesson
+            return self._with_teacher(Batch(self._tensor(x)))
+        view, data = self.data.terms[name], self.data
         chosen = stream.integers(len(view.rows), size=size)
         rows = view.rows[chosen]
         return Batch(
-            x=self._tensor(lesson.x[rows]),
+            x=self._tensor(data.x[rows]),
             weight=None if view.weight is None else self._tensor(view.weight[chosen]),
-            log_p=self._tensor(lesson.log_p[rows]),
-            log_q=self._tensor(lesson.log_q[rows]),
-            log_teacher=None if lesson.log_teacher is None else self._tensor(lesson.log_teacher[rows]),
+            log_p=self._tensor(data.log_p[rows]),
+            log_q=self._tensor(data.log_q[rows]),
+            log_teacher=None if data.log_teacher is None else self._tensor(data.log_teacher[rows]),
         )
 
-    def _taught(self, batch: Batch) -> Batch:
+    def _with_teacher(self, batch: Batch) -> Batch:
         if self.teacher is None or self.teacher_condition is None:
             return batch
         with torch.no_grad():
@@ -169,9 +169,9 @@ class Finetuner:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
-    def report(self) -> Report:
+    def report(self) -> StepReport:
         """Where the round stands after the last step."""
-        return Report(self.step, self.step >= self.task.steps, self.latest, self.state())
+        return StepReport(self.step, self.step >= self.task.steps, self.latest, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that a later process needs to go on as if nothing had happened; tensors on the CPU."""

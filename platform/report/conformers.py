@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from boltzray.molecules.observables import chirality_signs, dihedrals, unmirror
-from boltzray.molecules.subsample import thin
+from boltzray.molecules.subsample import weighted_subsample
 
 from .contents import Ensemble, HasChain
 from .plotting import Floats
@@ -41,7 +41,7 @@ def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
     candidates = np.flatnonzero(usable & np.isfinite(ensemble.energy_kT))
     if not len(candidates):
         return []
-    kept, weights = thin(ensemble.weights[candidates].astype(np.float64), MAX_CLUSTERED)
+    kept, weights = weighted_subsample(ensemble.weights[candidates].astype(np.float64), MAX_CLUSTERED)
     candidates = candidates[kept]
     signs = chirality_signs(peptide.positions[None], peptide.topology)[0]
     positions = unmirror(ensemble.positions_nm[candidates].astype(np.float64), peptide.topology, signs)[0]

@@ -16,7 +16,7 @@ CURVE_METRICS = ("effective", "energy_w2", "torus_w2", "tica_w2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class BudgetRun:
     """One independent run of a sampler, cut off at a budget.
 
     `energies`: one U, or one U with its gradient, of one conformation counts 1, and so does a step of MD. `seconds` of
@@ -61,9 +61,9 @@ class Curve:
     floor: dict[str, float]
 
 
-def curves(runs: Iterable[Run], floor: dict[str, float]) -> list[Curve]:
+def curves(runs: Iterable[BudgetRun], floor: dict[str, float]) -> list[Curve]:
     """Mean and standard error over the repeats of each method and budget, in the order of the runs."""
-    groups: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[int, list[BudgetRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.method][run.budget].append(run)
     return [
@@ -72,7 +72,7 @@ def curves(runs: Iterable[Run], floor: dict[str, float]) -> list[Curve]:
     ]
 
 
-def _point(budget: int, runs: list[Run]) -> Point:
+def _point(budget: int, runs: list[BudgetRun]) -> Point:
     columns = {name: np.array([r.metrics[name] for r in runs if name in r.metrics]) for name in CURVE_METRICS}
     columns = {name: values for name, values in columns.items() if len(values)}
     return Point(
@@ -85,7 +85,7 @@ def _point(budget: int, runs: list[Run]) -> Point:
     )
 
 
-def save_curves(folder: Path, runs: list[Run], floor: dict[str, float]) -> None:
+def save_curves(folder: Path, runs: list[BudgetRun], floor: dict[str, float]) -> None:
     """`curves.json` for the report, and every run as a row of `runs.csv` and `runs.parquet`."""
     rows = [{k: v for k, v in asdict(r).items() if k != "metrics"} | r.metrics for r in runs]
     for name in ("runs.csv", "runs.parquet"):

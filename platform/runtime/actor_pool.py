@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from .telemetry import count, show
+from .telemetry import count, set_gauge
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
             running[last] = (index, actor, weight, references)
             load[actor] += weight
             tries[index] += 1
-        show("boltzray_queue_depth", len(waiting) + len(running))
+        set_gauge("boltzray_queue_depth", len(waiting) + len(running))
         for reference in ray.wait([*running, *away], num_returns=1)[0]:
             if reference in away:
                 fetch(reference)
@@ -96,4 +96,4 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
                     load[actor] += IN_FLIGHT
                 continue
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)
-    show("boltzray_queue_depth", 0)
+    set_gauge("boltzray_queue_depth", 0)

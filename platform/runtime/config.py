@@ -68,7 +68,7 @@ def data_folder(path: str) -> Path:
     return results_home() / Path(path).expanduser()
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path for people: below `results_home` where it is."""
     return str(path.relative_to(results_home())) if path.is_relative_to(results_home()) else str(path)
 
@@ -86,7 +86,7 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def claim(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     """Record in `folder` what it is made with, or check that a run found there was made with the same.
 
     Raises: ValueError naming the first setting that differs.

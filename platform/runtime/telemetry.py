@@ -48,7 +48,7 @@ def count(name: str, amount: int, label: str | None = None) -> None:
         _counter(name).inc(amount, {key: label} if key and label else {})
 
 
-def show(name: str, value: float) -> None:
+def set_gauge(name: str, value: float) -> None:
     """Set a gauge; nothing without Ray, see `count`."""
     if ray.is_initialized():
         _gauge(name).set(value)

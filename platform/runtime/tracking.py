@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from .config import results_home, shown
+from .config import display_path, results_home
 from .telemetry import system_metrics
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
@@ -31,7 +31,7 @@ def tracking_uri() -> str:
 
 
 @contextmanager
-def forgiven(what: str) -> Iterator[None]:
+def warn_on_error(what: str) -> Iterator[None]:
     """A store of metrics that is down for a while must not end a run of days."""
     try:
         yield
@@ -107,7 +107,7 @@ class Tracker:
             if runs and runs[0].info.run_id == path.read_text().strip() and runs[0].data.params == same:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return cls(runs[0].info.run_id, uri)
-        tags = {"boltzray_out": key, "out": shown(out), **provenance()}
+        tags = {"boltzray_out": key, "out": display_path(out), **provenance()}
         if parent:
             tags["mlflow.parentRunId"] = parent.run_id
         run = client.create_run(experiment_id, run_name=out.name, tags=tags)
@@ -165,14 +165,14 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         self._watching = ExitStack()
-        with forgiven("watching the system"):
+        with warn_on_error("watching the system"):
             self._watching.enter_context(system_metrics(self.run_id, self.uri))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """The run ends as its work did: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
-        with forgiven("watching the system"):
+        with warn_on_error("watching the system"):
             self._watching.close()
         status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
-        with forgiven("closing the MLflow run"):
+        with warn_on_error("closing the MLflow run"):
             self.client.set_terminated(self.run_id, status)

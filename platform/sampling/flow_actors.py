@@ -141,7 +141,9 @@ class FlowServer(BlockServer):
         self.aimed = target  # draws are weighted to it; FinetuneServer aims elsewhere than where it draws
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
-        self.weigh(self.peptide.positions[None] / self.flow.scale_nm)  # gets energies ready before two calls want them
+        self.target_log_prob(
+            self.peptide.positions[None] / self.flow.scale_nm
+        )  # gets energies ready before two calls want them
 
     def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Block `block` of proposals: x (n, N, 3) normalised float32, and the log q of each from the same pass."""
@@ -152,7 +154,7 @@ class FlowServer(BlockServer):
         count("boltzray_particles", n, "draw")
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
-    def weigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log π̃ (B,) and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
         log_p, _, _ = self.aimed.log_density(torch.tensor(x), energy, self.flow.scale_nm)

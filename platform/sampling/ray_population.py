@@ -44,7 +44,7 @@ class Proposals:
 
         def call(block: int, actor: Any) -> list[Any]:
             x, log_q = actor.draw.options(num_returns=2).remote(seed, block, sizes[block])
-            return [x, log_q, actor.weigh.remote(x)]
+            return [x, log_q, actor.target_log_prob.remote(x)]
 
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
         began, done = time.monotonic(), len(sizes) - len(todo)

@@ -19,14 +19,14 @@ from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import claim, data_folder, flat, results_folder, results_home
+from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home
 from ..runtime.progress import say
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, Target, start_actors, trained_at_k
 from .ray_population import Proposals
 from .sample_files import SampleSet, finished, write_samples
-from .smc import Annealing, Positions, anneal
+from .smc import Positions, SMCRun, run_smc_on_actors
 
 UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
@@ -95,7 +95,7 @@ def sample(job: SampleJob) -> Path:
     out = results_folder(job.folder)
     settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
     settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    claim(out, "sample", settings)
+    check_or_record_settings(out, "sample", settings)
     if finished(out):
         say(f"already sampled: {out}")
         return out
@@ -110,7 +110,7 @@ def sample(job: SampleJob) -> Path:
     scale_nm = flow.scale_nm
     del flow
     with Tracker.open("sample", out, settings) as tracker, cluster(job.cluster) as resources:
-        if warning := models.checkpoint.doubt(checkpoint, peptide.sequence):
+        if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
@@ -146,7 +146,7 @@ def _sample(
     drawn = Proposals.draw(flows, job.samples, job.smc.block_size, job.seed, folder)
     result = snis(None, drawn.log_q, drawn.log_p, job.weights)
     diagnostics = snis_diagnostics(result) | {"seconds": drawn.seconds}
-    with forgiven("logging to MLflow"):
+    with warn_on_error("logging to MLflow"):
         tracker.log({f"snis_{k}": v for k, v in diagnostics.items()})
     yield SampleSet(
         name="SNIS",
@@ -157,10 +157,10 @@ def _sample(
         diagnostics=diagnostics,
     )
     if smc:
-        annealing = Annealing(
+        annealing = SMCRun(
             config=job.smc, n=job.smc_particles, seed=job.seed, folder=folder, checkpoint_s=job.checkpoint_s
         )
-        yield anneal(annealing, drawn, flows, target, scale_nm, tracker)
+        yield run_smc_on_actors(annealing, drawn, flows, target, scale_nm, tracker)
 
 
 def snis_diagnostics(result: SNISResult) -> dict[str, float]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.subsample import thin
+from boltzray.molecules.subsample import weighted_subsample
 from boltzray.samplers import Stage, generator, normalised, resample
 
 from ..runtime.config import write_json
@@ -167,7 +167,7 @@ def _parquet(folder: Path, sample_set: SampleSet) -> Iterator[_Parquet]:
 def read_samples(out: Path) -> tuple[Peptide, list[SampleSet]]:
     """Everything in a results folder, the final set last.
 
-    Of sets too large for an .npz, the rows that stand for all by weight (`molecules.metrics.thin`).
+    Of sets too large for an .npz, the rows that stand for all by weight (`molecules.metrics.weighted_subsample`).
     Raises: FileNotFoundError when there is no finished run.
     """
     if not finished(out):
@@ -202,7 +202,7 @@ def _read(out: Path, name: str) -> dict[str, Any]:
     paths = sorted((out / name).glob("part-*.parquet"))
     table = pq.read_table(paths, columns=list(names))
     columns = {column: table[column].to_numpy() for column in names}
-    chosen, weights = thin(normalised(columns["log_weights"]), READ_ROWS)
+    chosen, weights = weighted_subsample(normalised(columns["log_weights"]), READ_ROWS)
     with np.errstate(divide="ignore"):
         thinned = {"log_weights": np.log(weights), **{k: columns[k][chosen] for k in names[1:]}}
     tensors = (pq.read_table(path, columns=["positions_nm"])["positions_nm"].combine_chunks() for path in paths)

@@ -12,7 +12,7 @@ import torch
 from boltzray.samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
 
 from ..runtime.progress import Update, progress, say
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .flow_actors import Target
 from .ray_population import Proposals, RayPopulation
 from .sample_files import SampleSet
@@ -21,7 +21,7 @@ from .smc_log import StepLog
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annealing:
+class SMCRun:
     """One SMC run: `n` particles, its folder, a checkpoint every `checkpoint_s` seconds."""
 
     config: SMCConfig
@@ -69,8 +69,8 @@ class Positions:
             yield load_part(path, "x")["x"] * np.float32(self.scale_nm)
 
 
-def anneal(
-    annealing: Annealing, drawn: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
+def run_smc_on_actors(
+    annealing: SMCRun, drawn: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
 ) -> SampleSet:
     """Weighted particles at λ = 1."""
     state, steps, seconds = annealing.run(drawn, servers, tracker)
@@ -93,7 +93,7 @@ def anneal(
         "n_steps": len(steps),
         "seconds": seconds,
     }
-    with forgiven("logging to MLflow"):
+    with warn_on_error("logging to MLflow"):
         tracker.log({f"smc_{k}": v for k, v in diagnostics.items()}, step=len(steps))
     return SampleSet(
         name="SMC",

@@ -40,7 +40,7 @@ def load_part(path: Path, *names: str) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in names}
 
 
-class Checkpoint(NamedTuple):
+class SMCCheckpoint(NamedTuple):
     """SMC after some step: the driver's state, the steps that led there, the files of the population."""
 
     state: SMCState
@@ -49,13 +49,13 @@ class Checkpoint(NamedTuple):
     paths: list[Path]
 
 
-class Saved(Protocol):
+class Saves(Protocol):
     """What can write itself in parts below a folder."""
 
     def save(self, folder: Path) -> None: ...
 
 
-def save_checkpoint(folder: Path, population: Saved, state: SMCState, steps: Sequence[SMCStep], seconds: float) -> None:
+def save_checkpoint(folder: Path, population: Saves, state: SMCState, steps: Sequence[SMCStep], seconds: float) -> None:
     """Write a checkpoint whole, or not at all; the ones before it are deleted."""
     temporary = folder / f".smc.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, population: Saved, state: SMCState, steps: Seq
             shutil.rmtree(older)
 
 
-def last_checkpoint(folder: Path) -> Checkpoint | None:
+def last_checkpoint(folder: Path) -> SMCCheckpoint | None:
     """The latest checkpoint below `folder`, if there is one."""
     found = sorted(folder.glob("smc-*"))
     if not found:
@@ -82,4 +82,4 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     arrays = load_part(found[-1] / "state.npz", "log_w", "roots")
     state = SMCState(**description["state"], log_w=arrays["log_w"], roots=arrays["roots"])
     steps = [SMCStep(**step) for step in description["steps"]]
-    return Checkpoint(state, steps, description["seconds"], sorted(found[-1].glob("part-*.npz")))
+    return SMCCheckpoint(state, steps, description["seconds"], sorted(found[-1].glob("part-*.npz")))

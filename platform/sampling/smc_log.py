@@ -7,7 +7,7 @@ from mlflow.entities import Metric
 
 from boltzray.samplers import SMCStep
 
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 
 SEND_EVERY_S = 5.0
 MOST = 900  # metrics in one call; the store refuses 1,000
@@ -41,7 +41,7 @@ class StepLog:
 
     def send(self) -> None:
         """Write what has been gathered."""
-        with forgiven("logging to MLflow"):
+        with warn_on_error("logging to MLflow"):
             self.tracker.client.log_batch(self.tracker.run_id, metrics=self._metrics)
         self._metrics, self._sent = [], time.monotonic()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ray import tune
 
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .config import Metric, Trial
 from .outcomes import Outcome, Status, mark
 
@@ -55,7 +55,7 @@ class Records(tune.Callback):
             return
         self.running.discard(number)
         mark(self.trials[number], status, message)
-        with forgiven("closing a trial's MLflow run"):
+        with warn_on_error("closing a trial's MLflow run"):
             if run := Tracker.find(self.trials[number].folder):
                 run.tag({"status": status, "message": message})
                 run.client.set_terminated(run.run_id, RUN_STATUS[status])
@@ -63,12 +63,12 @@ class Records(tune.Callback):
     def best(self, ended: int, top: Outcome | None, metric: Metric) -> None:
         """The sweep's own curve: the best so far, over the number of trials that have ended."""
         found = {f"best_{metric}": top.score(metric), "best_trial": top.trial.number} if top else {}
-        with forgiven("logging the best trial"):
+        with warn_on_error("logging the best trial"):
             self.tracker.log({"trials_ended": ended, **found}, step=ended)
 
     def close(self) -> None:
         """Trials that were under way when the sweep ended are so no longer."""
         for number in sorted(self.running):
-            with forgiven("closing a trial's MLflow run"):
+            with warn_on_error("closing a trial's MLflow run"):
                 if run := Tracker.find(self.trials[number].folder):
                     run.client.set_terminated(run.run_id, "KILLED")

@@ -26,7 +26,11 @@ def draw(job: SweepJob, found: Sequence[Outcome]) -> list[Picture]:
     """All figures for which there are numbers, in the order of the page."""
     shown: list[Metric] = [m for m in LABELS if any(o.curve(m) for o in found)]
     looks = _looks(found)
-    return [*_champions(job, found, shown, looks), *_everyone(found, shown, looks), *_settings(job, found, looks)]
+    return [
+        *_champions(job, found, shown, looks),
+        *_everyone(found, shown, looks),
+        *_settings(job, found, looks),
+    ]
 
 
 def _looks(found: Sequence[Outcome]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
 
 from ..finetuning.config import FinetuneJob
-from ..runtime.config import flat, shown, write_json
+from ..runtime.config import display_path, flat, write_json
 from ..runtime.tables import write_table
 from .config import MODES, Metric, SweepJob, Trial
 
@@ -115,7 +115,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "energies": o.energies,
             **{key: o.rounds[-1].get(key) if o.rounds else None for key in LAST},
             "message": o.message,
-            "folder": shown(o.trial.folder),
+            "folder": display_path(o.trial.folder),
         }
         for o in outcomes
     ]
@@ -150,8 +150,12 @@ def command(trial: Trial, job: SweepJob, out: Path) -> str:
     chosen |= {"smc.block_size": done.smc.block_size}
     for name in ("checkpoint", "pdb", "data_dir"):
         if chosen.get(name) and "://" not in chosen[name]:
-            chosen[name] = shown(Path(chosen[name]))
-    words = [*_objective(trial), *(f"{k}={_word(v)}" for k, v in chosen.items()), f"out={_word(shown(out / 'best'))}"]
+            chosen[name] = display_path(Path(chosen[name]))
+    words = [
+        *_objective(trial),
+        *(f"{k}={_word(v)}" for k, v in chosen.items()),
+        f"out={_word(display_path(out / 'best'))}",
+    ]
     return "python jobs/finetune.py " + " ".join(shlex.quote(word) for word in words)
 
 

@@ -16,9 +16,9 @@ from boltzray.molecules.references import find_reference
 from ..evaluation.evaluate import REFERENCE_K
 from ..finetuning.finetune import flow_and_peptide
 from ..runtime.cluster import Cluster, cluster
-from ..runtime.config import claim, data_folder, flat, results_folder
+from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder
 from ..runtime.progress import progress, say
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
 from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_tables
@@ -55,7 +55,7 @@ def sweep(job: SweepJob) -> Path:
         raise ValueError(f"{out} holds no sweep to go on with: give its out=, or leave resume=true away to begin one")
     planned = trials(job, out)
     settings = _settings(job)
-    claim(out, "sweep", settings)
+    check_or_record_settings(out, "sweep", settings)
     found = [outcome(trial) for trial in planned]
     if all(o.status in ENDED for o in found):
         say(f"already swept: {finish(job, out, found)}")
@@ -71,7 +71,7 @@ def sweep(job: SweepJob) -> Path:
             records.close()
         found = [outcome(trial) for trial in planned]
         page = finish(job, out, found)
-        with forgiven("keeping the report"):
+        with warn_on_error("keeping the report"):
             for path in (page, out / "results.csv", out / "rounds.parquet"):
                 tracker.artifact(path)
     _summarise(job, out, found, page)

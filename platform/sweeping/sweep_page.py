@@ -9,7 +9,7 @@ from typing import Any
 from ..report.contents import number, percent
 from ..report.page import write_page
 from ..report.verdict import MAX_K_HAT
-from ..runtime.config import shown
+from ..runtime.config import display_path
 from ..runtime.tracking import provenance
 from .config import MODES, Metric, SweepJob
 from .figures import draw
@@ -40,13 +40,13 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
         level="good" if top and _surely(found, top, job.metric) else "warn",
         findings=list(_findings(job, found, top)),
         command=command,
-        weights=shown(top.trial.folder / "checkpoint") if top else "",
+        weights=display_path(top.trial.folder / "checkpoint") if top else "",
         counts=dict(Counter(o.status for o in found)),
         objectives=[_objective_row(name, o, found, job) for name, o in best_of_each(found, job.metric).items()],
         keys=keys,
         rows=[_row(o, keys, o is top) for o in found],
         pictures=draw(job, found),
-        provenance={"sweep": shown(out), **provenance()},
+        provenance={"sweep": display_path(out), **provenance()},
         names=NAMES,
     )
 

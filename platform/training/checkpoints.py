@@ -18,7 +18,7 @@ from boltzray import models
 from boltzray.models.flow import Flow
 
 from ..data.catalogue import Catalogue
-from ..data.windows import Position
+from ..data.windows import StreamState
 from .train_step import Learner
 
 FLOW, STATE = "flow", "state.pt"
@@ -29,7 +29,7 @@ PACKAGES = ("torch", "ray", "numpy")
 class Saved:
     """Where the data stands: the start of the pool that the last step took from, and what was found bad so far."""
 
-    start: Position = field(default_factory=Position)
+    start: StreamState = field(default_factory=StreamState)
     problems: list[str] = field(default_factory=list)
 
 
@@ -62,7 +62,7 @@ def restore(learner: Learner) -> Saved:
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / STATE, map_location=learner.device, weights_only=True)
     learner.load_state(state)
-    return Saved(Position(*state["start"]), list(state["problems"]))
+    return Saved(StreamState(*state["start"]), list(state["problems"]))
 
 
 def provenance(learner: Learner, data: Catalogue) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import Catalogue, DataConfig, catalogue
-from ..data.windows import Order
+from ..data.catalogue import Catalogue, DataConfig, inspect_data
+from ..data.windows import BatchPlan
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import claim, data_folder, flat, results_folder, write_json
+from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, write_json
 from ..runtime.progress import progress, say
 from ..runtime.telemetry import count
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import export, latest_step
 from .process_group import ProcessGroupConfig
 from .train_step import TrainConfig
@@ -103,13 +103,13 @@ def train(job: TrainJob) -> Path:
     finished = out / "checkpoint"
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
         found = json.loads((out / "train.json").read_text()).get("data_fingerprint")
-        claim(out, "train", {**settings, "data_fingerprint": found})
+        check_or_record_settings(out, "train", {**settings, "data_fingerprint": found})
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished
     with cluster(job.cluster) as resources:
-        data = catalogue(job.data, folder, internal=job.model.coordinates == "internal")
-        claim(out, "train", {**settings, "data_fingerprint": data.fingerprint})
+        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal")
+        check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
         say(
             f"{'' if data.exact else 'about '}{data.n_frames} frames of {len(data.peptides)} peptides in "
@@ -149,7 +149,7 @@ def _trainer(
     task = WorkerTask(
         model=job.model,
         train=job.train,
-        order=order_of(job),
+        order=batch_plan(job),
         checkpoint_every=job.checkpoint_every,
         log_every=job.log_every,
         threads=job.workers.threads,
@@ -180,9 +180,9 @@ def _trainer(
     )
 
 
-def order_of(job: TrainJob) -> Order:
+def batch_plan(job: TrainJob) -> BatchPlan:
     """What decides which frames a step sees."""
-    return Order(
+    return BatchPlan(
         batch=job.train.batch,
         seed=job.train.seed,
         shards_per_window=job.data.shards_per_window,
@@ -208,7 +208,7 @@ class Recorder(UserCallback):
         if FATAL in metrics[0]:
             (self.out / FATAL).write_text(metrics[0][FATAL])
             return
-        with forgiven("recording metrics"):
+        with warn_on_error("recording metrics"):
             self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
         if checkpoint is not None:
             export(checkpoint, self.out, metrics[0]["loss"] if self.score_by_loss else None)
@@ -216,7 +216,7 @@ class Recorder(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = next(iter(worker_exceptions.items()))
         count("boltzray_failures", len(worker_exceptions), "train worker")
-        with forgiven("recording a failure"):
+        with warn_on_error("recording a failure"):
             self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
@@ -240,7 +240,7 @@ def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, meanwhile: Cal
     with progress("train", steps, first) as update:
         while not wait([outcome], timeout=2.0).done:
             meanwhile()
-            with forgiven("reading the progress"):
+            with warn_on_error("reading the progress"):
                 latest = tracker.latest()
                 if latest.get("step", 0.0) > first:
                     speed = f"{latest['samples_per_s']:.0f} frames/s"

@@ -12,9 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from boltzray.models.flow import Flow
 from boltzray.models.tables import PeptideTables
 
-from ..data.collate import Batcher
-
-__all__ = ["Batcher", "Learner", "LogDensity", "TrainConfig"]
+__all__ = ["Learner", "LogDensity", "TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +92,9 @@ class Learner:
 
     def step(self, x: Tensor, tables: PeptideTables, world: int = 1) -> dict[str, Tensor]:
         """One step on a batch that is not split."""
-        return self.step_parts([(x, tables)], world)
+        return self.train_step([(x, tables)], world)
 
-    def step_parts(self, parts: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
+    def train_step(self, parts: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
         """One step on this worker's batch; the statistics stay on the device, so nothing waits for them.
 
         Loss: negative log-likelihood per degree of freedom, over all parts of all workers.

@@ -21,7 +21,7 @@ from boltzray.samplers import com_log_density, snis
 
 from ..runtime.actor_pool import fetch
 from ..runtime.progress import say
-from ..runtime.tracking import Tracker, forgiven
+from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import keep_best, latest_step
 
 CHUNK = 64  # frames that go through the flow at once
@@ -135,7 +135,7 @@ class Validator:
 
     def poll(self) -> None:
         """Start a validation if it is time for one, or record one that has ended. Never raises, never waits."""
-        with forgiven("validation"):
+        with warn_on_error("validation"):
             if self.running is None:
                 if self.peptides and latest_step(self.out) >= self.done + self.config.every:
                     self._start()
@@ -144,10 +144,10 @@ class Validator:
 
     def finish(self) -> None:
         """Validate the last checkpoint too, and wait for it."""
-        with forgiven("validation"):
+        with warn_on_error("validation"):
             if self.running is not None:
                 self._record()
-        with forgiven("validation"):
+        with warn_on_error("validation"):
             if self.peptides and latest_step(self.out) > self.done:
                 self._start()
                 self._record()

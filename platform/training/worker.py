@@ -17,9 +17,9 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 
 from ..data.catalogue import Catalogue
-from ..data.collate import Batcher, ahead
-from ..data.stream import Batch, Feeder, batches
-from ..data.windows import Order
+from ..data.collate import Collator, prefetch
+from ..data.stream import Batch, BatchServer, batches
+from ..data.windows import BatchPlan
 from ..runtime.cluster import usable_cpus
 from ..runtime.telemetry import count
 from .checkpoints import Saved, report_checkpoint, restore
@@ -35,7 +35,7 @@ class WorkerTask:
 
     model: FlowConfig
     train: TrainConfig
-    order: Order
+    order: BatchPlan
     checkpoint_every: int
     log_every: int
     threads: int
@@ -56,16 +56,16 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.threads or max(1, usable_cpus() // context.get_local_world_size()))
-    learner, batcher = _learner(task, data, world)
+    learner, collator = _learner(task, data, world)
     saved = restore(learner)
     feeder = _feeder(task, config["data"], world, saved)
 
     def work() -> Iterator[tuple[Batch, list[Any]]]:
         for batch in batches(feeder, rank, learner.steps_done, task.order, saved.start):
-            yield batch, [batcher.batch(part) for part in batch.parts]
+            yield batch, [collator.batch(part) for part in batch.parts]
 
     if learner.steps_done < task.train.steps:
-        stream = ahead(work())
+        stream = prefetch(work())
         try:
             _train(learner, stream, task, data, saved.problems, rank, world)
         finally:
@@ -88,7 +88,7 @@ def _train(
         if batch.failure:  # it would fail again: no reason to restart the workers
             ray.train.report({"step": learner.steps_done, FATAL: batch.failure, PROBLEMS: new})
             return
-        statistics = learner.step_parts(parts, world)
+        statistics = learner.train_step(parts, world)
         losses.append(statistics["loss"])
         count("boltzray_frames", sum(len(part.peptide) for part in batch.parts))
         count("boltzray_tokens", sum(part.x.size // 3 for part in batch.parts))
@@ -122,7 +122,7 @@ def _train(
             return
 
 
-def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Batcher]:
+def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Collator]:
     torch.manual_seed(task.train.seed)
     flow = Flow(task.model, data.scale_nm)
     device = get_device()
@@ -130,14 +130,14 @@ def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Ba
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
     peptides = {peptide.sequence: peptide for peptide in data.peptides}
-    return Learner(flow, task.train, device=device, model=model), Batcher(flow, peptides, pin=device.type == "cuda")
+    return Learner(flow, task.train, device=device, model=model), Collator(flow, peptides, pin=device.type == "cuda")
 
 
 def _feeder(task: WorkerTask, data: Any, world: int, saved: Saved) -> Any:
     """Where batches come from: an object here, or for several workers an actor that ends with the first of them."""
     if world == 1:
-        return Feeder(ray.get(data), task.order, 1, saved.start, saved.problems)
+        return BatchServer(ray.get(data), task.order, 1, saved.start, saved.problems)
     actor = None
     if ray.train.get_context().get_world_rank() == 0:
-        actor = ray.remote(num_cpus=0)(Feeder).remote(data, task.order, world, saved.start, saved.problems)
+        actor = ray.remote(num_cpus=0)(BatchServer).remote(data, task.order, world, saved.start, saved.problems)
     return ray.train.collective.broadcast_from_rank_zero(actor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.block_decoder import attend
-from boltzray.models.flow_decoder import Decoder, Precision, in_halves
+from boltzray.models.flow_decoder import Decoder, Precision, split_on_oom
 from boltzray.models.products import Product
 from boltzray.samplers.snis import snis
 from golden_flows import peptide, random_flow
@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_fit_is_split(archives: dict[str, Any]) -> None:
             raise torch.OutOfMemoryError("no room")
         return decoder(z)
 
-    x, logdet = in_halves(with_room_for_three, z)
+    x, logdet = split_on_oom(with_room_for_three, z)
     want, want_logdet = decoder(z)
     torch.testing.assert_close(x, want, atol=1e-12, rtol=0)
     torch.testing.assert_close(logdet, want_logdet, atol=1e-12, rtol=0)
@@ -120,7 +120,7 @@ def test_a_batch_that_does_not_fit_is_split(archives: dict[str, Any]) -> None:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(torch.OutOfMemoryError):
-        in_halves(without_room, z)
+        split_on_oom(without_room, z)
 
 
 def test_drawn_coordinates_may_get_gradients(archives: dict[str, Any]) -> None:

@@ -58,8 +58,8 @@ def test_draws_are_worth_something_as_they_come(name: str, sequence: str, floor:
 
 def test_a_longer_peptide_is_warned_of() -> None:
     path = models.locate(DEFAULT_CHECKPOINT)
-    assert models.checkpoint.doubt(path, "DG") is None
-    told = models.checkpoint.doubt(path, "ARIP")
+    assert models.checkpoint.length_warning(path, "DG") is None
+    told = models.checkpoint.length_warning(path, "ARIP")
     assert told is not None
     assert re.search("trained on peptides of 2 residues and ARIP has 4", told)
 

@@ -14,7 +14,7 @@ from scipy.special import erfinv
 
 from boltzray.molecules.metrics import compare
 from boltzray.molecules.observables import Tica
-from boltzray.molecules.subsample import kish_ess, thin
+from boltzray.molecules.subsample import kish_ess, weighted_subsample
 from boltzray.molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
@@ -212,12 +212,15 @@ def test_jensen_shannon_bounds() -> None:
 def test_thin_is_even_for_equal_weights_and_keeps_heavy_rows() -> None:
     one = np.zeros(1000)
     one[7] = 1.0
-    assert [part.tolist() for part in thin(one, 10)] == [[7], [1.0]]  # an untrained flow: one draw has all the weight
-    rows, weights = thin(np.ones(1000), 10)
+    assert [part.tolist() for part in weighted_subsample(one, 10)] == [
+        [7],
+        [1.0],
+    ]  # an untrained flow: one draw has all the weight
+    rows, weights = weighted_subsample(np.ones(1000), 10)
     assert np.diff(rows).tolist() == [100] * 9
     assert np.ptp(weights) == 0
     heavy = np.exp(3 * np.random.default_rng(0).normal(size=5000))
-    rows, weights = thin(heavy, 500)
+    rows, weights = weighted_subsample(heavy, 500)
     assert len(set(rows)) == 500
     assert weights.sum() == pytest.approx(heavy.sum())
     top = np.argsort(heavy)[-50:]

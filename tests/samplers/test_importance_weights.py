@@ -95,7 +95,7 @@ def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "arviz"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", refuse)
-    monkeypatch.setattr(import_module("samplers.snis"), "find_spec", lambda name: None)
+    monkeypatch.setattr(import_module("boltzray.samplers.snis"), "find_spec", lambda name: None)
     x, log_q = torch.zeros(10, 1, 3), torch.linspace(0, 1, 10)
     assert snis(x, log_q, torch.zeros(10), treatment="none").k_hat is None
     with pytest.raises(ImportError, match="pip install"):

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from boltzray import models
-from boltzray.data.catalogue import DataConfig, catalogue
-from boltzray.data.collate import Batcher
+from boltzray.data.catalogue import DataConfig, inspect_data
+from boltzray.data.collate import Collator
 from boltzray.data.prepare import PrepareJob, prepare
-from boltzray.data.stream import Feeder, batches
-from boltzray.data.windows import Order, Position
+from boltzray.data.stream import BatchServer, batches
+from boltzray.data.windows import BatchPlan, StreamState
 from boltzray.molecules import OpenMMEnergy
 from boltzray.molecules.columns import COLUMNS, PREPARED, read_columns, write_columns
 from boltzray.molecules.peptide import Peptide
@@ -25,8 +25,8 @@ from boltzray.molecules.shards import list_shards
 from boltzray.molecules.tars import read_shard
 from boltzray.training.train_step import Learner, TrainConfig
 
-ORDER = Order(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
-START = Position()
+ORDER = BatchPlan(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
+START = StreamState()
 STEPS = 100
 
 
@@ -45,8 +45,8 @@ def tars(data: Path, home: Path, ray_cluster: None) -> Path:
 
 def stream(folder: Path, steps: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], set[str], str]:
     """Batches over more than an epoch, what was found bad, and the fingerprint of the data."""
-    found = catalogue(DataConfig(max_bad_share=0.9), str(folder))
-    feeder = Feeder(found, ORDER, 1, START, [])
+    found = inspect_data(DataConfig(max_bad_share=0.9), str(folder))
+    feeder = BatchServer(found, ORDER, 1, START, [])
     parts, problems = [], set(found.problems)
     for batch in islice(batches(feeder, 0, 0, ORDER, START), steps):
         assert not batch.failure
@@ -141,7 +141,7 @@ def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: 
     else:
         mdtraj.Trajectory(frames, mdtraj.load_topology(str(pdb))).save_xtc(str(home / "frames.xtc"))
     out = prepare(PrepareJob(pdb=str(pdb), frames=f"frames.{kind}", out="capped"))
-    found = catalogue(DataConfig(sequences=("ACE-A-NME",), max_residues=10), str(out))
+    found = inspect_data(DataConfig(sequences=("ACE-A-NME",), max_residues=10), str(out))
     assert (found.sequences, found.n_frames, found.problems) == (["ACE-A-NME"], 60, [])
     if kind != "npy":
         return
@@ -162,11 +162,11 @@ def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: 
     learner = Learner(
         flow, TrainConfig(steps=STEPS, batch=30, lr=3e-3, precision="float32"), device=torch.device("cpu")
     )
-    batcher = Batcher(flow, {p.sequence: p for p in found.peptides})
-    order = Order(batch=30, seed=0)
+    collator = Collator(flow, {p.sequence: p for p in found.peptides})
+    order = BatchPlan(batch=30, seed=0)
     losses = [
-        float(learner.step_parts([batcher.batch(part) for part in batch.parts])["loss"])
-        for batch in islice(batches(Feeder(found, order, 1, START, []), 0, 0, order, START), STEPS)
+        float(learner.train_step([collator.batch(part) for part in batch.parts])["loss"])
+        for batch in islice(batches(BatchServer(found, order, 1, START, []), 0, 0, order, START), STEPS)
     ]
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     assert losses[-1] < losses[0] - 0.2

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from boltzray.data.md_batches import LANES, Run, batches, compiles
+from boltzray.data.md_batches import LANES, MDReplica, batches, compiles
 from boltzray.data.simulate import SimulateJob, simulate
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.runs import MDConfig, load_trajectory
@@ -27,8 +27,8 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(paths)}
 
 
-def runs(*counts: int) -> list[Run]:
-    return [Run("A" * (i + 1), k, "", 13 + 10 * i, "", k) for i, count in enumerate(counts) for k in range(count)]
+def runs(*counts: int) -> list[MDReplica]:
+    return [MDReplica("A" * (i + 1), k, "", 13 + 10 * i, "", k) for i, count in enumerate(counts) for k in range(count)]
 
 
 @pytest.mark.parametrize(

@@ -13,28 +13,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.data.catalogue import Catalogue, DataConfig, catalogue, count_bad
-from boltzray.data.stream import Batch, Feeder, batches
-from boltzray.data.windows import Order, Position, windows
+from boltzray.data.catalogue import Catalogue, DataConfig, count_bad, inspect_data
+from boltzray.data.stream import Batch, BatchServer, batches
+from boltzray.data.windows import BatchPlan, StreamState, windows
 from boltzray.molecules.shards import write_shards
 from boltzray.molecules.tars import read_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CHOSEN = ("GP", "FS", "YT")
-ORDER = Order(batch=64, seed=3, shards_per_window=1, bucket_steps=4)
-START = Position()
+ORDER = BatchPlan(batch=64, seed=3, shards_per_window=1, bucket_steps=4)
+START = StreamState()
 
 
 @pytest.fixture(scope="module")
 def found(data: Path) -> Catalogue:
-    return catalogue(DataConfig(sequences=CHOSEN), str(data))
+    return inspect_data(DataConfig(sequences=CHOSEN), str(data))
 
 
 def stream(
-    found: Catalogue, stop: int, start: int = 0, *, position: Position = START, order: Order = ORDER
+    found: Catalogue, stop: int, start: int = 0, *, position: StreamState = START, order: BatchPlan = ORDER
 ) -> list[Batch]:
     """Batches `start` to `stop` - 1 of a single worker that begins at `position`."""
-    return list(islice(batches(Feeder(found, order, 1, position, []), 0, start, order, position), stop - start))
+    return list(islice(batches(BatchServer(found, order, 1, position, []), 0, start, order, position), stop - start))
 
 
 def frames(found: Catalogue, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
@@ -64,11 +64,11 @@ def test_the_catalogue_knows_the_data(found: Catalogue, data: Path) -> None:
     assert found.sequences == sorted(CHOSEN)
     assert found.problems == []
     assert found.temperature_k == 310.0
-    everything = catalogue(DataConfig(), f"file://{data}")  # through fsspec
+    everything = inspect_data(DataConfig(), f"file://{data}")  # through fsspec
     assert 0 < found.n_frames < everything.n_frames
     assert 0.1 < found.scale_nm < 0.4
     assert found.fingerprint != everything.fingerprint
-    assert everything.fingerprint == catalogue(DataConfig(), str(data)).fingerprint
+    assert everything.fingerprint == inspect_data(DataConfig(), str(data)).fingerprint
     assert all(shard.startswith("file://") for shard in everything.shards)
     assert len(stream(replace(everything, scale_nm=found.scale_nm), 2)) == 2
 
@@ -80,7 +80,7 @@ def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> Non
     source = (data / "webdatasets" / "single_frames" / "0000.tar").read_bytes()
     for i in range(9):
         (folder / f"{i:04d}.tar").write_bytes(source)
-    found = catalogue(DataConfig(inspected_shards=4), str(tmp_path))
+    found = inspect_data(DataConfig(inspected_shards=4), str(tmp_path))
     assert not found.exact
     one = len(read_shard(folder / "0000.tar", found.n_atoms).frames)
     assert found.n_frames == 9 * one
@@ -90,7 +90,7 @@ def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> Non
         for member in whole.getmembers()[:-40]:
             short.addfile(member, whole.extractfile(member))
     with pytest.raises(ValueError, match=r"0004\.tar: 40 of \d+ frames missing"):
-        catalogue(DataConfig(inspected_shards=9), str(tmp_path))
+        inspect_data(DataConfig(inspected_shards=9), str(tmp_path))
 
 
 def test_windows_hold_every_shard_once_an_epoch() -> None:
@@ -99,7 +99,7 @@ def test_windows_hold_every_shard_once_an_epoch() -> None:
     for epoch in range(3):
         assert sorted(i for e, _, shards in whole if e == epoch for i in shards) == [0, 1, 2, 3, 4]
     assert whole[0][2] + whole[1][2] != whole[3][2] + whole[4][2]
-    assert list(islice(windows(5, order, Position(0, 1, 1, 0)), 5)) == whole[4:]
+    assert list(islice(windows(5, order, StreamState(0, 1, 1, 0)), 5)) == whole[4:]
 
 
 def test_continued_batches_are_the_same(found: Catalogue) -> None:
@@ -117,7 +117,7 @@ def test_continued_batches_are_the_same(found: Catalogue) -> None:
 def test_batches_do_not_depend_on_the_number_of_workers(found: Catalogue, bucket_steps: int, constant: str) -> None:
     order = replace(ORDER, bucket_steps=bucket_steps, constant=constant, accumulate=2)
     alone = [marks(found, batch) for batch in stream(found, 8, order=order)]
-    feeder = Feeder(found, order, 3, START, [])
+    feeder = BatchServer(found, order, 3, START, [])
     ranks = [batches(feeder, rank, 0, order, START) for rank in range(3)]
     for expected in alone:
         shares = [next(rank) for rank in ranks]
@@ -207,8 +207,8 @@ def spoilt(data: Path, tmp_path: Path) -> Path:
 
 
 def test_bad_data_is_named_and_training_goes_on_up_to_a_limit(spoilt: Path) -> None:
-    found = catalogue(DataConfig(max_bad_share=0.9, inspected_shards=1, sequences=CHOSEN), str(spoilt))
-    feeder = Feeder(found, replace(ORDER, bucket_steps=1), 1, START, [])
+    found = inspect_data(DataConfig(max_bad_share=0.9, inspected_shards=1, sequences=CHOSEN), str(spoilt))
+    feeder = BatchServer(found, replace(ORDER, bucket_steps=1), 1, START, [])
     named: list[str] = []
     for batch in islice(batches(feeder, 0, 0, feeder.order, START), 100):
         named += batch.problems
@@ -219,13 +219,13 @@ def test_bad_data_is_named_and_training_goes_on_up_to_a_limit(spoilt: Path) -> N
         *("NaN or infinite", "'../../GP_000003.bin': not a plain file", "'/etc/GP_000004.bin': not a plain file"),
     ):
         assert part in text
-    strict = Feeder(replace(found, max_bad=3), replace(ORDER, bucket_steps=1), 2, START, [])
+    strict = BatchServer(replace(found, max_bad=3), replace(ORDER, bucket_steps=1), 2, START, [])
     ends = [list(batches(strict, rank, 0, strict.order, START))[-1] for rank in range(2)]
     for end in ends:  # every worker is told, in the same step
         assert "frames of an epoch are bad, more than data.max_bad_share allows" in end.failure
         assert "\n" not in end.failure
     with pytest.raises(ValueError, match=r"max_bad_share=0\.001; the first: "):
-        catalogue(DataConfig(sequences=CHOSEN), str(spoilt))
+        inspect_data(DataConfig(sequences=CHOSEN), str(spoilt))
 
 
 def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
@@ -237,7 +237,7 @@ def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
         for _ in range(rng.randint(1, 20)):
             mutated[rng.randrange(len(mutated))] = rng.randrange(256)
         (folder / f"mutated_{i:03d}.tar").write_bytes(mutated[: rng.randint(1, len(mutated))])
-    found = catalogue(DataConfig(max_bad_share=0.99, sequences=CHOSEN, inspected_shards=400), str(spoilt))
+    found = inspect_data(DataConfig(max_bad_share=0.99, sequences=CHOSEN, inspected_shards=400), str(spoilt))
     assert count_bad(found.problems) >= 200
     assert {f"mutated_{i:03d}.tar" for i in range(200)} <= {line.split(":")[0] for line in found.problems}
     order = replace(ORDER, shards_per_window=50)
@@ -248,8 +248,8 @@ def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
 
 def test_nothing_to_train_on_says_where_it_looked(tmp_path: Path, data: Path) -> None:
     with pytest.raises(ValueError, match=str(tmp_path)):
-        catalogue(DataConfig(), str(tmp_path))
+        inspect_data(DataConfig(), str(tmp_path))
     with pytest.raises(ValueError, match="nosuch"):
-        catalogue(DataConfig(), "nosuch://bucket/data")
+        inspect_data(DataConfig(), "nosuch://bucket/data")
     with pytest.raises(ValueError, match="names WW, which has no PDB"):
-        catalogue(DataConfig(sequences=("WW",)), str(data))
+        inspect_data(DataConfig(sequences=("WW",)), str(data))

@@ -9,12 +9,14 @@ import pytest
 
 from boltzray.evaluation.compare import CompareJob, compare_budgets
 from boltzray.evaluation.compare_page import winners
-from boltzray.evaluation.compare_runs import Draws, Spent, effective_frames
-from boltzray.report.curves import CURVE_METRICS, Run, curves, load_curves, save_curves
+from boltzray.evaluation.compare_runs import RunPlan, Spent, effective_frames
+from boltzray.report.curves import CURVE_METRICS, BudgetRun, curves, load_curves, save_curves
 
 
-def run(method: str, repeat: int, torus: float, budget: int = 1000) -> Run:
-    return Run(method=method, budget=budget, repeat=repeat, energies=1e3, seconds=2.0, metrics={"torus_w2": torus})
+def run(method: str, repeat: int, torus: float, budget: int = 1000) -> BudgetRun:
+    return BudgetRun(
+        method=method, budget=budget, repeat=repeat, energies=1e3, seconds=2.0, metrics={"torus_w2": torus}
+    )
 
 
 def test_points_are_means_with_standard_errors(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_what_finetuning_spent(tmp_path: Path) -> None:
 
 
 def test_files_are_named_by_method_budget_and_repeat(tmp_path: Path) -> None:
-    draws = Draws(folder=tmp_path, budgets=(100, 1000), repeats=2, frames=100, seed=0)
+    draws = RunPlan(folder=tmp_path, budgets=(100, 1000), repeats=2, frames=100, seed=0)
     (tmp_path / "runs").mkdir()
     draws.save("finetuned SNIS (a)", 100, 1, energies=1.0)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["finetuned-snis--a-100-1.npz"]

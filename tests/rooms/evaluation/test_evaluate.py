@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.evaluation.evaluate import find
+from boltzray.evaluation.evaluate import load_reference_ensemble
 from boltzray.molecules import OpenMMEnergy, Peptide
 from boltzray.molecules.references import load_reference, sequences_with_reference
 
@@ -32,7 +32,7 @@ def positions(data: Path) -> np.ndarray:
 
 def test_energies_of_the_reference_are_those_of_openmm(home: Path, aa: Peptide, positions: np.ndarray) -> None:
     write(home, positions[:40])
-    reference, facts, _ = find(aa, home, 310.0)
+    reference, facts, _ = load_reference_ensemble(aa, home, 310.0)
     assert reference is not None
     expected = OpenMMEnergy(aa).evaluate(positions[:40], gradient=False).energy
     np.testing.assert_allclose(reference.energy_kT, expected, rtol=1e-5)
@@ -41,7 +41,7 @@ def test_energies_of_the_reference_are_those_of_openmm(home: Path, aa: Peptide, 
 
 def test_without_a_tica_file_one_is_fitted_and_said_so(home: Path, aa: Peptide, positions: np.ndarray) -> None:
     write(home, positions)
-    reference, _, notes = find(aa, home, 310.0)
+    reference, _, notes = load_reference_ensemble(aa, home, 310.0)
     assert reference is not None
     assert reference.tica is not None
     assert reference.tica.projection.shape[1] == 2
@@ -51,7 +51,7 @@ def test_without_a_tica_file_one_is_fitted_and_said_so(home: Path, aa: Peptide, 
 def test_frames_that_are_not_finite_are_left_out_and_counted(home: Path, aa: Peptide, positions: np.ndarray) -> None:
     positions[::3] = np.nan
     write(home, positions)
-    reference, facts, notes = find(aa, home, 310.0)
+    reference, facts, notes = load_reference_ensemble(aa, home, 310.0)
     assert reference is not None
     assert len(reference.positions_nm) == 2 * FRAMES // 3
     assert notes[0].startswith("100 frames of the reference are not finite")
@@ -61,13 +61,13 @@ def test_frames_that_are_not_finite_are_left_out_and_counted(home: Path, aa: Pep
 def test_another_number_of_atoms_is_refused(home: Path, aa: Peptide, positions: np.ndarray) -> None:
     write(home, positions[:, :-1])
     with pytest.raises(ValueError, match="22 atoms a frame, AA has 23"):
-        find(aa, home, 310.0)
+        load_reference_ensemble(aa, home, 310.0)
 
 
 def test_no_reference_and_another_temperature_are_notes(home: Path, aa: Peptide) -> None:
-    assert find(aa, home, 310.0)[0] is None
-    assert "make it with jobs/simulate.py" in find(aa, home, 310.0)[2][0]
-    assert "at 500 K" in find(aa, home, 500.0)[2][0]
+    assert load_reference_ensemble(aa, home, 310.0)[0] is None
+    assert "make it with jobs/simulate.py" in load_reference_ensemble(aa, home, 310.0)[2][0]
+    assert "at 500 K" in load_reference_ensemble(aa, home, 500.0)[2][0]
 
 
 def test_sequences_of_a_split(data: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from boltzray import models
-from boltzray.finetuning.executors import Replicas
+from boltzray.finetuning.executors import RayExecutor
 from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
@@ -191,9 +191,9 @@ def test_a_killed_run_goes_on(root: Path, job: FinetuneJob, home: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = replace(job, in_process=False, actors=ActorsConfig(flow_replicas=1), objective=MIXED, steps=6)
-    learn, killed = Replicas.learn, []
+    learn, killed = RayExecutor.learn, []
 
-    def deadly(self: Replicas, seconds: float) -> Any:
+    def deadly(self: RayExecutor, seconds: float) -> Any:
         report = learn(self, seconds)
         if report.step == 3:
             pid = ray.get(self.flows[0].__ray_call__.remote(lambda _: os.getpid()))
@@ -201,7 +201,7 @@ def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.M
             killed.append(pid)
         return report
 
-    monkeypatch.setattr(Replicas, "learn", deadly)
+    monkeypatch.setattr(RayExecutor, "learn", deadly)
     out = finetune(spread)
     assert len(killed) == 2
     monkeypatch.undo()

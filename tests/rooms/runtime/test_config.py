@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from boltzray.data.simulate import SimulateJob
 from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
-from boltzray.runtime.config import claim, parse, results_home
+from boltzray.runtime.config import check_or_record_settings, parse, results_home
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
 from boltzray.training.train import TrainJob
@@ -82,10 +82,10 @@ def test_wrong_values_are_one_line(kind: type, values: dict[str, object], messag
 
 
 def test_a_folder_belongs_to_the_settings_it_was_begun_with(tmp_path: Path) -> None:
-    claim(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
-    claim(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
+    check_or_record_settings(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
+    check_or_record_settings(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
     with pytest.raises(ValueError, match="lr=1, now lr=2: give another out="):
-        claim(tmp_path, "train", {"lr": 2, "betas": (1, 2)})
+        check_or_record_settings(tmp_path, "train", {"lr": 2, "betas": (1, 2)})
 
 
 def test_results_survive_a_job_s_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

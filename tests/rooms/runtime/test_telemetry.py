@@ -61,7 +61,7 @@ def test_prometheus_sees_what_actors_and_the_driver_count() -> None:
     before = totals(exported())
     telemetry.count("boltzray_particles", 16, "draw")
     telemetry.count("boltzray_failures", 2, "call")
-    telemetry.show("boltzray_queue_depth", 3)
+    telemetry.set_gauge("boltzray_queue_depth", 3)
     ray.get(work.remote())
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:

@@ -23,7 +23,7 @@ from boltzray.sampling.energy_actors import EnergyConfig
 from boltzray.sampling.flow_actors import Actors, ActorsConfig, Target, start_actors
 from boltzray.sampling.ray_population import Proposals, RayPopulation
 from boltzray.sampling.sample import sample
-from boltzray.sampling.smc import Annealing
+from boltzray.sampling.smc import SMCRun
 from boltzray.sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
 
 CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
@@ -53,11 +53,11 @@ def tracker(home: Path) -> Tracker:
     return Tracker.open("sample", home, {})
 
 
-def anneal(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
+def run_smc_on_actors(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
     """Draw and anneal; positions and log-weights at the end, and log Z."""
     folder.mkdir(exist_ok=True)
     drawn = Proposals.draw(actors.flows, n, config.block_size, SEED, folder)
-    annealing = Annealing(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
+    annealing = SMCRun(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
     state, steps, _ = annealing.run(drawn, actors.flows, tracker)
     final = last_checkpoint(folder)
     assert final is not None
@@ -88,13 +88,13 @@ def check_random_kills(seeds: range, tmp_path: Path, checkpoint: Path, target: T
     actors = start(checkpoint, target)
     total = 0
     try:
-        undisturbed = anneal(tmp_path / "undisturbed", actors, tracker, config=LONG)
+        undisturbed = run_smc_on_actors(tmp_path / "undisturbed", actors, tracker, config=LONG)
         for seed in seeds:
             stop, killed = threading.Event(), list[float]()
             killer = threading.Thread(target=kill_now_and_then, args=(actors, seed, stop, killed))
             killer.start()
             try:
-                same(anneal(tmp_path / str(seed), actors, tracker, config=LONG), undisturbed)
+                same(run_smc_on_actors(tmp_path / str(seed), actors, tracker, config=LONG), undisturbed)
             finally:
                 stop.set()
                 killer.join()
@@ -138,18 +138,18 @@ def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, m
 
 
 def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, tracker: Tracker) -> None:
-    """Broken off after each step in turn, by a new `Annealing` each time."""
-    undisturbed = anneal(tmp_path / "whole", actors, tracker)
+    """Broken off after each step in turn, by a new `SMCRun` each time."""
+    undisturbed = run_smc_on_actors(tmp_path / "whole", actors, tracker)
     folder = tmp_path / "pieces"
     folder.mkdir()
     drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
-    annealing = Annealing(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
+    annealing = SMCRun(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
     for _ in range(CONFIG.n_steps - 1):
         population, state, steps, seconds = annealing._begin(drawn, actors.flows)
         record, state = next(smc_steps(population, CONFIG, SEED, state))
         save_checkpoint(folder, population, state, [*steps, record], seconds)
         assert [path.name for path in folder.glob("smc-*")] == [f"smc-{record.step:06d}"]
-    same(anneal(folder, actors, tracker), undisturbed)
+    same(run_smc_on_actors(folder, actors, tracker), undisturbed)
 
 
 def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:

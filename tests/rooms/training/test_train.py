@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from boltzray import models
-from boltzray.data.catalogue import catalogue
-from boltzray.data.collate import Batcher
-from boltzray.data.stream import Feeder, batches
-from boltzray.data.windows import Position
+from boltzray.data.catalogue import inspect_data
+from boltzray.data.collate import Collator
+from boltzray.data.stream import BatchServer, batches
+from boltzray.data.windows import StreamState
 from boltzray.models import Flow
 from boltzray.runtime.config import parse
 from boltzray.runtime.tracking import Tracker
-from boltzray.training.train import TrainJob, order_of, train
+from boltzray.training.train import TrainJob, batch_plan, train
 from boltzray.training.train_step import Learner
 
 STEPS, EVERY, COMPARED = 60, 10, 50  # Ray Train takes a report every two seconds
@@ -86,18 +86,18 @@ def assert_same_run(out: Path, undisturbed: Path) -> None:
 
 def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbed: Path) -> None:
     settings = job(folder, "plain")
-    data = catalogue(settings.data, str(folder))
+    data = inspect_data(settings.data, str(folder))
     torch.set_num_threads(1)
     torch.manual_seed(settings.train.seed)
     flow = Flow(settings.model, data.scale_nm)
     learner = Learner(flow, settings.train, device=torch.device("cpu"))
-    batcher = Batcher(flow, {p.sequence: p for p in data.peptides})
-    order, start = order_of(settings), Position()
+    collator = Collator(flow, {p.sequence: p for p in data.peptides})
+    order, start = batch_plan(settings), StreamState()
     expected = []
-    for batch in islice(batches(Feeder(data, order, 1, start, []), 0, 0, order, start), COMPARED):
-        parts = [batcher.batch(part) for part in batch.parts]
+    for batch in islice(batches(BatchServer(data, order, 1, start, []), 0, 0, order, start), COMPARED):
+        parts = [collator.batch(part) for part in batch.parts]
         assert sum(len(x) for x, _ in parts) == 30
-        expected.append(float(learner.step_parts(parts)["loss"]))
+        expected.append(float(learner.train_step(parts)["loss"]))
     found = losses(undisturbed)
     for step in range(2 * EVERY, COMPARED + 1, EVERY):
         assert found[step] == pytest.approx(sum(expected[step - EVERY : step]) / EVERY, abs=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from boltzray.data.collate import Batcher, ahead
+from boltzray.data.collate import Collator, prefetch
 from boltzray.models import Flow, FlowConfig
 from boltzray.molecules import Peptide
 from boltzray.training.train_step import Learner, TrainConfig
@@ -33,67 +33,67 @@ def frames(peptides: dict[str, Peptide], names: list[str], seed: int = 0) -> lis
     return [rng.standard_normal((peptides[name].n_atoms, 3)).astype(np.float32) for name in names]
 
 
-def run(one: Learner, batcher: Batcher, peptides: dict[str, Peptide], seeds: range) -> list[float]:
+def run(one: Learner, collator: Collator, peptides: dict[str, Peptide], seeds: range) -> list[float]:
     names = ["GP", "YT", "GP", "GP"]
-    return [float(one.step(*batcher(names, frames(peptides, names, seed)))["loss"]) for seed in seeds]
+    return [float(one.step(*collator(names, frames(peptides, names, seed)))["loss"]) for seed in seeds]
 
 
 def test_the_loss_is_per_degree_of_freedom_of_all_frames(peptides: dict[str, Peptide]) -> None:
     one = learner()
-    batcher, names = Batcher(one.flow, peptides), ["GP", "YT", "YT"]
+    collator, names = Collator(one.flow, peptides), ["GP", "YT", "YT"]
     batch = frames(peptides, names)
     total = 0.0
     with torch.no_grad():
         for name, frame in zip(names, batch, strict=True):
             total += float(one.flow.log_prob(torch.from_numpy(frame)[None], one.flow.condition(peptides[name])))
     dof = sum(frame.size for frame in batch)
-    assert float(one.step(*batcher(names, batch))["loss"]) == pytest.approx(-total / dof, rel=1e-5)
+    assert float(one.step(*collator(names, batch))["loss"]) == pytest.approx(-total / dof, rel=1e-5)
 
 
 def test_a_batch_of_one_peptide_needs_one_row_of_tables(peptides: dict[str, Peptide]) -> None:
     one = learner()
-    batcher = Batcher(one.flow, peptides)
-    x, tables = batcher(["GP"] * 3, frames(peptides, ["GP"] * 3))
+    collator = Collator(one.flow, peptides)
+    x, tables = collator(["GP"] * 3, frames(peptides, ["GP"] * 3))
     assert x.shape == (3, peptides["GP"].n_atoms, 3)
     assert tables.orderings.shape[1:] == (1, peptides["GP"].n_atoms)
-    mixed, both = batcher(["GP", "YT"], frames(peptides, ["GP", "YT"]))
+    mixed, both = collator(["GP", "YT"], frames(peptides, ["GP", "YT"]))
     assert mixed.shape[:2] == both.atom_type.shape == (2, peptides["YT"].n_atoms)
 
 
 def test_training_lowers_the_loss(peptides: dict[str, Peptide]) -> None:
     one = learner(steps=60)
-    losses = run(one, Batcher(one.flow, peptides), peptides, range(60))
+    losses = run(one, Collator(one.flow, peptides), peptides, range(60))
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_happened(peptides: dict[str, Peptide]) -> None:
     one = learner()
-    batcher = Batcher(one.flow, peptides)
-    run(one, batcher, peptides, range(5))
+    collator = Collator(one.flow, peptides)
+    run(one, collator, peptides, range(5))
     state = copy.deepcopy(one.state())
-    expected = run(one, batcher, peptides, range(5, 10))
+    expected = run(one, collator, peptides, range(5, 10))
     two = learner(seed=1)
     two.load_state(state)
-    assert run(two, batcher, peptides, range(5, 10)) == expected
+    assert run(two, collator, peptides, range(5, 10)) == expected
     for a, b in zip(one.averaged().parameters(), two.averaged().parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Peptide]) -> None:
     one = learner(max_bad_steps=3)
-    batcher, names = Batcher(one.flow, peptides), ["GP"]
-    run(one, batcher, peptides, range(2))
+    collator, names = Collator(one.flow, peptides), ["GP"]
+    run(one, collator, peptides, range(2))
     before = copy.deepcopy(one.flow.state_dict())
     bad = frames(peptides, names)
     bad[0][3, 1] = np.nan
-    one.step(*batcher(names, bad))
+    one.step(*collator(names, bad))
     assert all(torch.equal(value, before[name]) for name, value in one.flow.state_dict().items())
     assert int(one.bad) == 1
     one.check()
-    run(one, batcher, peptides, range(2, 3))
+    run(one, collator, peptides, range(2, 3))
     assert int(one.bad_in_a_row) == 0
     for _ in range(3):
-        one.step(*batcher(names, bad))
+        one.step(*collator(names, bad))
     with pytest.raises(FloatingPointError, match=r"3 steps in a row .* lower train\.lr"):
         one.check()
 
@@ -103,10 +103,10 @@ def test_parts_add_up_to_the_batch(peptides: dict[str, Peptide]) -> None:
     names = ["GP", "GP", "YT", "GP", "YT"]
     batch = frames(peptides, names)
     one, two = learner(), learner()
-    batcher = Batcher(one.flow, peptides)
+    collator = Collator(one.flow, peptides)
     for _ in range(3):
-        whole = one.step(*batcher(names, batch))
-        parts = two.step_parts([batcher(names[:2], batch[:2]), batcher(names[2:], batch[2:])])
+        whole = one.step(*collator(names, batch))
+        parts = two.train_step([collator(names[:2], batch[:2]), collator(names[2:], batch[2:])])
         for name, value in whole.items():
             assert float(parts[name]) == pytest.approx(float(value), rel=1e-5)
     for a, b in zip(one.flow.parameters(), two.flow.parameters(), strict=True):
@@ -122,7 +122,7 @@ def test_batches_are_made_ahead_and_errors_arrive() -> None:
             yield i
         raise ValueError("the stream broke")
 
-    stream = ahead(items())
+    stream = prefetch(items())
     assert next(stream) == 0
     deadline = time.monotonic() + 10
     while len(made) < 4 and time.monotonic() < deadline:
@@ -134,14 +134,14 @@ def test_batches_are_made_ahead_and_errors_arrive() -> None:
 
 def test_activations_may_be_computed_twice(peptides: dict[str, Peptide]) -> None:
     one, two = learner(), learner(checkpointing=True)
-    batcher = Batcher(one.flow, peptides)
-    assert run(two, batcher, peptides, range(3)) == pytest.approx(run(one, batcher, peptides, range(3)), rel=1e-5)
+    collator = Collator(one.flow, peptides)
+    assert run(two, collator, peptides, range(3)) == pytest.approx(run(one, collator, peptides, range(3)), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_compiled_step_computes_the_same(peptides: dict[str, Peptide]) -> None:
     one, two = learner(), learner(compile=True)
-    batcher = Batcher(one.flow, peptides)
-    assert run(two, batcher, peptides, range(3)) == pytest.approx(run(one, batcher, peptides, range(3)), rel=1e-4)
+    collator = Collator(one.flow, peptides)
+    assert run(two, collator, peptides, range(3)) == pytest.approx(run(one, collator, peptides, range(3)), rel=1e-4)
     for a, b in zip(one.averaged().parameters(), two.averaged().parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
