@@ -1,6 +1,9 @@
 """Files of a data folder, on this machine or behind a URL that fsspec knows (hf://, s3://, gs://, memory://)."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,24 @@ def read_bytes(path: str | Path) -> bytes:
                 raise
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to, which becomes `path` when the `with` ends well.
+
+    A reader sees the whole file or the one before it, whenever this process or the machine stops. When the `with` ends
+    with an error, what was written is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a suffix that no pattern of ours matches
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a crash may leave the new name with no content
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _open(url: str) -> tuple[Any, str]:

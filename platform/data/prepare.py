@@ -17,8 +17,9 @@ from boltzray.molecules.storage import is_url, list_files, read_bytes
 from boltzray.molecules.tars import read_shard
 
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import check_or_record_settings, data_folder, results_folder, results_home, write_json
+from ..runtime.config import data_folder, results_folder, results_home, write_json
 from ..runtime.progress import say
+from ..runtime.run_folder import check_or_record_settings
 from ..runtime.tracking import Tracker
 from .catalogue import ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of
 

@@ -23,12 +23,13 @@ from ..report.curves import CURVE_METRICS, BudgetRun, curves, save_curves
 from ..report.page import save_figures
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home, write_json
+from ..runtime.config import data_folder, results_home, write_json
 from ..runtime.progress import progress, say
+from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, Target, start_actors, trained_at_k
-from ..sampling.sample import SampleJob, peptide_of
+from ..sampling.peptide_source import PeptideSource
 from ..sampling.sample_files import finished
 from .compare_page import write_budget_page
 from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
@@ -36,7 +37,7 @@ from .evaluate import CURVES, REFERENCE_K, evaluate_folder, load_reference_ensem
 
 Method = Literal["md", "snis", "smc"]
 LEAST_DRAWS = 100  # that must be left of a budget after finetuning
-UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "finetuned", "methods")  # the others are part of each run
+INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "finetuned", "methods")  # the others are part of each run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class CompareJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.peptide
+        _ = self.source
         if not self.methods and not self.finetuned:
             raise ValueError("there is nothing to compare: give methods=[md,snis,smc], or finetuned=[FOLDER]")
         if not self.budgets or min(self.budgets) < LEAST_DRAWS:
@@ -75,35 +76,35 @@ class CompareJob:
             raise ValueError(f"repeats must be at least 1, and frames at least {LEAST_DRAWS}")
 
     @property
-    def peptide(self) -> SampleJob:
-        """Names the peptide as jobs/sample.py does."""
-        return SampleJob(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+    def source(self) -> PeptideSource:
+        """The peptide to compare samplers on."""
+        return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
 
     @property
     def folder(self) -> str:
-        return self.out or f"{self.peptide.folder}/{CURVES}"
+        """`out`, or a folder within that of jobs/sample.py."""
+        return self.out or f"outputs/sample/{self.source.name}/{CURVES}"
 
 
 def compare_budgets(job: CompareJob) -> Path:
     """Run `job`, or go on with it; returns the folder with the curves."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = peptide_of(job.peptide)
+    peptide = job.source.load()
     spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
     reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), REFERENCE_K)
     if reference is None:
         raise ValueError(notes[0])
-    out = results_folder(job.folder)
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    check_or_record_settings(out, "compare", settings)
-    with Tracker.open("compare", out, settings) as tracker, cluster(job.cluster) as resources:
+    weights = models.checkpoint.fingerprint(checkpoint)
+    folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights)
+    out = folder.path
+    with folder.track() as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, checkpoint, spent, resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)
         options: dict[str, Any] = {"only": CURVE_METRICS, "frames": job.frames}
         assert reference.tica is not None
         floor = noise_floor(reference.positions_nm, reference.energy_kT, peptide, reference.tica, **options)
     save_curves(out, runs, floor)
-    facts |= {"checkpoint": job.checkpoint, "weights_sha256": settings["weights_sha256"], "seed": str(job.seed)}
+    facts |= {"checkpoint": job.checkpoint, "weights_sha256": weights, "seed": str(job.seed)}
     found = curves(runs, floor)
     pictures = write_budget_page(out / "compare.html", peptide.sequence, found, facts | provenance())
     with warn_on_error("logging to MLflow"):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from boltzray.models.conditioning import Precision
@@ -16,6 +15,7 @@ from boltzray.samplers.importance_weights import Treatment
 from ..runtime.cluster import ClusterConfig
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig
+from ..sampling.peptide_source import PeptideSource
 
 LEAST_DRAWS = 32  # of a buffer or of the last draw: fewer weights say nothing
 PROBE = 1000  # draws a round where nothing is learned from a buffer, to see how good the flow is
@@ -79,8 +79,7 @@ class FinetuneJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        if bool(self.sequence) == bool(self.pdb):
-            raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+        _ = self.source
         if self.sequence:
             check_sequence(self.sequence)
         if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
@@ -144,9 +143,14 @@ class FinetuneJob:
         return left if self.objective.buffered else min(left, PROBE)
 
     @property
+    def source(self) -> PeptideSource:
+        """The peptide to finetune to."""
+        return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
     def folder(self) -> str:
-        name = self.sequence or Path(str(self.pdb)).stem
-        return self.out or f"outputs/finetune/{name}-{self.objective.name}"
+        """`out`, or a folder named after the peptide and the objective."""
+        return self.out or f"outputs/finetune/{self.source.name}-{self.objective.name}"
 
     def temperatures(self, index: int) -> tuple[float, float]:
         """Where round `index` draws, and what it learns, in K: the same but for the ladder of `anneal`."""

@@ -12,10 +12,10 @@ from boltzray.models.losses import ObjectiveConfig
 from boltzray.molecules.peptide import Peptide
 
 from ..evaluation.evaluate import evaluate_folder, print_verdict
-from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home
+from ..runtime.config import data_folder, results_home
 from ..runtime.progress import say
+from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker
-from ..sampling.sample import SampleJob, peptide_of
 from ..sampling.sample_files import finished
 from .config import FinetuneJob, OptimizerConfig
 from .executors import start_executor
@@ -24,7 +24,7 @@ from .rounds import OnRound, Run
 
 __all__ = ["FinetuneJob", "ObjectiveConfig", "OptimizerConfig", "finetune", "finetune_and_report"]
 
-UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_process")  # do not change the results
+INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_process")  # do not change the results
 
 
 def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker | None = None) -> Path:
@@ -44,17 +44,16 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
     """
     checkpoint, flow, peptide = flow_and_peptide(job)
-    out = results_folder(job.folder)
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    check_or_record_settings(out, "finetune", settings)
+    weights = models.checkpoint.fingerprint(checkpoint)
+    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
+    out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")
         for entry in json.loads((out / "rounds.json").read_text()):
             if on_round:
                 on_round(entry)
         return out
-    with Tracker.open("finetune", out, settings, parent) as tracker:
+    with folder.track(parent) as tracker:
         run = Run(job, out, checkpoint, flow, peptide, tracker, on_round)
         del flow
         run.prepare()
@@ -84,7 +83,7 @@ def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
     """What is finetuned, and to what. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.load(checkpoint)
-    peptide = peptide_of(SampleJob(sequence=job.sequence, pdb=job.pdb, data_dir=job.data_dir))
+    peptide = job.source.load()
     flow.tables([peptide])
     _check_length(checkpoint, peptide)
     return checkpoint, flow, peptide

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from boltzray.molecules.storage import replacing
+
 T = TypeVar("T")
 
 
@@ -80,28 +82,9 @@ def fingerprint(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, default=str))
-    temporary.replace(path)
-
-
-def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Record in `folder` what it is made with, or check that a run found there was made with the same.
-
-    Raises: ValueError naming the first setting that differs.
-    """
-    path = folder / f"{name}.json"
-    settings = json.loads(json.dumps(settings, default=str))
-    if path.exists():
-        found = json.loads(path.read_text())
-        for key in sorted(settings.keys() | found.keys()):
-            if found.get(key) != settings.get(key):
-                raise ValueError(
-                    f"{folder} holds a run with {key}={found.get(key)}, now {key}={settings.get(key)}: "
-                    "give another out=, or delete that folder"
-                )
-    write_json(path, settings)
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,23 +12,23 @@ from boltzray import models
 from boltzray.models.conditioning import Precision
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
-from boltzray.molecules.peptide import Peptide, check_sequence
-from boltzray.molecules.references import find_pdb
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, results_home
+from ..runtime.config import results_home
 from ..runtime.progress import say
+from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
 from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, Target, start_actors, trained_at_k
+from .peptide_source import PeptideSource
 from .ray_population import Proposals
 from .sample_files import SampleSet, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
 
-UNDISTURBED = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
+INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
 
 
@@ -62,8 +62,7 @@ class SampleJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        if bool(self.sequence) == bool(self.pdb):
-            raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+        _ = self.source
         if self.samples < 2:
             raise ValueError(f"samples={self.samples}: at least 2 are needed for a weight to mean anything")
         if self.sampler == "smc" and not 2 <= self.smc_particles <= self.samples:
@@ -73,29 +72,25 @@ class SampleJob:
             raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
 
     @property
+    def source(self) -> PeptideSource:
+        """The peptide to sample."""
+        return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
     def folder(self) -> str:
-        return self.out or f"outputs/sample/{self.sequence or Path(str(self.pdb)).stem}"
-
-
-def peptide_of(job: SampleJob) -> Peptide:
-    """The peptide to sample: a PDB file, one found with the data, or built from its sequence."""
-    if job.pdb:
-        return Peptide.from_pdb(results_home() / job.pdb)
-    sequence = check_sequence(job.sequence)
-    path = find_pdb(data_folder(job.data_dir), sequence)
-    return Peptide.from_pdb(path) if path else Peptide.from_sequence(sequence)
+        """`out`, or a folder named after the peptide."""
+        return self.out or f"outputs/sample/{self.source.name}"
 
 
 def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = peptide_of(job)
+    peptide = job.source.load()
     flow = models.load(checkpoint)
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
-    out = results_folder(job.folder)
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(UNDISTURBED)}
-    settings["weights_sha256"] = models.checkpoint.fingerprint(checkpoint)
-    check_or_record_settings(out, "sample", settings)
+    weights = models.checkpoint.fingerprint(checkpoint)
+    folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
+    out = folder.path
     if finished(out):
         say(f"already sampled: {out}")
         return out
@@ -109,7 +104,7 @@ def sample(job: SampleJob) -> Path:
     )
     scale_nm = flow.scale_nm
     del flow
-    with Tracker.open("sample", out, settings) as tracker, cluster(job.cluster) as resources:
+    with folder.track() as tracker, cluster(job.cluster) as resources:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")

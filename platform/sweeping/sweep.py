@@ -16,8 +16,9 @@ from boltzray.molecules.references import find_reference
 from ..evaluation.evaluate import REFERENCE_K
 from ..finetuning.finetune import flow_and_peptide
 from ..runtime.cluster import Cluster, cluster
-from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder
+from ..runtime.config import data_folder, results_folder
 from ..runtime.progress import progress, say
+from ..runtime.run_folder import check_or_record_settings, deciding
 from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
@@ -88,8 +89,7 @@ def _settings(job: SweepJob) -> dict[str, Any]:
             f"metric=energy_w2 needs reference MD of {peptide.sequence} at {REFERENCE_K:g} K below "
             f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
         )
-    kept = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
-    return kept | {"weights_sha256": fingerprint}
+    return deciding(job, INCIDENTAL) | {"weights_sha256": fingerprint}
 
 
 def finish(job: SweepJob, out: Path, found: Sequence[Outcome]) -> Path:

@@ -22,8 +22,9 @@ from boltzray.molecules.storage import is_url
 from ..data.catalogue import Catalogue, DataConfig, inspect_data
 from ..data.windows import BatchPlan
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import check_or_record_settings, data_folder, flat, results_folder, write_json
+from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.progress import progress, say
+from ..runtime.run_folder import check_or_record_settings, deciding
 from ..runtime.telemetry import count
 from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import export, latest_step
@@ -98,7 +99,7 @@ def train(job: TrainJob) -> Path:
     out = results_folder(job.out)
     if job.resume == "never" and (out / "train.json").exists():
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
-    settings = {k: v for k, v in flat(job).items() if not k.startswith(INCIDENTAL)}
+    settings = deciding(job, INCIDENTAL)
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
     if (out / "train.json").exists():  # what can be said without a cluster is said at once

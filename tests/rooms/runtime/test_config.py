@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from boltzray.data.simulate import SimulateJob
 from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
-from boltzray.runtime.config import check_or_record_settings, parse, results_home
+from boltzray.runtime.config import parse, results_home
+from boltzray.runtime.run_folder import check_or_record_settings
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
 from boltzray.training.train import TrainJob

@@ -1,0 +1,38 @@
+"""The peptide that a job is about: named by its sequence, or by a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltzray.molecules.peptide import Peptide, check_sequence
+from boltzray.molecules.references import find_pdb
+
+from ..runtime.config import data_folder, results_home
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeptideSource:
+    """One-letter codes in `sequence`, or a PDB file. `data_dir`: where structures of known peptides are looked for.
+
+    Raises: ValueError unless exactly one of the two is given.
+    """
+
+    sequence: str = ""
+    pdb: str | None = None
+    data_dir: str = "data"
+
+    def __post_init__(self) -> None:
+        if bool(self.sequence) == bool(self.pdb):
+            raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+
+    @property
+    def name(self) -> str:
+        """The sequence, or the file's name without its ending: for names of folders."""
+        return self.sequence or Path(str(self.pdb)).stem
+
+    def load(self) -> Peptide:
+        """Read the file, or the one that lies with the data, or build the peptide from its sequence."""
+        if self.pdb:
+            return Peptide.from_pdb(results_home() / self.pdb)
+        sequence = check_sequence(self.sequence)
+        path = find_pdb(data_folder(self.data_dir), sequence)
+        return Peptide.from_pdb(path) if path else Peptide.from_sequence(sequence)
