@@ -2,9 +2,8 @@
 
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +11,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ..finetuning.finetune import finetune
+from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster
 from ..runtime.tracking import Tracker
 from .callbacks import Records
@@ -91,21 +91,13 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
 
 
 def watched(fit: Callable[[], Any], records: Records, poll: Callable[[], None]) -> None:
-    """Run `fit` in a thread, since Tune in the main thread would take Ctrl-C for itself and end without an error."""
-    ended: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            ended.set_result(fit())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
+    """Run `fit` and poll meanwhile; after Ctrl-C, wait for the trials to be stopped."""
+    tuning = run_in_thread(fit)
     try:
-        while not wait([ended], timeout=POLL_S).done:
+        while not wait([tuning], timeout=POLL_S).done:
             poll()
     except BaseException:  # Ctrl-C, or the disk is full
         records.interrupted = True
-        wait([ended], timeout=PARTING_S)
+        wait([tuning], timeout=PARTING_S)
         raise
-    ended.result()
+    tuning.result()

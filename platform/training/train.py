@@ -2,10 +2,9 @@
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from boltzray.molecules.storage import is_url
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data
 from ..data.windows import BatchPlan
+from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.progress import progress, say
@@ -34,6 +34,7 @@ from .validation import ValidationConfig, Validator
 from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 
 BAD_DATA = "bad_data.txt"
+POLL_S = 2.0  # of the progress, and of the validation
 
 # What a run may go on with changed: batches do not depend on who computes them, and a fingerprint tells the data.
 INCIDENTAL = (
@@ -79,7 +80,7 @@ class TrainJob:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    checkpoint_every: int = 1000
+    checkpoint_every: int = 200
     log_every: int = 20
     keep: int = 2
     resume: Literal["auto", "never"] = "auto"
@@ -108,7 +109,7 @@ def train(job: TrainJob) -> Path:
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished
-    with cluster(job.cluster) as resources:
+    with cluster(job.cluster, dashboard=True) as resources:
         data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal")
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
@@ -221,29 +222,16 @@ class Recorder(UserCallback):
             self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
-def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, meanwhile: Callable[[], None]) -> Any:
-    """What `fit` returns, showing meanwhile the run's metrics in MLflow, whoever writes them, wherever they run.
-
-    `meanwhile` is called every two seconds.
-
-    `fit` runs in a thread of its own: in the main thread Ray Train would take Ctrl-C for itself, and keep it.
-    """
-    outcome: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
+def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, poll: Callable[[], None]) -> Any:
+    """Run `fit` and return its result; meanwhile poll, and show the metrics that a worker anywhere wrote to MLflow."""
+    fitting = run_in_thread(fit)
     first = tracker.latest().get("step", 0.0)
     with progress("train", steps, first) as update:
-        while not wait([outcome], timeout=2.0).done:
-            meanwhile()
+        while not wait([fitting], timeout=POLL_S).done:
+            poll()
             with warn_on_error("reading the progress"):
                 latest = tracker.latest()
                 if latest.get("step", 0.0) > first:
                     speed = f"{latest['samples_per_s']:.0f} frames/s"
                     update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
-    return outcome.result()
+    return fitting.result()
