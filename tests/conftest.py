@@ -47,6 +47,6 @@ def ray_cluster() -> Iterator[None]:
 
     from boltzray.runtime.cluster import ClusterConfig, cluster
 
-    with cluster(ClusterConfig(num_cpus=4)):
+    with cluster(ClusterConfig(num_cpus=4), dashboard=True):
         yield
     assert not ray.is_initialized()

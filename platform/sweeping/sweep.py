@@ -63,7 +63,7 @@ def sweep(job: SweepJob) -> Path:
         return out
     with (
         Tracker.open("finetune", out, {**settings, "trials": len(planned)}) as tracker,
-        cluster(job.cluster) as resources,
+        cluster(job.cluster, dashboard=True) as resources,
     ):
         records = Records(planned, tracker)
         try:
