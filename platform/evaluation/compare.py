@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import project
 from boltzray.molecules.peptide import Peptide
-from boltzray.samplers import SMCConfig
+from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
@@ -61,7 +61,7 @@ class CompareJob:
     weights: Treatment = "psis"
     seed: int = 0
     data_dir: str = "data"
-    smc: SMCConfig = field(default_factory=SMCConfig)
+    smc: SMCConfig = field(default_factory=lambda: replace(HMC, n_leapfrog=3, cess_target=0.95))
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -53,7 +53,7 @@ class EvaluateJob:
     data_dir: str = "data"
     intervals: int = INTERVALS
     seed: int = 0
-    sample: Settings = field(default_factory=Settings)
+    sample: Settings = Settings(sampler="snis", samples=10_000)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
