@@ -1,5 +1,6 @@
 """What a sampling run leaves: shards that pandas, PyArrow and Ray Data read, metrics in MLflow, any temperature."""
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from boltzray import models
 from boltzray.molecules import OpenMMEnergy, Peptide
@@ -110,23 +112,42 @@ def test_rows_come_in_order_and_more_than_once() -> None:
     assert rows(chunks, np.array([0, 0, 3, 5, 6, 8, 8])).tolist() == [0, 0, 3, 5, 6, 8, 8]
 
 
+def step_record(step: int) -> SMCStep:
+    return SMCStep(step, step / 150, 0.9, 0.95, False, 0.57, 1e-4, 100 - step // 2, 0, 64 * step, -1.0)
+
+
 def test_steps_reach_mlflow_in_batches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = Tracker.open("sample", home, {})
+    """In the order of steps, all of them by the end of the `with`, in a real store."""
     calls = []
-    real = type(tracker.client).log_batch
-    monkeypatch.setattr(type(tracker.client), "log_batch", lambda *a, **k: calls.append(k) or real(*a, **k))
+    real = SqlAlchemyStore.log_batch
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", lambda *a, **k: calls.append(k) or real(*a, **k))
+    tracker = Tracker.open("sample", home, {})
+    calls.clear()  # of the parameters
     with StepLog(tracker, "smc") as log:
         for step in range(1, 151):
-            log.add(
-                SMCStep(step, step / 150, 0.9, 0.95, False, 0.57, 1e-4, 100 - step // 2, 0, 64 * step, -1.0),
-                particles=64,
-            )
-    assert len(calls) <= 4
+            log.add(step_record(step), particles=64)
+    assert 1 <= len(calls) <= 4
     assert tracker.history("smc_lam") == [(step, step / 150) for step in range(1, 151)]
     assert tracker.history("smc_n_roots")[-1] == (150, 25.0)
     for name in ("ess", "acceptance", "step_size", "log_z", "n_evaluations", "particles_per_s"):
         assert len(tracker.history(f"smc_{name}")) == 150
     assert len(tracker.history("smc_energies_per_s")) == 149
+    assert tracker.latest()["smc_lam"] == 1.0
+    with StepLog(tracker, "smc") as log:  # of a second run in the same process
+        log.add(step_record(151), particles=64)
+    assert len(tracker.history("smc_lam")) == 151
+
+
+def test_a_store_that_is_down_does_not_end_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)  # put back after what `flush` sets
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with StepLog(Tracker("0" * 32, nobody), "smc") as log:
+        log.add(step_record(1), particles=64)
+    assert "Failed to log run data" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ray_cluster")
