@@ -15,7 +15,7 @@ WAIT_S = 60.0  # Ray sends metrics every ten seconds
 
 
 def exported() -> str:
-    """What this cluster's nodes export for Prometheus."""
+    """Fetch what this cluster's nodes export for Prometheus."""
     import ray
 
     pages = []
@@ -78,7 +78,7 @@ def test_without_ray_nothing_is_counted() -> None:
     """Nor is a Ray started for it."""
     code = (
         "import ray; from boltzray.runtime import telemetry; telemetry.count('boltzray_particles', 1, 'draw'); "
-        "telemetry.show('boltzray_queue_depth', 1); assert not ray.is_initialized(); "
+        "telemetry.set_gauge('boltzray_queue_depth', 1); assert not ray.is_initialized(); "
         "assert not telemetry._counter.cache_info().currsize; assert not telemetry._gauge.cache_info().currsize"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
