@@ -156,7 +156,7 @@ def through_actors(
         "kernel": moving - evaluating,
         "transfer": total - moving,
     }
-    arrays = [drawn.log_q, drawn.log_p, drawn.energy, population.log_q, population.log_p, state.log_w, state.roots]
+    arrays = [drawn.log_q, drawn.log_p, drawn.energy, population.log_q, population.log_p, state.log_w, state.eve]
     seconds |= {"arrays": sum(array.nbytes for array in arrays), "at rest": used.now()}
     clock = time.perf_counter()
     save_checkpoint(folder, population, state, [], 0.0)

@@ -1,12 +1,13 @@
-"""Public `.pth` files: read without executing anything in them, and written."""
+"""Read public `.pth` files, without executing anything in them, and write them."""
 
-import os
 import pickle
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from boltzray.molecules.storage import replacing
 
 from .flow import Flow
 from .public import SCALES_NM, from_public, to_public
@@ -31,12 +32,8 @@ def write_public(flow: Flow, path: str | Path) -> Path:
     """Write a public `.pth`, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         torch.save(to_public(flow), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

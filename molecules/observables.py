@@ -1,4 +1,4 @@
-"""What is measured on conformations: backbone angles, TICA, chirality, clashes and bond lengths.
+"""Observables of conformations: backbone angles, TICA, chirality, clashes and bond lengths.
 
 Shapes: T frames, N atoms, R residues, F features, C chiral centres. Lengths in nm, angles in radians.
 """
@@ -18,7 +18,7 @@ CHUNK = 512  # frames whose pair distances are held at once: 130 MB for the long
 # Bondi radii; a hydrogen on N, O or S counts 0.05 because it may form a hydrogen bond.
 RADII_NM = {"H": 0.11, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18}
 POLAR_HYDROGEN_NM = 0.05
-CLASH_OVERLAP = 0.65  # closer than this share of the sum of the radii
+CLASH_OVERLAP = 0.65  # closer than this fraction of the sum of the radii
 BOND_TOLERANCE_NM = 0.03  # nine standard deviations of the softest bond at 310 K
 
 

@@ -53,5 +53,6 @@ def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
     Which is called 2 and which 3 is chance in many files, and a flow of internal coordinates has learned one of them.
     """
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
-    references, role = peptide.internal["references"], peptide.internal["role"]
-    return frames[:, zmatrix.roles(names, references, zmatrix.torsions(frames[0], references))][:, role]
+    z_matrix, permutation = peptide.internal["z_matrix"], peptide.internal["hydrogen_permutation"]
+    found = zmatrix.hydrogen_permutation(names, z_matrix, zmatrix.torsions(frames[0], z_matrix))
+    return frames[:, found][:, permutation]

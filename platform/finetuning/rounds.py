@@ -148,7 +148,7 @@ class Run:
         job, n = self.job, index * self.job.steps
         task = RoundSpec(
             objective=job.objective, optimizer=job.optimizer, index=index, rounds=job.n_rounds, steps=job.steps,
-            batch=job.batch, seed=job.seed, ratio=job.temperatures(index)[1] / self.target.trained_at_k,
+            batch=job.batch, seed=job.seed, temperature_ratio=job.temperatures(index)[1] / self.target.trained_at_k,
             teacher=str(self.checkpoint),
         )  # fmt: skip
         state = self.state()

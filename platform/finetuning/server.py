@@ -13,7 +13,7 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.models.losses import Batch
+from boltzray.models.losses import TermBatch
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.samplers import Endpoints
 
@@ -94,7 +94,12 @@ class FinetuneServer(FlowServer):
         teacher = self._teacher_flow(checkpoint)
         with torch.no_grad():
             c = teacher.condition(self.peptide)
-            return teacher.log_prob(torch.tensor(x).to(self.device), c, self.aimed.ratio).double().cpu().numpy()
+            return (
+                teacher.log_prob(torch.tensor(x).to(self.device), c, self.aimed.temperature_ratio)
+                .double()
+                .cpu()
+                .numpy()
+            )
 
     def _teacher_flow(self, checkpoint: str) -> Flow:
         if self._teacher is None or self._teacher[0] != checkpoint:
@@ -120,14 +125,14 @@ class FinetuneServer(FlowServer):
                 break
         return self._learner.report()
 
-    def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> Batch:
+    def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
         """Draws of the flow as it is, with forces."""
         noise = stream.standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
-        made, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.aimed.ratio)
+        made, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.aimed.temperature_ratio)
         x = made.cpu().clone()
         energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
         log_p, grad_p, ok = self.aimed.log_density(x, energy, flow.scale_nm)
         assert grad_p is not None
         log_p = torch.where(ok, log_p, -torch.inf)
-        return Batch(x=x.to(self.device), log_p=log_p.to(self.device), grad_p=grad_p.to(self.device))
+        return TermBatch(x=x.to(self.device), log_p=log_p.to(self.device), grad_p=grad_p.to(self.device))

@@ -57,8 +57,8 @@ def trained_at_k(checkpoint: Path) -> float:
 class Target:
     """The density to sample: a peptide at a temperature, and the law of its centre of mass; and how draws are made.
 
-    The flow is drawn from at the same temperature: its latents, and the centre of mass, get `ratio` times the
-    variance that they had when it was trained at `trained_at_k`.
+    The flow is drawn from at the same temperature: its latents, and the centre of mass, get `temperature_ratio` times
+    the variance that they had when it was trained at `trained_at_k`.
     """
 
     pdb: str
@@ -69,7 +69,7 @@ class Target:
     forcefield: str = DEFAULT_FORCEFIELD
 
     @property
-    def ratio(self) -> float:
+    def temperature_ratio(self) -> float:
         return self.temperature_k / self.trained_at_k
 
     def log_density(self, x: Tensor, energy: EnergyBatch, scale_nm: float) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -77,7 +77,7 @@ class Target:
 
         Shape: x (B, N, 3) → (B,), (B, N, 3) or None, (B,) bool.
         """
-        com, com_gradient = com_log_density(x, self.com, self.ratio)
+        com, com_gradient = com_log_density(x, self.com, self.temperature_ratio)
         log_p = com - torch.from_numpy(energy.energy)
         gradient = None
         if energy.gradient is not None:
@@ -150,7 +150,7 @@ class FlowServer(BlockServer):
         noise = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
         with self._alone:
-            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.target.ratio)
+            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.target.temperature_ratio)
         count("boltzray_particles", n, "draw")
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
@@ -165,7 +165,9 @@ class FlowServer(BlockServer):
         asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
         with self._alone:
             here = x.to(self.device)
-            log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.target.ratio)
+            log_q, grad_q = models.log_prob_and_gradient(
+                self.flow, here, self.conditioning, self.target.temperature_ratio
+            )
         log_p, grad_p, ok = self.aimed.log_density(x, self._collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 

@@ -79,14 +79,14 @@ def run_smc_on_actors(
     energy, log_q = [], []
     for path in final.paths:
         part = load_part(path, "x", "log_q", "log_p")
-        com = com_log_density(torch.from_numpy(part["x"]), target.com, target.ratio)[0].numpy()
+        com = com_log_density(torch.from_numpy(part["x"]), target.com, target.temperature_ratio)[0].numpy()
         energy.append(com - part["log_p"])  # no new evaluation
         log_q.append(part["log_q"])
     diagnostics = {
         "n": annealing.n,
         "ess": ess(state.log_w),
         "log_z": steps[-1].log_z,
-        "log_z_error": log_z_error(state.log_w, state.roots),
+        "log_z_error": log_z_error(state.log_w, state.eve),
         "n_roots": steps[-1].n_roots,
         "n_failed": sum(step.n_failed for step in steps),
         "n_evaluations": state.n_evaluations,

@@ -61,8 +61,8 @@ def save_checkpoint(folder: Path, population: Saves, state: SMCState, steps: Seq
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     population.save(temporary)
-    save_part(temporary / "state.npz", log_w=state.log_w, roots=state.roots)
-    scalars = {name: value for name, value in state._asdict().items() if name not in ("log_w", "roots")}
+    save_part(temporary / "state.npz", log_w=state.log_w, roots=state.eve)
+    scalars = {name: value for name, value in state._asdict().items() if name not in ("log_w", "eve")}
     description = {"state": scalars, "steps": [step._asdict() for step in steps], "seconds": seconds}
     (temporary / "state.json").write_text(json.dumps(description))
     final = folder / f"smc-{state.step:06d}"
@@ -80,6 +80,6 @@ def last_checkpoint(folder: Path) -> SMCCheckpoint | None:
         return None
     description = json.loads((found[-1] / "state.json").read_text())
     arrays = load_part(found[-1] / "state.npz", "log_w", "roots")
-    state = SMCState(**description["state"], log_w=arrays["log_w"], roots=arrays["roots"])
+    state = SMCState(**description["state"], log_w=arrays["log_w"], eve=arrays["roots"])
     steps = [SMCStep(**step) for step in description["steps"]]
     return SMCCheckpoint(state, steps, description["seconds"], sorted(found[-1].glob("part-*.npz")))

@@ -67,7 +67,7 @@ class Learner:
         self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
     ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
-        flow.checkpointing = config.checkpointing
+        flow.activation_checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:
             for block in flow.blocks:
