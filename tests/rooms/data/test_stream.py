@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data
+from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from boltzray.data.stream import BatchServer, StepMicrobatches, batches
 from boltzray.data.windows import BatchPlan, StreamState, windows
 from boltzray.molecules.shards import write_shards
@@ -248,8 +248,8 @@ def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
 
 def test_nothing_to_train_on_says_where_it_looked(tmp_path: Path, data: Path) -> None:
     with pytest.raises(ValueError, match=str(tmp_path)):
-        inspect_data(DataConfig(), str(tmp_path))
+        list_folder(DataConfig(), str(tmp_path))
     with pytest.raises(ValueError, match="nosuch"):
-        inspect_data(DataConfig(), "nosuch://bucket/data")
+        list_folder(DataConfig(), "nosuch://bucket/data")
     with pytest.raises(ValueError, match="names WW, which has no PDB"):
-        inspect_data(DataConfig(sequences=("WW",)), str(data))
+        list_folder(DataConfig(sequences=("WW",)), str(data))

@@ -64,6 +64,18 @@ def job(folder: Path, out: str) -> TrainJob:
     return parse(TrainJob, {**SETTINGS, "data": {**SETTINGS["data"], "path": str(folder)}, "out": out})
 
 
+def test_a_folder_without_data_is_named_before_a_cluster_is_started(
+    data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where there is none
+    for settings, message in (
+        ({"path": "empty"}, rf"no \.tar in {home / 'empty'}"),
+        ({"path": str(data), "sequences": ["WW"]}, "names WW, which has no PDB"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(parse(TrainJob, {"data": settings}))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, home_of_runs: Path) -> Path:
     train(job(folder, "undisturbed"))

@@ -16,7 +16,7 @@ TIMEOUT_S = 900
 
 def trained(root: Path, home: Path, data: Path, mode: str) -> tuple[str, dict[int, float], dict[str, torch.Tensor]]:
     """What the script said; every loss that was reported; the weights."""
-    script = root / "tests" / "rooms" / "training" / "training_on_two_nodes.py"
+    script = root / "tests" / "distributed" / "training_on_two_nodes.py"
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     out = home / mode
     done = subprocess.run(
