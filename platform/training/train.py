@@ -18,7 +18,7 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import Catalogue, DataConfig, inspect_data
+from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
@@ -36,7 +36,8 @@ from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 BAD_DATA = "bad_data.txt"
 POLL_S = 2.0  # of the progress, and of the validation
 
-# What a run may go on with changed: batches do not depend on who computes them, and a fingerprint tells the data.
+# Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
+# data.
 INCIDENTAL = (
     "data.path",
     *("cluster.", "workers.", "validation.", "out", "resume", "checkpoint_every", "log_every", "keep"),
@@ -46,10 +47,10 @@ INCIDENTAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """Who trains.
+    """Workers of the training, and the failures that they may have.
 
     `workers`: 0 for one a GPU, or a single one without GPUs; with `min_workers` a run goes on with as few when nodes
-    are missing, and takes more when they come back. `threads` of each: 0 for its share of the cores.
+    are missing, and takes more when they come back. `threads` of each: 0 for an equal part of the cores.
     `max_failures`: deaths of workers or nodes; `max_preemptions`: nodes that were announced to go, -1 for any number.
     """
 
@@ -109,8 +110,9 @@ def train(job: TrainJob) -> Path:
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished
+    listing = list_folder(job.data, folder)  # a folder without data is told before a cluster is started
     with cluster(job.cluster, dashboard=True) as resources:
-        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal")
+        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal", listing=listing)
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
         say(
@@ -151,12 +153,12 @@ def _trainer(
     task = WorkerTask(
         model=job.model,
         train=job.train,
-        order=batch_plan(job),
+        plan=batch_plan(job),
         checkpoint_every=job.checkpoint_every,
         log_every=job.log_every,
         threads=job.workers.threads,
     )
-    # A worker holds one CPU for Ray, or less where there are few, and computes on its share of the machine's cores:
+    # A worker holds one CPU for Ray, or less where there are few, and computes on its part of the machine's cores:
     # the rest is left to the data tasks, which sleep most of the time.
     cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers
     fewest = job.workers.min_workers
@@ -183,7 +185,7 @@ def _trainer(
 
 
 def batch_plan(job: TrainJob) -> BatchPlan:
-    """What decides which frames a step sees."""
+    """The settings that decide which frames a step sees."""
     return BatchPlan(
         batch=job.train.batch,
         seed=job.train.seed,
@@ -195,7 +197,7 @@ def batch_plan(job: TrainJob) -> BatchPlan:
 
 
 class Recorder(UserCallback):
-    """Lives in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
+    """Callback in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
 
     Without a validation, the best flow is the one of lowest loss.
     """

@@ -64,6 +64,18 @@ def job(folder: Path, out: str) -> TrainJob:
     return parse(TrainJob, {**SETTINGS, "data": {**SETTINGS["data"], "path": str(folder)}, "out": out})
 
 
+def test_a_folder_without_data_is_named_before_a_cluster_is_started(
+    data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where there is none
+    for settings, message in (
+        ({"path": "empty"}, rf"no \.tar in {home / 'empty'}"),
+        ({"path": str(data), "sequences": ["WW"]}, "names WW, which has no PDB"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(parse(TrainJob, {"data": settings}))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, home_of_runs: Path) -> Path:
     train(job(folder, "undisturbed"))
@@ -92,12 +104,12 @@ def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbe
     flow = Flow(settings.model, data.scale_nm)
     learner = Learner(flow, settings.train, device=torch.device("cpu"))
     collator = Collator(flow, {p.sequence: p for p in data.peptides})
-    order, start = batch_plan(settings), StreamState()
+    plan, start = batch_plan(settings), StreamState()
     expected = []
-    for batch in islice(batches(BatchServer(data, order, 1, start, []), 0, 0, order, start), COMPARED):
-        parts = [collator.batch(part) for part in batch.parts]
-        assert sum(len(x) for x, _ in parts) == 30
-        expected.append(float(learner.train_step(parts)["loss"]))
+    for batch in islice(batches(BatchServer(data, plan, 1, start, []), 0, 0, plan, start), COMPARED):
+        microbatches = [collator.batch(microbatch) for microbatch in batch.microbatches]
+        assert sum(len(x) for x, _ in microbatches) == 30
+        expected.append(float(learner.train_step(microbatches)["loss"]))
     found = losses(undisturbed)
     for step in range(2 * EVERY, COMPARED + 1, EVERY):
         assert found[step] == pytest.approx(sum(expected[step - EVERY : step]) / EVERY, abs=1e-5)
