@@ -58,6 +58,11 @@ class SMCConfig:
             raise ValueError(f"n_steps={self.n_steps} exceeds max_steps={self.max_steps}; raise max_steps")
 
     @property
+    def evaluations_per_step(self) -> int:
+        """Evaluations of the target, with its gradient, that one step takes for each particle."""
+        return self.moves_per_step * (self.n_leapfrog if self.kernel == "hmc" else 1)
+
+    @property
     def z_estimate(self) -> ZEstimate:
         """Quality of Ẑ: unbiased only if nothing adapts; biased with continuous ULA weights (no discretisation)."""
         if self.kernel == "ula" and self.ula_weights == "continuous":

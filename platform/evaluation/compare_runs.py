@@ -48,7 +48,7 @@ class Spent:
     @classmethod
     def read(cls, folder: Path) -> "Spent":
         """From a folder of jobs/finetune.py. Raises: FileNotFoundError when it is not finished."""
-        path = folder / "rounds.json"
+        path = folder / "rounds.json"  # four keys of a file; the room that writes it builds on this one, so no import
         rounds = json.loads(path.read_text()) if path.exists() else []
         if not rounds or not rounds[-1].get("final") or not (folder / "checkpoint").exists():
             raise FileNotFoundError(f"{folder} has no finished finetuning: run jobs/finetune.py, or check finetuned=")

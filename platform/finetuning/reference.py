@@ -1,4 +1,4 @@
-"""Real MD of the peptide: what a finetuned flow is compared with, and may learn from."""
+"""Reference MD of the peptide, which a finetuned flow is compared with, and may learn from."""
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | 
 def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
     """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
 
-    Which is called 2 and which 3 is chance in many files, and a flow of internal coordinates has learned one of them.
+    Many files number them by chance, 2 and 3 or 3 and 2; a flow of internal coordinates has learned one of the two.
     """
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     z_matrix, permutation = peptide.internal["z_matrix"], peptide.internal["hydrogen_permutation"]

@@ -141,6 +141,21 @@ class BatchedEnergies:
         return asked
 
 
+class LocalOpenMMEnergies:
+    """Evaluates with OpenMM in the process that asks."""
+
+    def __init__(self, molecule: Molecule, config: EnergyConfig) -> None:
+        self.server, self.molecule = EnergyServer(config), molecule
+
+    def ask(self, x_nm: np.ndarray, *, gradient: bool) -> EnergyBatch:
+        """See `Energies`."""
+        return self.server.evaluate(self.molecule, x_nm, gradient)
+
+    def collect(self, asked: EnergyBatch) -> EnergyBatch:
+        """See `Energies`."""
+        return asked
+
+
 def start_servers(config: EnergyConfig, count: int, num_cpus: float) -> tuple[list[str], list[Any]]:
     """Names and handles of `count` energy actors; each restarts by itself when its process dies."""
     names = [f"energy-{uuid.uuid4().hex}" for _ in range(count)]

@@ -138,7 +138,9 @@ class FlowServer(BlockServer):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
         self.target, self.energies = target, energies()
-        self.aimed = target  # draws are weighted to it; FinetuneServer aims elsewhere than where it draws
+        self.proposal_ratio = (
+            target.temperature_ratio
+        )  # of q; finetuning may draw hotter than the target that it weights to
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
         self.target_log_prob(
@@ -150,14 +152,14 @@ class FlowServer(BlockServer):
         noise = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
         with self._alone:
-            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.target.temperature_ratio)
+            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.proposal_ratio)
         count("boltzray_particles", n, "draw")
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log π̃ (B,) and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
-        log_p, _, _ = self.aimed.log_density(torch.tensor(x), energy, self.flow.scale_nm)
+        log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
         return log_p.numpy(), energy.energy
 
     def evaluate(self, x: Tensor) -> Endpoints:
@@ -165,10 +167,8 @@ class FlowServer(BlockServer):
         asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
         with self._alone:
             here = x.to(self.device)
-            log_q, grad_q = models.log_prob_and_gradient(
-                self.flow, here, self.conditioning, self.target.temperature_ratio
-            )
-        log_p, grad_p, ok = self.aimed.log_density(x, self._collect(asked), self.flow.scale_nm)
+            log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.proposal_ratio)
+        log_p, grad_p, ok = self.target.log_density(x, self._collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 
     def _collect(self, asked: Any) -> EnergyBatch:

@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ..finetuning.finetune import finetune
+from ..finetuning.round_record import RoundRecord
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster
 from ..runtime.tracking import Tracker
@@ -32,7 +33,7 @@ def run_trial(
 
     def report(row: dict[str, Any]) -> None:
         nonlocal told
-        told = {"row": row, "energies": row["energies"], metric: judged(row, job, metric)}
+        told = {"row": row, "energies": row["energies"], metric: judged(RoundRecord.from_json(row), job, metric)}
         if not row["final"]:  # Tune may stop the trial in `report`
             tune.report(told)
 
@@ -71,7 +72,7 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
     """ASHA by energies spent, which knows what earlier drivers saw of trials that have ended."""
     if job.scheduler == "none":
         return FIFOScheduler()
-    first = job.grace or min(o.trial.job.share + o.trial.job.buffer_energies for o in found)
+    first = job.grace or min(o.trial.job.plan.until_judged for o in found)
     asha = ASHAScheduler(
         time_attr="energies",
         metric=job.metric,
@@ -84,8 +85,8 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
         if o.status in ENDED:
             known: Any = SimpleNamespace(trial_id=o.trial.name)
             asha.on_trial_add(None, known)  # type: ignore[arg-type]  # neither asks the controller
-            for row in o.rounds:
-                result = {"energies": row["energies"], job.metric: judged(row, o.trial.job, job.metric)}
+            for record in o.rounds:
+                result = {"energies": record.energies, job.metric: judged(record, o.trial.job, job.metric)}
                 asha.on_trial_result(None, known, result)  # type: ignore[arg-type]
     return asha
 

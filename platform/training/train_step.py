@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from boltzray.models.flow import Flow
+from boltzray.models.optimizer import make_optimizer
 from boltzray.models.tables import PeptideTables
 
 
@@ -72,17 +73,13 @@ class Learner:
                 for layer in block.layers:
                     layer.compile(dynamic=True)  # batches differ in length
         self.ema = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-        self.optimizer = torch.optim.AdamW(
-            flow.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=config.lr,
-            total_steps=config.steps + 1,
-            pct_start=config.warmup_share,
-            div_factor=500,
-            final_div_factor=1,
-            cycle_momentum=False,
+        self.optimizer, self.schedule = make_optimizer(
+            flow.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup_share,
+            steps=config.steps,
         )
         self.steps_done = 0
         self.bad_in_a_row = torch.zeros((), device=device)

@@ -113,7 +113,7 @@ def test_an_objective_that_draws_at_each_step_stays_in_the_budget() -> None:
     planned = {t.objective: t.job for t in trials(job(steps=100, samples=1), Path("/o"))}
     assert planned["forward_kl"].steps == 100
     assert planned["reverse_kl"].steps == 15  # of 8, in half of 250 energies
-    assert planned["reverse_kl"].buffer_energies == 130
+    assert planned["reverse_kl"].plan.buffer == 130
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,17 @@ def told(made: FinetuneJob, values: Sequence[float | None], **more: Any) -> list
     return [
         {
             "round": k,
-            "energies": (k + 1) * made.share,
+            "energies": (k + 1) * made.plan.per_round,
+            "n": 100,
             "ess": 0.01 if value is None else value,
             "k_hat": 0.4,
+            "max_weight_share": 0.1,
+            "n_failed": 0,
             "energy_w2": 1.0 if value is None else 1 / value,
             "draw_k": 500.0 if value is None else 310.0,
             "target_k": 310.0,
             "seconds": 2.0 * k,
-            "final": k == made.n_rounds,
+            "final": k == made.plan.rounds,
         }
         | more
         for k, value in enumerate(values)
@@ -272,9 +275,7 @@ def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple
     for figure in ("champions", "trials_ess", "trials_energy_w2", "settings"):
         assert f'<img id="{figure}"' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    for o in outcomes:
-        for row in o.rounds:
-            row["ess_error"] = 0.3
+    outcomes = [replace(o, rounds=[replace(record, ess_error=0.3) for record in o.rounds]) for o in outcomes]
     page = write_sweep_report(home, made, outcomes, line).read_text()
     assert "ESS 70 ± 30.0\u00a0% after" in page
     assert "within twice its error" in page
@@ -365,7 +366,7 @@ def test_a_sweep_ends_though_a_trial_diverges(home: Path, checkpoint: Path, data
     assert [o.status for o in found] == ["done", "diverged"]
     assert "diverged" in found[1].message
     assert found[0].energies == 128
-    assert found[0].rounds[-1]["final"]
+    assert found[0].rounds[-1].final
     assert (found[0].trial.folder / "checkpoint" / "model.safetensors").exists()
     assert "Best: forward_kl (trial 0)" in (out / "sweep.html").read_text()
     client = MlflowClient(tracking_uri())
@@ -374,9 +375,9 @@ def test_a_sweep_ends_though_a_trial_diverges(home: Path, checkpoint: Path, data
     ended = {run.info.run_name: (run.info.status, run.data.tags["status"]) for run in children}
     assert ended == {"000-forward_kl": ("FINISHED", "done"), "001-forward_kl": ("FAILED", "diverged")}
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["best_ess"] == pytest.approx(found[0].rounds[-1]["ess"])
+    assert parent.data.metrics["best_ess"] == pytest.approx(found[0].rounds[-1].ess)
     histories = [client.get_metric_history(run.info.run_id, "ess") for run in children if run.info.status == "FINISHED"]
-    assert [point.value for point in histories[0]] == pytest.approx([row["ess"] for row in found[0].rounds])
+    assert [point.value for point in histories[0]] == pytest.approx([record.ess for record in found[0].rounds])
 
     written = (found[0].trial.folder / "rounds.json").stat().st_mtime_ns
     assert sweep(replace(made, resume=True)) == out  # nothing is left to do
