@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -395,8 +395,8 @@ def test_a_sweep_ends_though_a_trial_diverges(
     program, script, *arguments = shlex.split(line)
     assert [program, script] == ["python", "jobs/finetune.py"]
     monkeypatch.syspath_prepend(str(root / "jobs"))
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    runpy.run_path(str(root / script), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "in_process=true"])
+    import_module("_main").run("finetune", "boltzray.finetuning.finetune", "FinetuneJob", "finetune")
     one, two = (folder / "checkpoint" / "model.safetensors" for folder in (found[0].trial.folder, out / "best"))
     assert one.read_bytes() == two.read_bytes()
 
