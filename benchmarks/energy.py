@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def show_floor() -> None:
-    """What one thread of this machine can do at most, and what that makes of one conformation."""
+    """Print the rates that one thread of this machine can reach at most, and what they mean for one conformation."""
     a, b = torch.rand(512, 512), torch.rand(2**15)
     cpu = torch.device("cpu")
     flops = rate(lambda: a @ a, 2 * 512**3, 0.3, cpu)

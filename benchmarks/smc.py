@@ -94,7 +94,7 @@ class Memory:
         self.peak = 0
 
     def now(self) -> int:
-        """What is used, once freed memory has gone back to the system."""
+        """Return the memory in use, once freed memory has gone back to the system."""
         gc.collect()
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
@@ -206,8 +206,8 @@ def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[
         with tempfile.TemporaryDirectory() as folder, memory() as used:
             seconds = through_actors(actors, n, steps, block_size, Path(folder), used)["SMC"]
         one = one or seconds * count
-        over, share = seconds * count / plain - 1, one / count / seconds
-        print(f"| {count} actors | {seconds:.2f} s | {over:+.1%} | {share:.1%} |", flush=True)
+        over, fraction = seconds * count / plain - 1, one / count / seconds
+        print(f"| {count} actors | {seconds:.2f} s | {over:+.1%} | {fraction:.1%} |", flush=True)
 
 
 def main() -> None:
