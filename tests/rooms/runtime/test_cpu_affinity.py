@@ -12,7 +12,7 @@ from boltzray.runtime.cluster import usable_cpus
 
 CODE = """
 import sys
-from boltzray.cores import own_core
+from boltzray.runtime.cpu_affinity import own_core
 print(own_core(), own_core(), flush=True)
 sys.stdin.read()
 """
