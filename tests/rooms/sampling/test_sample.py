@@ -135,6 +135,7 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
         samples=40,
         smc_particles=16,
         energy=EnergyConfig(engine="openmm"),
+        actors=ActorsConfig(flow_replicas=1, energy_actors=1),  # the other tests' actors hold two CPUs
         smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
     )
     out = sample(job)
