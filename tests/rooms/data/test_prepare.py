@@ -1,9 +1,6 @@
 """Columnar copies of tars: the same batches, the same bad data, and no shard that is written halfway."""
 
-import os
 import shutil
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_processes import run_job
 
 from boltzray import models
 from boltzray.data.catalogue import DataConfig, inspect_data
@@ -200,13 +198,13 @@ def test_frames_that_do_not_fit_are_refused(golden: Path, home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_capped_molecule_from_frames_to_samples(root: Path, golden: Path, home: Path) -> None:
+def test_a_capped_molecule_from_frames_to_samples(golden: Path, home: Path) -> None:
     """The three commands of docs/training.md, with the force field that the single systems were simulated in."""
     pdb, name = golden / "ace_a_nme.pdb", "amber99sbildn-obc"
     peptide = Peptide.from_pdb(pdb)
     np.save(home / "frames.npy", peptide.positions + np.random.default_rng(0).normal(0, 0.005, (40, 22, 3)))
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     small = ["model.channels=16", "model.head_dim=8", "model.blocks=2", "model.layers_per_block=1"]
     few = ["train.steps=4", "train.batch=8", "train.compile=false", "validation.every=0"]
     drawn = ["checkpoint=outputs/single_ace_a_nme/checkpoint", "sampler=snis", "samples=16", "out=s"]
@@ -215,14 +213,7 @@ def test_a_capped_molecule_from_frames_to_samples(root: Path, golden: Path, home
         "train": ["run=single_ace_a_nme", *small, *few],
         "sample": [f"pdb={pdb}", "temperature_k=300", f"forcefield={name}", *drawn],
     }.items():
-        done = subprocess.run(
-            [sys.executable, str(root / "jobs" / f"{job}.py"), *arguments, "cluster.num_cpus=2"],
-            cwd=home,
-            env={**kept, "BOLTZRAY_HOME": str(home)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_job(home, job, *arguments, "cluster.num_cpus=2")
         assert done.returncode == 0, done.stderr[-2000:]
     with np.load(home / "s" / "samples.npz") as arrays:
         expected = OpenMMEnergy(peptide, 300.0, forcefield=name).evaluate(arrays["positions_nm"].astype(np.float64))

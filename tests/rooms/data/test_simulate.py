@@ -95,9 +95,14 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
         simulate(replace(job, engine="openmm"))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_mixed_peptides_leave_the_same_folders(home: Path) -> None:
-    alone, mixed = simulate(JOB), simulate(replace(JOB, mixed=True, out="mixed"))
+@pytest.fixture(scope="module")
+def alone(module_home: Path, ray_cluster: None) -> Path:
+    """The data folder of `JOB`, of which nothing was disturbed."""
+    return simulate(JOB)
+
+
+def test_mixed_peptides_leave_the_same_folders(alone: Path) -> None:
+    mixed = simulate(replace(JOB, mixed=True, out="mixed"))
     files = [sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) for out in (alone, mixed)]
     assert files[0] == files[1]
     for name, engine in (("GG_310_0.01_4", "batched float32 padded to 24"), ("GP_310_0.01_4", "padded to 24")):
@@ -108,11 +113,10 @@ def test_mixed_peptides_leave_the_same_folders(home: Path) -> None:
         simulate(replace(JOB, mixed=True))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_changes_nothing_and_replicas_can_be_added(home: Path) -> None:
-    undisturbed = contents(simulate(JOB))
+def test_a_killed_worker_changes_nothing_and_replicas_can_be_added(alone: Path, module_home: Path) -> None:
+    undisturbed = contents(alone)
     assert len(undisturbed) == 2 * 3 * 10 + 1
-    first = home / "disturbed" / "md" / "GP_310_0.01_4" / "chunks" / "chunk_1.npz"
+    first = module_home / "disturbed" / "md" / "GP_310_0.01_4" / "chunks" / "chunk_1.npz"
     killed: list[int] = []
 
     def kill() -> None:

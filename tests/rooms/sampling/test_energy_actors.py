@@ -15,7 +15,7 @@ from boltzray import models
 from boltzray.molecules import BatchedEnergy, EnergyBatch, OpenMMEnergy, Peptide
 from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.config import parse
-from boltzray.samplers import SMCConfig
+from boltzray.samplers import SMCConfig, SMCState, smc_steps
 from boltzray.sampling.energy_actors import (
     BatchedEnergies,
     Energies,
@@ -26,8 +26,9 @@ from boltzray.sampling.energy_actors import (
     start_servers,
 )
 from boltzray.sampling.energy_pool import EnergyPool
-from boltzray.sampling.flow_actors import ActorsConfig
-from boltzray.sampling.sample import SampleJob, sample
+from boltzray.sampling.flow_actors import ActorsConfig, Target, start_actors
+from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.smc_checkpoint import load_part
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 OPENMM, BATCHED = EnergyConfig(engine="openmm"), EnergyConfig(engine="batched")
@@ -169,35 +170,29 @@ def test_compiling_where_it_does_not_work_is_named(molecule: Molecule, monkeypat
         server.evaluate(molecule, np.zeros((1, 23, 3)))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
-    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
+def drawn_and_moved(flows: list[Any], folder: Path) -> tuple[np.ndarray, ...]:
+    """Energies and densities of 40 proposals; log-weights, positions and densities of 16 of them after SMC."""
+    folder.mkdir()
+    config = SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6)
+    drawn = Proposals.draw(flows, 40, 8, 0, folder)
+    population, state = RayPopulation.start(flows, drawn.blocks(16), 16, 8, 0), SMCState.start(16, config)
+    for _, after in smc_steps(population, config, 0, state):
+        state = after
+    x = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    return drawn.energy, drawn.log_q, drawn.log_p, state.log_w, x, *population.scalars()
 
 
-def test_samples_with_batched_energies_do_not_depend_on_the_actors(checkpoint: Path, data: Path, home: Path) -> None:
+def test_samples_with_batched_energies_do_not_depend_on_the_actors(
+    checkpoint: Path, target: Target, peptide: Peptide, tmp_path: Path
+) -> None:
     """SNIS and SMC; and OpenMM weighs the same draws alike."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name, flows, energy in (("one", 1, BATCHED), ("two", 2, BATCHED), ("openmm", 1, OPENMM)):
-        job = SampleJob(
-            sequence="AA",
-            checkpoint=str(checkpoint),
-            out=str(home / name),
-            data_dir=str(data),
-            samples=40,
-            smc_particles=16,
-            smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
-            energy=energy,
-            actors=ActorsConfig(flow_replicas=flows, energy_actors=1),
-        )
-        out = sample(job)
-        for file in ("snis", "samples"):
-            with np.load(out / f"{file}.npz") as arrays:
-                found[f"{name} {file}"] = dict(arrays)
-    for file in ("snis", "samples"):
-        for key, value in found[f"one {file}"].items():
-            np.testing.assert_array_equal(found[f"two {file}"][key], value, err_msg=f"{file} {key}")
-    snis, other = found["one snis"], found["openmm snis"]
-    np.testing.assert_array_equal(snis["positions_nm"], other["positions_nm"])
-    np.testing.assert_allclose(snis["energy_kT"], other["energy_kT"], rtol=1e-4)
+    actors = start_actors(checkpoint, target, ActorsConfig(flow_replicas=2), BATCHED, CLUSTER)
+    try:
+        one, two = (drawn_and_moved(actors.flows[:count], tmp_path / str(count)) for count in (1, 2))
+    finally:
+        actors.stop()
+    for mine, its in zip(one, two, strict=True):
+        np.testing.assert_array_equal(mine, its)
+    (part,) = (tmp_path / "1").glob("draws-*.npz")
+    x_nm = load_part(part, "x")["x"].astype(np.float64) * models.load(checkpoint).scale_nm
+    np.testing.assert_allclose(one[0], OpenMMEnergy(peptide).evaluate(x_nm, gradient=False).energy, rtol=1e-4)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from boltzray.runtime.actor_pool import IN_FLIGHT
 from boltzray.runtime.cluster import Cluster
 from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
 from boltzray.sampling.energy_actors import EnergyActors, EnergyConfig, EnergyServer, Molecule
-from boltzray.sampling.flow_actors import ActorsConfig, FlowServer, Target, start_actors
+from boltzray.sampling.flow_actors import Actors, ActorsConfig, FlowServer, Target, start_actors
 from boltzray.sampling.ray_population import Proposals, RayPopulation
 from boltzray.sampling.sample import SampleJob, sample
 from boltzray.sampling.sample_files import read_samples
@@ -52,34 +53,30 @@ def expected(checkpoint: Path, target: Target) -> Any:
     return x, result
 
 
-def run(folder: Path, checkpoint: Path, target: Target, flows: int, energies: int, disturb: Any = None) -> Any:
-    actors = start_actors(
-        checkpoint,
-        target,
-        ActorsConfig(flow_replicas=flows, energy_actors=energies),
-        EnergyConfig(engine="openmm"),
-        Cluster(cpus=4, gpus=0, local=True),
-    )
-    try:
-        drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
-        x = np.concatenate(list(Positions(drawn.paths, 1.0)))
-        population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
-        state = SMCState.start(N, CONFIG)
-        for record, after in smc_steps(population, CONFIG, SEED, state):
-            state = after
-            if disturb:
-                disturb(record.step, actors)
-        positions = np.concatenate([block["x"] for block in ray.get(population.blocks)])
-        return x, positions, state, record.log_z
-    finally:
-        actors.stop()
+@pytest.fixture(scope="module")
+def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Iterator[Actors]:
+    """Two of each kind; test_sampling_blocks has other numbers."""
+    config, cluster = ActorsConfig(flow_replicas=2, energy_actors=2), Cluster(cpus=4, gpus=0, local=True)
+    started = start_actors(checkpoint, target, config, EnergyConfig(engine="openmm"), cluster)
+    yield started
+    started.stop()
 
 
-@pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 2), (3, 1)])
-def test_actors_give_the_bits_of_one_process(
-    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
-) -> None:
-    x, positions, state, log_z = run(tmp_path, checkpoint, target, flows, energies)
+def run(folder: Path, actors: Actors, disturb: Callable[[int], None] = lambda step: None) -> Any:
+    """Proposals, positions at the end of SMC, its state and log Z; `disturb` is called after each step."""
+    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
+    x = np.concatenate(list(Positions(drawn.paths, 1.0)))
+    population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    state = SMCState.start(N, CONFIG)
+    for record, after in smc_steps(population, CONFIG, SEED, state):
+        state = after
+        disturb(record.step)
+    positions = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    return x, positions, state, record.log_z
+
+
+def test_actors_give_the_bits_of_one_process(tmp_path: Path, actors: Actors, expected: Any) -> None:
+    x, positions, state, log_z = run(tmp_path, actors)
     drawn, result = expected
     assert np.array_equal(x, drawn)
     assert np.array_equal(positions, result.x.numpy())
@@ -92,20 +89,22 @@ def pid_of(actor: Any) -> int:
     def pid(_: Any) -> int:
         return os.getpid()
 
-    return ray.get(actor.__ray_call__.remote(pid))
+    return ray.get(actor.__ray_call__.options(max_task_retries=-1).remote(pid))
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-def test_a_killed_actor_changes_nothing(
-    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, kind: int
-) -> None:
-    def disturb(step: int, actors: Any) -> None:
-        if step == 2:
-            os.kill(pid_of(actors[kind][0]), signal.SIGKILL)
+def test_killed_actors_change_nothing(tmp_path: Path, actors: Actors, expected: Any) -> None:
+    """A flow in the middle of SMC, and an energy actor a step later."""
+    victims = {2: actors.flows[0], 3: actors.energies[0]}
+    pids = {step: pid_of(actor) for step, actor in victims.items()}
 
-    _, positions, _, log_z = run(tmp_path, checkpoint, target, 2, 2, disturb)
+    def disturb(step: int) -> None:
+        if step in pids:
+            os.kill(pids[step], signal.SIGKILL)
+
+    _, positions, _, log_z = run(tmp_path, actors, disturb)
     assert np.array_equal(positions, expected[1].x.numpy())
     assert log_z == expected[1].log_z
+    assert all(pid_of(actor) != pids[step] for step, actor in victims.items())
 
 
 def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
@@ -136,6 +135,7 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
         samples=40,
         smc_particles=16,
         energy=EnergyConfig(engine="openmm"),
+        actors=ActorsConfig(flow_replicas=1, energy_actors=1),  # the other tests' actors hold two CPUs
         smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
     )
     out = sample(job)

@@ -3,13 +3,9 @@
 import html
 import json
 import math
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -21,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from job_processes import run_job, stop_job
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
@@ -410,38 +407,25 @@ def _experiments(client: MlflowClient) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(root: Path, tmp_path: Path, checkpoint: Path, data: Path) -> None:
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on(home: Path, checkpoint: Path, data: Path) -> None:
     """SIGKILL, then Ctrl-C, to the driver of twelve trials; what was done before is not done again."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    env = {**kept, "BOLTZRAY_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(root / "jobs" / "sweep.py"), "sequence=AA", f"checkpoint={checkpoint}", "out=s"]
-    line += [f"data_dir={data}", "sweep=short", "budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
-    folder = tmp_path / "s" / "trials"
+    line = ["sweep", "sequence=AA", f"checkpoint={checkpoint}", "out=s", f"data_dir={data}", "sweep=short"]
+    line += ["budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
     finished: dict[Path, int] = {}
     for enough, signal_sent in ((3, signal.SIGKILL), (7, signal.SIGINT)):
-        process = subprocess.Popen(
-            line,
-            cwd=tmp_path,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 400
-        while len(list(folder.glob("*/state.json"))) < enough:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        finished |= {path: path.stat().st_mtime_ns for path in folder.glob("*/state.json")}
-        process.send_signal(signal_sent)
-        process.wait(60)
-        assert process.returncode == (-signal.SIGKILL if signal_sent == signal.SIGKILL else 130)
-    done = subprocess.run([*line, "resume=true"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+
+        def states() -> list[Path]:
+            return list((home / "s" / "trials").glob("*/state.json"))
+
+        stop_job(home, signal_sent, lambda n=enough: len(states()) >= n, *line)
+        finished |= {path: path.stat().st_mtime_ns for path in states()}
+    done = run_job(home, *line, "resume=true", timeout_s=500)
     assert done.returncode == 0, done.stderr
     assert "12 done" in done.stdout
     assert "ended earlier" in done.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     runs = client.search_runs(_experiments(client))
     assert len(runs) == 13  # none was begun twice
     assert {run.info.status for run in runs} == {"FINISHED"}
