@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .observables import Tica
 
 SPLITS = ("train", "val", "test")
+PUBLISHED_K = 310.0  # temperature of the published data, weights and reference MD, whose files do not record it
 
 
 def save_reference(path: str | Path, positions_nm: ArrayLike, tica: Tica) -> None:

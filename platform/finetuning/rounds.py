@@ -23,8 +23,8 @@ from boltzray.molecules.peptide import Peptide
 from ..runtime.config import write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
-from ..sampling.flow_actors import Target, trained_at_k
 from ..sampling.ray_population import Proposals
+from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
 from .executors import Executor
@@ -65,7 +65,7 @@ class Run:
         self.before = self.rounds[-1]["seconds"] if self.rounds else 0.0
         state = self.state()
         self._save_round(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
-        self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
+        self.reference = reference_energies(self.job, self.peptide)
         self.frames = real_frames(self.job, self.flow, self.peptide)
 
     def state(self) -> dict[str, Any] | None:

@@ -22,8 +22,9 @@ from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, Optimizer
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.energy_actors import BatchedEnergies
-from boltzray.sampling.flow_actors import ActorsConfig, trained_at_k
+from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
+from boltzray.sampling.target import trained_at_k
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
