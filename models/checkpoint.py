@@ -52,11 +52,13 @@ def load(
     head_dim: int | None = None,
     scale_nm: float | None = None,
     system: str | None = None,
+    mapped: bool = False,
 ) -> Flow:
     """Load a flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
 
     Our folders say everything. The weights and the name of a `.pth` may leave open, and so can be given: `head_dim`,
     the scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
+    `mapped`: leave the weights in the file, mapped into memory; it must then stay as it is.
 
     Raises: FileNotFoundError with what to do; ValueError for content that is not a flow's.
     """
@@ -66,7 +68,7 @@ def load(
         )
     path = locate(path)
     if path.is_dir():
-        flow = _load_folder(path)
+        flow = _load_folder(path, mapped)
         _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system}, flow)
         return flow
     if not path.exists():
@@ -74,7 +76,15 @@ def load(
             f"no checkpoint at {path}: train one (python jobs/train.py), or give checkpoint= a folder "
             f"with {WEIGHTS}, or a public .pth file"
         )
-    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system)
+    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system, mapped=mapped)
+
+
+def outline(path: str | Path) -> Flow:
+    """A flow on the meta device: its configuration, its scale and which peptides it takes, but no weights.
+
+    The file is checked as by `load`, but only names and shapes are read of it. Raises: as `load`.
+    """
+    return load(path, mapped=True).to("meta")
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_folder(folder: Path) -> Flow:
+def _load_folder(folder: Path, mapped: bool) -> Flow:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -130,8 +140,9 @@ def _load_folder(folder: Path) -> Flow:
             "version of BoltzRay that trained it, or train again"
         )
     try:
-        # Copied, because what is loaded is the file itself, mapped: it may be gone while the flow is still in use.
-        state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
+        state = load_file(folder / WEIGHTS)
+        if not mapped:  # what is loaded is the file itself: it may be gone while the flow is still in use
+            state = {name: value.clone() for name, value in state.items()}
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
     with torch.device("meta"):

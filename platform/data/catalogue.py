@@ -13,6 +13,7 @@ import ray
 
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import PUBLISHED_K
 from boltzray.molecules.shards import read_manifest, shard_sizes
 from boltzray.molecules.storage import join, list_files, read_bytes
 from boltzray.molecules.tars import Problem
@@ -21,7 +22,6 @@ from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
 from ..runtime.progress import progress
 
-PUBLISHED_K = 310.0
 PEPTIDES_A_TASK = 500
 
 

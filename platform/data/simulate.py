@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from boltzray.molecules.observables import fit_tica
+from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide, check_sequence
 from boltzray.molecules.references import published_split, save_reference
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
@@ -23,8 +23,6 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
-
-TICA_LAG = 100  # frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +192,7 @@ def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
     sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
     trajectories = [load_trajectory(replica.directory) for replica in held]
-    lag = max(1, min(TICA_LAG, min(map(len, trajectories)) // 10))
+    lag = tica_lag(min(map(len, trajectories)))
     tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
     path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,8 @@ from boltzray.molecules.storage import replacing
 
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
-from ..sampling.flow_actors import Target, trained_at_k
 from ..sampling.ray_population import Proposals
+from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
 from .executors import Executor
@@ -79,7 +79,7 @@ class FinetuneRun:
             say(f"goes on after {len(self.progress.records)} of {self.plan.rounds + 1} draws")
         self.folder.mkdir(exist_ok=True)
         self._save_weights()
-        self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
+        self.reference = reference_energies(self.job, self.peptide)
         self.frames = real_frames(self.job, self.flow, self.peptide)
 
     def _save_weights(self) -> None:

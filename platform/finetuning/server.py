@@ -19,7 +19,8 @@ from boltzray.samplers import Endpoints
 
 from ..runtime.config import write_json
 from ..sampling.energy_actors import Energies
-from ..sampling.flow_actors import FlowServer, Target
+from ..sampling.flow_actors import FlowServer
+from ..sampling.target import Target
 from .train_step import Finetuner, RoundData, RoundSpec, StepReport
 
 ROUND = "round.json"

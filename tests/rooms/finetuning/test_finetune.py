@@ -23,9 +23,10 @@ from boltzray.finetuning.round_record import RoundRecord, read_records
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
-from boltzray.sampling.energy_actors import BatchedEnergies, EnergyConfig
-from boltzray.sampling.flow_actors import ActorsConfig, trained_at_k
+from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
+from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
+from boltzray.sampling.target import trained_at_k
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
@@ -137,12 +138,12 @@ def test_every_energy_is_counted(
 ) -> None:
     evaluated = []
 
-    class Counting(BatchedEnergies):
+    class Counting(LocalEnergies):
         def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetuning.executors.BatchedEnergies", Counting)
+    monkeypatch.setattr("boltzray.finetuning.executors.LocalEnergies", Counting)
     energies: list[int] = []
     finetune(replace(job, **change), lambda entry: energies.append(entry["energies"]))
     assert energies == spent

@@ -20,12 +20,14 @@ from restarts import ARGUMENTS, has_begun, undisturbed
 from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.tracking import Tracker
 from boltzray.samplers import SMCConfig, SMCState, smc_steps
+from boltzray.sampling.block_files import load_part
 from boltzray.sampling.energy_actors import EnergyConfig
-from boltzray.sampling.flow_actors import Actors, ActorsConfig, Target, start_actors
+from boltzray.sampling.flow_actors import Actors, ActorsConfig, start_actors
 from boltzray.sampling.ray_population import Proposals, RayPopulation
 from boltzray.sampling.sample import sample
 from boltzray.sampling.smc import SMCRun
-from boltzray.sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from boltzray.sampling.smc_checkpoint import last_checkpoint, save_checkpoint
+from boltzray.sampling.target import Target
 
 CONFIG = SMCConfig(schedule="linear", n_steps=8, block_size=8, step_size=1e-5)
 LONG = replace(CONFIG, n_steps=24)  # time to be killed in
@@ -57,7 +59,7 @@ def tracker(home: Path) -> Tracker:
 def run_smc_on_actors(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
     """Draw and anneal; positions and log-weights at the end, and log Z."""
     folder.mkdir(exist_ok=True)
-    drawn = Proposals.draw(actors.flows, n, config.block_size, SEED, folder)
+    drawn = Proposals.sample(actors.flows, n, config.block_size, SEED, folder)
     annealing = SMCRun(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
     state, steps, _ = annealing.run(drawn, actors.flows, tracker)
     final = last_checkpoint(folder)
@@ -123,13 +125,13 @@ def test_actors_killed_at_random_twenty_times(
 
 
 def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boltzray.sampling.smc_checkpoint.PART_ROWS", 16)
-    whole = Proposals.draw(actors.flows, 50, 8, SEED, tmp_path)
+    monkeypatch.setattr("boltzray.sampling.block_files.PART_ROWS", 16)
+    whole = Proposals.sample(actors.flows, 50, 8, SEED, tmp_path)
     assert [len(load_part(path, "x")["x"]) for path in whole.paths] == [16, 16, 16, 2]
     contents = [path.stat().st_mtime_ns for path in whole.paths]
     before = load_part(whole.paths[1], "x", "log_q", "log_p", "energy")
     whole.paths[1].unlink()
-    again = Proposals.draw(actors.flows, 50, 8, SEED, tmp_path)
+    again = Proposals.sample(actors.flows, 50, 8, SEED, tmp_path)
     for name, values in load_part(again.paths[1], *before).items():
         assert np.array_equal(values, before[name]), name
     unchanged = [path.stat().st_mtime_ns for path in again.paths]
@@ -143,7 +145,7 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
     undisturbed = run_smc_on_actors(tmp_path / "whole", actors, tracker)
     folder = tmp_path / "pieces"
     folder.mkdir()
-    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
+    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, folder)
     annealing = SMCRun(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
     for _ in range(CONFIG.n_steps - 1):
         population, state, steps, seconds = annealing._begin(drawn, actors.flows)
@@ -154,7 +156,7 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
 
 
 def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:
-    drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, tmp_path)
+    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, tmp_path)
     population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     assert last_checkpoint(tmp_path) is None

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
