@@ -1,4 +1,4 @@
-"""Keep one MLflow run a job, found again when the job is resumed."""
+"""MLflow runs: one for each job, found again when the job is resumed."""
 
 import hashlib
 import logging
@@ -83,10 +83,7 @@ class Tracker:
         self.run_id, self.uri = run_id, uri
 
     def __getstate__(self) -> dict[str, str]:
-        return {
-            "run_id": self.run_id,
-            "uri": self.uri,
-        }  # without what `__enter__` started: one process watches the system
+        return {"run_id": self.run_id, "uri": self.uri}  # system metrics are logged by the process that entered the run
 
     @property
     def client(self) -> MlflowClient:
