@@ -19,7 +19,7 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
+from ..data.catalogue import BAD_DATA, Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
@@ -32,8 +32,6 @@ from .process_group import ProcessGroupConfig
 from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
 from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
-
-BAD_DATA = "bad_data.txt"
 
 # Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
 # data.
