@@ -23,6 +23,7 @@ from ..runtime.config import fingerprint
 from ..runtime.progress import progress
 
 PEPTIDES_A_TASK = 500
+BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
 
 
 @dataclass(frozen=True, kw_only=True)

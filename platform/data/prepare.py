@@ -19,10 +19,9 @@ from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, results_home, write_json
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
-from .catalogue import ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of, read_pdbs
+from .catalogue import BAD_DATA, ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of, read_pdbs
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
-BAD_DATA = "bad_data.txt"
 FRAMES_PER_SHARD = 2000
 
 

@@ -165,7 +165,7 @@ class FinetuneRun:
         )
 
     def _is_best(self, record: RoundRecord) -> bool:
-        """Whether no draw at the temperature of the job had a higher ESS than this one."""
+        """Return True if no draw at the temperature of the job had a higher ESS than this one."""
         if record.draw_k != self.job.temperature_k:
             return False
         comparable = [r.ess for r in self.progress.records if r.on_target and r.draw_k == record.draw_k]

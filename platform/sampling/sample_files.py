@@ -30,7 +30,7 @@ READ_ROWS = 100_000  # of those read at most so many, subsampled by weight
 
 
 def finished(out: Path) -> bool:
-    """Whether a run has left all its results in `out`."""
+    """Return True if a run has left all its results in `out`."""
     return (out / "sampling.json").exists()
 
 

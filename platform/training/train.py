@@ -18,7 +18,7 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
+from ..data.catalogue import BAD_DATA, Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
@@ -33,9 +33,12 @@ from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
 from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 
+<<<<<<< HEAD
 BAD_DATA = "bad_data.txt"
 POLL_S = 2.0  # of the progress, and of the validation
 
+=======
+>>>>>>> hE
 # Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
 # data.
 INCIDENTAL = (
