@@ -33,12 +33,8 @@ from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
 from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 
-<<<<<<< HEAD
-BAD_DATA = "bad_data.txt"
 POLL_S = 2.0  # of the progress, and of the validation
 
-=======
->>>>>>> hE
 # Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
 # data.
 INCIDENTAL = (
