@@ -79,6 +79,7 @@ class InternalTables:
         return InternalTables(**cut, root=self.root[index])
 
     def to(self, device: torch.device | str) -> "InternalTables":
+        """The same on `device`, without waiting for the copy."""
         return InternalTables(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 

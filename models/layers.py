@@ -131,6 +131,7 @@ class PlainLayer(nn.Module):
         self.mlp = MLP(channels, expansion)
 
     def modulation(self, e: Tensor) -> Tensor:
+        """The condition e (P, N, C) itself."""
         return e
 
     def forward(self, x: Tensor, modulation: Tensor | None) -> Tensor:
@@ -156,6 +157,7 @@ class AdaptiveLayer(nn.Module):
             nn.init.constant_(gate.bias, -2.0)
 
     def modulation(self, e: Tensor) -> Modulation:
+        """Scales, shifts and gates from the condition e (P, N, C)."""
         scale1, shift1 = self.norm1(e)
         scale2, shift2 = self.norm2(e)
         gate1, gate2 = torch.sigmoid(self.gate1(e)), torch.sigmoid(self.gate2(e))

@@ -37,14 +37,17 @@ class FlowModel:
         self.conditioning = flow.conditioning(tables)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        """See `losses.Model`."""
         return self.flow.log_prob(x, self.conditioning, self.temperature_ratio)
 
     def log_prob_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `losses.Model`."""
         with torch.no_grad():
             c = _detached(self.conditioning)
         return log_prob_and_gradient(self.flow, x, c, self.temperature_ratio)
 
     def pathwise(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        """See `losses.Model`."""
         return pathwise(self.flow, x, cotangent, self.conditioning)
 
 

@@ -124,6 +124,7 @@ class PeptideTables:
         )
 
     def to(self, device: torch.device | str) -> "PeptideTables":
+        """The same on `device`, without waiting for the copy."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "internal"}
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return PeptideTables(**moved, internal=self.internal and self.internal.to(device))
