@@ -14,7 +14,6 @@ from .observables import Tica
 from .storage import replacing
 
 SPLITS = ("train", "val", "test")
-PUBLISHED_K = 310.0  # temperature of the published data, weights and reference MD, whose files do not record it
 
 
 def save_reference(path: str | Path, positions_nm: ArrayLike, tica: Tica) -> None:

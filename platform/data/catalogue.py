@@ -12,8 +12,8 @@ import numpy as np
 import ray
 
 from boltzray.molecules.columns import read_frames, read_prepared
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import PUBLISHED_K
 from boltzray.molecules.shards import read_manifest, shard_sizes
 from boltzray.molecules.storage import join, list_files, read_bytes
 from boltzray.molecules.tars import Problem

@@ -11,10 +11,10 @@ import ray
 
 from boltzray import models
 from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import project
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import PUBLISHED_K
 from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment

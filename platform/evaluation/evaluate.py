@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import PUBLISHED_K, find_reference, load_reference
+from boltzray.molecules.references import find_reference, load_reference
 from boltzray.molecules.subsample import weighted_subsample
 
 from ..report.contents import Reference, Report

@@ -4,8 +4,9 @@ import numpy as np
 
 from boltzray.models.flow import Flow
 from boltzray.molecules import zmatrix
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import PUBLISHED_K, find_reference, load_reference
+from boltzray.molecules.references import find_reference, load_reference
 from boltzray.molecules.subsample import weighted_subsample
 
 from ..runtime.config import data_folder

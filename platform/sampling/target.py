@@ -8,9 +8,9 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.conditioning import Precision
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
-from boltzray.molecules.references import PUBLISHED_K
 from boltzray.samplers.com import CenterOfMass, com_log_density
 
 from .energy_actors import Molecule

@@ -11,7 +11,8 @@ from typing import Any
 from ray import tune
 
 from boltzray import models
-from boltzray.molecules.references import PUBLISHED_K, find_reference
+from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.references import find_reference
 
 from ..finetuning.finetune import flow_and_peptide
 from ..runtime.cluster import Cluster, cluster
