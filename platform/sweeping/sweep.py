@@ -22,7 +22,7 @@ from ..runtime.run_folder import check_or_record_settings, deciding
 from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
-from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_tables, write_configuration
+from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_configuration, write_tables
 from .sweep_page import write_sweep_report
 from .tune import placement, run_trial, scheduler, watched
 
