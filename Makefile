@@ -34,8 +34,9 @@ quickstart: $(STAMP)
 tutorial: $(STAMP)
 	@$(BIN)/python jobs/tutorial.py $(ARGS)
 
+# Two workers: one for what runs Ray, one for the rest. For a debugger: make test ARGS="-n 0 tests/…"
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -24,8 +24,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from boltzray import models  # noqa: E402
-from boltzray.finetuning.config import LEAST_DRAWS  # noqa: E402
-from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune  # noqa: E402
+from boltzray.finetuning.budget import LEAST_DRAWS  # noqa: E402
+from boltzray.finetuning.config import FinetuneJob, OptimizerConfig  # noqa: E402
+from boltzray.finetuning.finetune import finetune  # noqa: E402
+from boltzray.models.losses import ObjectiveConfig  # noqa: E402
 from boltzray.molecules.batched.energy import BatchedEnergy  # noqa: E402
 from boltzray.molecules.peptide import Peptide  # noqa: E402
 from boltzray.molecules.references import find_pdb, find_reference, load_reference  # noqa: E402

@@ -1,1 +1,1 @@
-"""Finetuning of a flow to one peptide: rounds of drawing, weighting and learning, each energy counted."""
+"""Finetuning of a flow to one peptide: rounds of sampling, reweighting and learning, each energy counted."""

@@ -1,4 +1,4 @@
-"""What a round draws, how good that is, and what the round learns from it."""
+"""The buffer of a round: proposals or SMC particles, their diagnostics, and what each term learns from them."""
 
 import time
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ import numpy as np
 
 from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
 from boltzray.molecules.transport import wasserstein_1d
-from boltzray.samplers import SMCConfig, SMCState, SMCStep, generator, resample, smc_steps, snis, treat
+from boltzray.samplers import SMCState, SMCStep, generator, resample, smc_steps, snis, treat
 from boltzray.samplers.importance_weights import Treatment
 from boltzray.samplers.types import FloatArray
 
 from ..runtime.progress import progress
+from ..sampling.block_files import load_part
 from ..sampling.ray_population import Proposals
-from ..sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from ..sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 from .config import FinetuneJob
 from .executors import Executor
 from .train_step import TermData
@@ -25,9 +26,9 @@ CHOOSE = 42  # stage of the random stream that resamples a buffer
 
 
 class Buffer(NamedTuple):
-    """Conformations on disk, and what weights them: to any density h by log h + `log_v`.
+    """Conformations on disk; the log importance weight of any target h is log h(x) + `neg_log_proposal`.
 
-    Shape: (n,) each. `log_q` is the flow's, `log_p` log π̃. `energies`: what it took to fill.
+    Shape: (n,) each. `log_q` is the flow's, `log_p` log π̃. `energies`: evaluations that filled it.
     """
 
     paths: Sequence[Path]
@@ -38,18 +39,18 @@ class Buffer(NamedTuple):
 
 
 def fill_buffer(job: FinetuneJob, executor: Executor, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
-    """The flow's draws of one round, and its buffer: these draws, or particles annealed from them."""
+    """Draw the proposals of a round and fill its buffer, with these or with particles annealed from them."""
     if job.sampler == "snis" or not job.objective.buffered:
-        drawn = executor.draw(job.buffer_energies, seed, folder)
+        drawn = executor.draw(job.plan.buffer, seed, folder)
         return drawn, Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
     drawn = executor.draw(job.smc_particles, seed, folder)
     return drawn, _anneal(job, executor, drawn, seed, folder)
 
 
 def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, folder: Path) -> Buffer:
-    """SMC until λ is 1, or until the next step would exceed the buffer's energies; the rest of the way by weight."""
-    limit, config, n, power = job.buffer_energies, job.smc, job.smc_particles, job.objective.power
-    cost, began = moves(config) * n, time.monotonic()
+    """Run SMC until λ is 1, or the next step would exceed the buffer's energies; weights do the rest of the way."""
+    limit, config, n, power = job.plan.buffer, job.smc, job.smc_particles, job.objective.power
+    cost, began = config.evaluations_per_step * n, time.monotonic()
     found = last_checkpoint(folder)
     if found is None:
         population, steps = executor.start(drawn, n, seed), list[SMCStep]()
@@ -77,29 +78,26 @@ def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, f
     return Buffer(final.paths, log_q, log_p, state.log_w - gamma, n + state.n_evaluations)
 
 
-def moves(config: SMCConfig) -> int:
-    """Energies of one step of SMC, a particle."""
-    return config.moves_per_step * (config.n_leapfrog if config.kernel == "hmc" else 1)
-
-
 def term_data(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, seed: int) -> dict[str, TermData]:
-    """What each term reads of the buffer. Raises: ValueError if all weights are zero."""
-    alive = np.flatnonzero(np.isfinite(buffer.log_p) & np.isfinite(buffer.neg_log_proposal) & np.isfinite(buffer.log_q))
+    """Rows of the buffer, and their weights, that each term learns from. Raises: ValueError if all weights are zero."""
+    usable = np.flatnonzero(
+        np.isfinite(buffer.log_p) & np.isfinite(buffer.neg_log_proposal) & np.isfinite(buffer.log_q)
+    )
     result = {}
     for name in objective.active:
         reads, power = OBJECTIVES[name].reads, OBJECTIVES[name].power
         if reads == "drawn":
-            result[name] = TermData(alive, None)
+            result[name] = TermData(usable, None)
         elif reads in ("weighted", "resampled"):
-            log_h = power * buffer.log_p[alive] + (1.0 - power) * buffer.log_q[alive]
-            log_w = treat(log_h + buffer.neg_log_proposal[alive], treatment)
+            log_h = power * buffer.log_p[usable] + (1.0 - power) * buffer.log_q[usable]
+            log_w = treat(log_h + buffer.neg_log_proposal[usable], treatment)
             if reads == "resampled":
                 chosen = resample(log_w, len(buffer.log_p), generator(seed, CHOOSE), "systematic")
-                result[name] = TermData(alive[chosen], None)
+                result[name] = TermData(usable[chosen], None)
             else:
                 weight = np.exp(log_w - log_w.max())
                 kept = weight > 0
-                result[name] = TermData(alive[kept], weight[kept] / weight[kept].mean())
+                result[name] = TermData(usable[kept], weight[kept] / weight[kept].mean())
     return result
 
 
@@ -117,7 +115,7 @@ def conformations(paths: Sequence[Path]) -> np.ndarray:
 
 
 def importance_diagnostics(drawn: Proposals, treatment: Treatment, reference_kt: np.ndarray | None) -> dict[str, Any]:
-    """How good a flow is by its own draws: ESS, k̂, and W2 of energies in kT to those of reference MD.
+    """Diagnostics of a flow by its own draws: ESS, k̂, and W2 of energies in kT to those of reference MD.
 
     Raises: ValueError if all weights are zero.
     """

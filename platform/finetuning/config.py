@@ -1,4 +1,4 @@
-"""What a user may choose about finetuning, checked where it is written down."""
+"""Configuration of a finetuning, checked where it is written down."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,9 +16,7 @@ from ..runtime.cluster import ClusterConfig
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig
 from ..sampling.peptide_source import PeptideSource
-
-LEAST_DRAWS = 32  # of a buffer or of the last draw: fewer weights say nothing
-PROBE = 1000  # draws a round where nothing is learned from a buffer, to see how good the flow is
+from .budget import EnergyBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,53 +92,21 @@ class FinetuneJob:
             raise ValueError(
                 f"objective.hottest_k={self.objective.hottest_k:g} must be above temperature_k={self.temperature_k:g}"
             )
-        self._check_budget()
-
-    def _check_budget(self) -> None:
-        rounds, share = self.n_rounds, self.share
-        if rounds < 1 or share < LEAST_DRAWS or self.budget < (rounds + 1) * share:
-            wanted = (max(rounds, 1) + 1) * max(self.buffer, LEAST_DRAWS)
-            raise ValueError(
-                f"budget={self.budget} is too small for {max(rounds, 1)} rounds with a buffer of "
-                f"{max(self.buffer, LEAST_DRAWS)} energies each, and a last draw as large: "
-                f"give budget={wanted} or more, or a smaller buffer="
-            )
-        if self.objective.on_policy and self.on_policy_energies > share - LEAST_DRAWS:
-            raise ValueError(
-                f"objective {self.objective.name} draws at each step: steps × batch = "
-                f"{self.on_policy_energies} energies a round, of {share}, and {LEAST_DRAWS} draws are needed besides: "
-                f"give budget={(rounds + 1) * (self.on_policy_energies + LEAST_DRAWS)} or more, or lower steps or batch"
-            )
+        self.plan.check(self.objective, self.buffer)
         if self.sampler == "smc" and self.objective.buffered:
-            n, left = self.smc_particles, share - self.on_policy_energies
-            # a draw, its gradient, and one move of each
-            cost = n * (2 + self.smc.moves_per_step * (self.smc.n_leapfrog if self.smc.kernel == "hmc" else 1))
-            if n < LEAST_DRAWS or cost > left:
-                raise ValueError(
-                    f"smc_particles={n} must be {LEAST_DRAWS} or more, and one step of SMC with them takes {cost} of "
-                    f"the {left} energies of a buffer: lower smc_particles, or raise budget or buffer"
-                )
+            self.plan.check_smc(self.smc_particles, self.smc)
 
     @property
-    def n_rounds(self) -> int:
-        """Rounds of learning."""
-        return self.rounds or self.budget // self.buffer - 1
-
-    @property
-    def share(self) -> int:
-        """Energies that a round may spend."""
-        return self.buffer or self.budget // (self.n_rounds + 1)
-
-    @property
-    def on_policy_energies(self) -> int:
-        """Of them, those of the optimiser's own draws."""
-        return self.steps * self.batch if self.objective.on_policy else 0
-
-    @property
-    def buffer_energies(self) -> int:
-        """Of them, those that fill the buffer."""
-        left = self.share - self.on_policy_energies
-        return left if self.objective.buffered else min(left, PROBE)
+    def plan(self) -> EnergyBudget:
+        """The energies of each round, and of the last draw."""
+        return EnergyBudget.plan(
+            self.objective,
+            total=self.budget,
+            rounds=self.rounds,
+            buffer=self.buffer,
+            steps=self.steps,
+            batch=self.batch,
+        )
 
     @property
     def source(self) -> PeptideSource:
@@ -153,9 +119,10 @@ class FinetuneJob:
         return self.out or f"outputs/finetune/{self.source.name}-{self.objective.name}"
 
     def temperatures(self, index: int) -> tuple[float, float]:
-        """Where round `index` draws, and what it learns, in K: the same but for the ladder of `anneal`."""
-        if "anneal" not in self.objective.active or index >= self.n_rounds:
+        """Temperatures (K) of the draws of round `index` and of its target: the same but for the ladder of `anneal`."""
+        n = self.plan.rounds
+        if "anneal" not in self.objective.active or index >= n:
             return self.temperature_k, self.temperature_k
-        hot, cold, n = self.objective.hottest_k, self.temperature_k, self.n_rounds
+        hot, cold = self.objective.hottest_k, self.temperature_k
         ladder = [hot * (cold / hot) ** (k / n) for k in range(n)] + [cold]
         return ladder[index], ladder[index + 1]

@@ -1,4 +1,4 @@
-"""Who draws, moves and learns in finetuning: this process, or actors. Both give the same bits."""
+"""Executors of a finetuning's rounds: in this process, or on Ray actors; bit-identical."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,32 +17,34 @@ from boltzray.samplers import LocalPopulation, Particles, Population
 from ..runtime.actor_pool import fetch, run_on
 from ..runtime.cluster import cluster
 from ..runtime.progress import progress, say
-from ..sampling.energy_actors import BatchedEnergies, EnergyConfig, EnergyServer, Molecule
-from ..sampling.flow_actors import Target, start_actors
+from ..sampling.block_files import blocks_per_part, load_part, part_path, save_part
+from ..sampling.energy_actors import LocalEnergies
+from ..sampling.flow_actors import start_actors
 from ..sampling.ray_population import Proposals, RayPopulation
-from ..sampling.smc_checkpoint import Saves, blocks_per_part, load_part, part_path, save_part
+from ..sampling.smc_checkpoint import Saves
+from ..sampling.target import Target
 from .config import FinetuneJob
 from .server import FinetuneServer
 from .train_step import RoundData, RoundSpec, StepReport
 
 
 class SavedPopulation(Population, Saves, Protocol):
-    """Particles that SMC can move, and that can be written to disk."""
+    """Population of SMC that can be written to disk."""
 
 
 class Executor(Protocol):
-    """Those who hold the flow. Each method's result depends on its arguments and on the folder of `read` alone."""
+    """Holds the flow, draws from it and teaches it. Results depend on arguments and on the folder of weights alone."""
 
     def reload(self) -> None:
-        """Take over the weights and the aim that the folder has now."""
+        """Take over the weights and the target that the folder has now."""
         ...
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
-        """Draw and weigh, in parts on disk; what is there is not drawn again."""
+        """Draw `n` proposals and evaluate their target, in parts in `folder`; parts that exist are not made again."""
         ...
 
     def start(self, drawn: Proposals, n: int, seed: int) -> SavedPopulation:
-        """The first `n` draws as particles."""
+        """The first `n` proposals as particles."""
         ...
 
     def load(self, paths: Sequence[Path], seed: int) -> SavedPopulation:
@@ -50,26 +52,24 @@ class Executor(Protocol):
         ...
 
     def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
-        """The teacher's log q of the conformations in parts on disk."""
+        """log q (n,) of the teacher for the conformations in parts on disk."""
         ...
 
-    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
-        """Start a round of learning, or go on with it."""
+    def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        """Start a round of learning, or go on with it from `state`."""
         ...
 
     def learn(self, seconds: float) -> StepReport:
-        """Steps for so long."""
+        """Take steps for so many seconds, one at least."""
         ...
 
 
 class LocalExecutor:
-    """Everything in this process, on one thread."""
+    """Runs everything in this process, on one thread."""
 
     def __init__(self, job: FinetuneJob, folder: Path, target: Target) -> None:
         self.block_size = job.smc.block_size
-        molecule = Molecule(target.pdb, target.temperature_k)
-        energies = BatchedEnergies if job.energy.engine == "batched" else _OwnEnergies
-        self.server = FinetuneServer(str(folder), target, partial(energies, molecule, job.energy))
+        self.server = FinetuneServer(str(folder), target, partial(LocalEnergies, target.molecule, job.energy))
 
     def reload(self) -> None:
         self.server.reload()
@@ -87,7 +87,7 @@ class LocalExecutor:
     def _draw_part(self, path: Path, low: int, high: int, seed: int) -> None:
         began, parts = time.monotonic(), []
         for first in range(low, high, self.block_size):
-            x, log_q = self.server.draw(seed, first // self.block_size, min(self.block_size, high - first))
+            x, log_q = self.server.propose(seed, first // self.block_size, min(self.block_size, high - first))
             parts.append((x, log_q, *self.server.target_log_prob(x)))
         x, log_q, log_p, energy = (np.concatenate(column) for column in zip(*parts, strict=True))
         save_part(path, x=x, log_q=log_q, log_p=log_p, energy=energy, seconds=np.float64(time.monotonic() - began))
@@ -108,8 +108,8 @@ class LocalExecutor:
     def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
         return np.concatenate([self.server.teacher_log_prob(str(teacher), x) for x in _blocks(paths, self.block_size)])
 
-    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
-        self.server.begin(task, data, state)
+    def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        self.server.begin(spec, data, state)
 
     def learn(self, seconds: float) -> StepReport:
         return self.server.learn(seconds)
@@ -130,32 +130,19 @@ class LocalParticles(LocalPopulation):
         return cls(LocalPopulation.start(x, evaluate, block_size, seed).blocks, evaluate, seed)
 
 
-class _OwnEnergies:
-    """OpenMM in the process that asks."""
-
-    def __init__(self, molecule: Molecule, config: EnergyConfig) -> None:
-        self.server, self.molecule = EnergyServer(config), molecule
-
-    def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
-        return self.server.evaluate(self.molecule, x_nm, gradient)
-
-    def collect(self, asked: Any) -> Any:
-        return asked
-
-
 class RayExecutor:
-    """Actors: all draw and move, the first one learns. One that dies comes back, and its work is done again."""
+    """Flow actors: all draw and move, the first one learns. One that dies comes back, and its work is done again."""
 
     def __init__(self, flows: Sequence[Any], block_size: int) -> None:
         self.flows, self.block_size = flows, block_size
-        self._round_data: tuple[RoundSpec, Any, dict[str, Any] | None] | None = None
+        self._begun: tuple[RoundSpec, Any, dict[str, Any] | None] | None = None
 
     def reload(self) -> None:
         for reference in [flow.reload.options(max_task_retries=-1).remote() for flow in self.flows]:
             fetch(reference)
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
-        return Proposals.draw(self.flows, n, self.block_size, seed, folder)
+        return Proposals.sample(self.flows, n, self.block_size, seed, folder)
 
     def start(self, drawn: Proposals, n: int, seed: int) -> RayPopulation:
         return RayPopulation.start(self.flows, drawn.blocks(n), n, self.block_size, seed)
@@ -170,18 +157,18 @@ class RayExecutor:
         blocks = [ray.put(x) for x in _blocks(paths, self.block_size)]
         return np.concatenate(run_on(self.flows, [partial(call, x) for x in blocks]))
 
-    def begin(self, task: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
-        self._round_data = task, ray.put(data), state
-        self._call("begin", *self._round_data)
+    def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        self._begun = spec, ray.put(data), state
+        self._call("begin", *self._begun)
 
     def learn(self, seconds: float) -> StepReport:
         report: StepReport = self._call("learn", seconds)
-        assert self._round_data is not None
-        self._round_data = *self._round_data[:2], report.state
+        assert self._begun is not None
+        self._begun = *self._begun[:2], report.state
         return report
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """A call to the learner; where it died, it begins again where it last reported."""
+        """Call the learner; one that died begins again where it last reported."""
         while True:
             try:
                 return fetch(getattr(self.flows[0], method).remote(*arguments))
@@ -189,8 +176,8 @@ class RayExecutor:
                 say("the learner's process died: it goes on from its last report")
                 ray.get(self.flows[0].__ray_ready__.options(max_task_retries=-1).remote())
                 if method != "begin":
-                    assert self._round_data is not None
-                    self._call("begin", *self._round_data)
+                    assert self._begun is not None
+                    self._call("begin", *self._begun)
 
 
 def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
@@ -201,7 +188,7 @@ def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
 
 @contextmanager
 def start_executor(job: FinetuneJob, folder: Path, target: Target) -> Iterator[Executor]:
-    """Those who do the work of `job`, with the weights and aim in `folder`."""
+    """Start the executor of `job`, which reads weights and target in `folder`."""
     if job.in_process:
         threads = torch.get_num_threads()
         try:

@@ -1,14 +1,11 @@
-"""Finetuning of a flow to one peptide: rounds of drawing, weighting and learning, each energy counted."""
+"""Finetuning of a flow to one peptide: rounds of sampling, reweighting and learning, each energy counted."""
 
-import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.models.losses import ObjectiveConfig
 from boltzray.molecules.peptide import Peptide
 
 from ..evaluation.evaluate import evaluate_folder, print_verdict
@@ -17,12 +14,11 @@ from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker
 from ..sampling.sample_files import finished
-from .config import FinetuneJob, OptimizerConfig
+from .config import FinetuneJob
 from .executors import start_executor
 from .outputs import quality
-from .rounds import OnRound, Run
-
-__all__ = ["FinetuneJob", "ObjectiveConfig", "OptimizerConfig", "finetune", "finetune_and_report"]
+from .round_record import RoundRecord, read_records
+from .rounds import FinetuneRun, OnRound
 
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_process")  # do not change the results
 
@@ -30,15 +26,15 @@ INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_proc
 def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker | None = None) -> Path:
     """Run or continue `job`; returns its folder, with the finetuned flow in `checkpoint` there.
 
-    `on_round` is called n_rounds + 1 times, whenever the flow has been drawn from and weighted: with round=0 before any
+    `on_round` is called rounds + 1 times, whenever the flow has been sampled and reweighted: with round=0 before any
     learning, with round=k after k rounds of it, the last time with the final draw. It receives a plain dict:
-    `round`; `energies` spent so far; `ess` (share) with its standard error `ess_error`, `k_hat` and `max_weight_share`
-    of the flow's own `n` draws; `energy_w2` to reference MD in kT (None without any, or at another temperature);
-    `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then not comparable between rounds; the final one is);
-    `loss`, mean over the steps of the round that has ended, each term's, and `skipped_steps` (missing in round 0);
-    `seconds` of work so far; `final`, whether it is the last. The same dicts are in out/rounds.json. A resumed run
-    calls `on_round` again for rounds that are done. What `on_round` raises stops the run, which goes on from there
-    when called again.
+    `round`; `energies` spent so far; `ess` (fraction) with its standard error `ess_error`, `k_hat` and
+    `max_weight_share` of the flow's own `n` draws, of which `n_failed` have no energy; `energy_w2` to reference MD in
+    kT (None without any, or at another temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
+    not comparable between rounds; the final one is); `loss`, mean over the steps of the round that has ended, each
+    term's, and `skipped_steps` (missing in round 0); `seconds` of work so far; `final`, true for the last. The same
+    dicts are in out/rounds.json (`RoundRecord`). A resumed run calls `on_round` again for rounds that are done. An
+    error that `on_round` raises stops the run, which goes on from there when called again.
 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
@@ -49,16 +45,16 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")
-        for entry in json.loads((out / "rounds.json").read_text()):
-            if on_round:
-                on_round(entry)
+        if on_round:
+            for record in read_records(out):
+                on_round(record.to_json())
         return out
     with folder.track(parent) as tracker:
-        run = Run(job, out, checkpoint, flow, peptide, tracker, on_round)
+        run = FinetuneRun(job, out, checkpoint, flow, peptide, tracker, on_round)
         del flow
         run.prepare()
         with start_executor(job, run.weights, run.target) as executor:
-            drawn = run.rounds_by(executor)
+            drawn = run.run(executor)
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
     shutil.rmtree(out / "run")
@@ -71,16 +67,16 @@ def finetune_and_report(job: FinetuneJob) -> Path:
         out = finetune(job)
     except FloatingPointError as error:
         raise RuntimeError(str(error)) from error
-    rounds = json.loads((out / "rounds.json").read_text())
-    training = [{"step": job.steps * entry["round"], "loss": entry["loss"]} for entry in rounds if "loss" in entry]
+    records = read_records(out)
+    training = [{"step": job.steps * r.round, "loss": r.learning["loss"]} for r in records if "loss" in r.learning]
     print_verdict(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
-    for line in _conclusion(rounds, out):
+    for line in _conclusion(records, out):
         say(line)
     return out
 
 
 def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
-    """What is finetuned, and to what. Raises: ValueError for a peptide that the flow cannot take."""
+    """The flow to finetune, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.load(checkpoint)
     peptide = job.source.load()
@@ -99,16 +95,16 @@ def _check_length(checkpoint: Path, peptide: Peptide) -> None:
         )
 
 
-def _conclusion(rounds: list[dict[str, Any]], out: Path) -> list[str]:
-    first, last = rounds[0], rounds[-1]
-    lines = [f"\nfinetuned with {last['energies']} energies", f"  after:  {quality(last)}  (of {last['n']} draws)"]
-    if first["draw_k"] == first["target_k"] == last["draw_k"]:
-        lines.insert(1, f"  before: {quality(first)}  (of {first['n']} draws)")
-        best = max(rounds, key=lambda entry: entry["ess"])
-        if abs(last["ess"] - first["ess"]) < 2 * math.hypot(first["ess_error"], last["ess_error"]):
+def _conclusion(records: list[RoundRecord], out: Path) -> list[str]:
+    first, last = records[0], records[-1]
+    lines = [f"\nfinetuned with {last.energies} energies", f"  after:  {quality(last)}  (of {last.n} draws)"]
+    if first.on_target and first.draw_k == last.draw_k:
+        lines.insert(1, f"  before: {quality(first)}  (of {first.n} draws)")
+        best = max(records, key=lambda record: record.ess)
+        if abs(last.ess - first.ess) < 2 * math.hypot(first.ess_error, last.ess_error):
             lines.append("  the ESS has not changed beyond its error: compare with more draws (jobs/sample.py)")
         if best is first:
             lines.append("  no round was better than the flow at the start: keep that, or lower optimizer.lr")
         elif best is not last:
-            lines.append(f"  best after {best['round']} rounds ({quality(best)}): {out / 'best'}")
+            lines.append(f"  best after {best.round} rounds ({quality(best)}): {out / 'best'}")
     return [*lines, f"  flow: {out / 'checkpoint'}", f"  report: {out / 'report.html'}"]

@@ -1,34 +1,36 @@
-"""What a finetuning leaves: where its flow comes from, the final draw, and a line on how good each round was."""
+"""Results of a finetuning: the final draw, the provenance of its flow, and a line on the quality of each round."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from boltzray import models
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import snis
 
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
-from ..sampling.flow_actors import Target
 from ..sampling.ray_population import Proposals
 from ..sampling.sample import snis_diagnostics
-from ..sampling.sample_files import SampleSet, write_samples
+from ..sampling.sample_files import write_samples
 from ..sampling.smc import Positions
+from ..sampling.target import Target
 from .config import FinetuneJob
+from .round_record import RoundRecord
 
 
-def leave_draws(
+def write_final_samples(
     out: Path, job: FinetuneJob, peptide: Peptide, drawn: Proposals, scale_nm: float, seconds: float
 ) -> None:
-    """The final draw from out/checkpoint, as `jobs/sample.py` leaves its own."""
+    """Write the final draw, of out/checkpoint, as `jobs/sample.py` leaves its own."""
     checkpoint = out / "checkpoint"
     result = snis(None, drawn.log_q, drawn.log_p, job.weights)
-    final = SampleSet(
+    final = Ensemble(
         name="SNIS",
         chunks=Positions(drawn.paths, scale_nm),
         log_weights=result.log_w.numpy(),
-        energy_kt=drawn.energy,
+        energy_kT=drawn.energy,
         log_q=drawn.log_q,
         diagnostics=snis_diagnostics(result) | {"seconds": seconds},
     )
@@ -38,10 +40,8 @@ def leave_draws(
     write_samples(out, peptide, [final], seed=job.seed)
 
 
-def provenance(
-    job: FinetuneJob, parent: Path, target: Target, peptide: Peptide, entry: dict[str, Any]
-) -> dict[str, Any]:
-    """That of the flow that was given, and how it was finetuned until the round of `entry`."""
+def provenance(job: FinetuneJob, parent: Path, target: Target, peptide: Peptide, record: RoundRecord) -> dict[str, Any]:
+    """Provenance of the flow that was given, and of its finetuning until the round of `record`."""
     before = models.checkpoint.describe(parent)["provenance"] if parent.is_dir() else {}
     return {
         **before,
@@ -54,31 +54,31 @@ def provenance(
             "objective": asdict(job.objective),
             "optimizer": asdict(job.optimizer),
             "budget": job.budget,
-            "rounds": entry["round"],
-            "energies": entry["energies"],
-            "ess": entry["ess"],
+            "rounds": record.round,
+            "energies": record.energies,
+            "ess": record.ess,
             "settings": fingerprint(job),
         },
     }
 
 
-def described(entry: dict[str, Any], job: FinetuneJob) -> str:
-    """A round in a line: how good the flow was, what has been spent, what is left."""
-    n = entry["round"]
-    parts = [f"after {n} of {job.n_rounds} rounds" if n else "before finetuning", quality(entry)]
-    if entry["draw_k"] != entry["target_k"]:
-        parts.append(f"drawn at {entry['draw_k']:.0f} K for {entry['target_k']:.0f} K")
-    parts.append(f"{entry['energies']} of {job.budget} energies")
-    if n and not entry["final"]:
-        parts.append(f"about {duration(entry['seconds'] / n * (job.n_rounds - n))} left")
+def described(record: RoundRecord, job: FinetuneJob) -> str:
+    """Format a round as a line: quality of the flow, energies spent, time left."""
+    n, rounds = record.round, job.plan.rounds
+    parts = [f"after {n} of {rounds} rounds" if n else "before finetuning", quality(record)]
+    if not record.on_target:
+        parts.append(f"drawn at {record.draw_k:.0f} K for {record.target_k:.0f} K")
+    parts.append(f"{record.energies} of {job.budget} energies")
+    if n and not record.final:
+        parts.append(f"about {duration(record.seconds / n * (rounds - n))} left")
     return "  ".join(parts)
 
 
-def quality(entry: dict[str, Any]) -> str:
-    """How good the flow was, by its draws."""
-    parts = [f"ESS {100 * entry['ess']:.3g} ± {100 * entry['ess_error']:.2g} %"]
-    if entry["k_hat"] is not None:
-        parts.append(f"k̂ {entry['k_hat']:.2f}")
-    if entry["energy_w2"] is not None:
-        parts.append(f"energy W₂ {entry['energy_w2']:.3g} kT")
+def quality(record: RoundRecord) -> str:
+    """Format the diagnostics of the flow's draws."""
+    parts = [f"ESS {100 * record.ess:.3g} ± {100 * record.ess_error:.2g} %"]
+    if record.k_hat is not None:
+        parts.append(f"k̂ {record.k_hat:.2f}")
+    if record.energy_w2 is not None:
+        parts.append(f"energy W₂ {record.energy_w2:.3g} kT")
     return "  ".join(parts)

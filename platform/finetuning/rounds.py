@@ -1,12 +1,27 @@
-"""One finetuning, round after round, from wherever its folder stands.
+"""Rounds of one finetuning, from wherever its folder stands.
 
-out/run/weights                 the flow of the present round, and its aim: what servers read
-out/run/round-000/…             its draws and particles
-out/run/learner.pt              the optimiser's state
-out/rounds.json                 how good the flow was before each round, and at the end
+Round k of n. The driver is this file, in one process; the executor's servers hold the flow and evaluate energies, in
+this process or in actors. The driver's own copy of the flow has the weights that round k began with.
+
+    driver                              executor's servers                 files below out/
+    ─────────────────────────────────   ────────────────────────────────   ─────────────────────────────────────
+    prepare: progress and weights                                          reads rounds.json, run/learner.pt
+    ┌► fill_buffer: proposals ────────► x ~ q_k, log q, log π̃ ───────────► run/round-k/draws-*.npz
+    │    or particles of SMC, by ─────► blocks moved toward π^p q^(1−p) ─► run/round-k/smc-*/
+    │    their scalars
+    │  _record: ESS, k̂, energy W₂ ◄──── log q, log π̃, energies             rounds.json, best/ where the ESS rose
+    │  _learn: RoundSpec, RoundData ──► the first one: Finetuner           run/round-k/teacher.npy
+    │          state after steps ◄───── StepReport each checkpoint_s ────► run/learner.pt
+    │  _save_weights: round k + 1                                          run/weights/, with round.json
+    └─ reload ────────────────────────► weights and target of k + 1        run/round-k is deleted
+    last proposals, with all that ────► x ~ q_n, log q, log π̃ ───────────► run/round-n/draws-*.npz
+    is left of the budget
+    finish                                                                 checkpoint/, samples.npz, …; run/ goes
+
+Where a run stands follows from rounds.json (what was drawn) and learner.pt (what was learned): `RoundProgress`. All
+random numbers are keyed by seed, round, and block or step: what a killed run had not written is made again, bit by bit.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,29 +29,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from boltzray import models
 from boltzray.models.flow import Flow
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.storage import replacing
 
-from ..runtime.config import write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
-from ..sampling.flow_actors import Target, trained_at_k
 from ..sampling.ray_population import Proposals
+from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
 from .executors import Executor
-from .outputs import described, leave_draws, provenance
+from .outputs import described, provenance, write_final_samples
 from .reference import real_frames, reference_energies
+from .round_progress import RoundProgress
+from .round_record import RoundRecord
 from .server import RoundTarget, save_round
 from .train_step import RoundData, RoundSpec, summary
 
 OnRound = Callable[[dict[str, Any]], None]
 
 
-class Run:
+class FinetuneRun:
     """One finetuning, from wherever its folder stands."""
 
     def __init__(
@@ -52,59 +68,53 @@ class Run:
             trained_at_k=trained_at_k(checkpoint),
             draw_precision=job.draw_precision,
         )
-        self.folder, self.weights, self.learner = out / "run", out / "run" / "weights", out / "run" / "learner.pt"
-        self.rounds: list[dict[str, Any]] = []
-        self.began, self.before = time.monotonic(), 0.0
+        self.folder, self.weights = out / "run", out / "run" / "weights"
+        self.plan, self.progress = job.plan, RoundProgress.read(out, job.steps)
+        records = self.progress.records
+        self.began, self.before = time.monotonic(), records[-1].seconds if records else 0.0
 
     def prepare(self) -> None:
-        """Find out where the run stands, and leave weights where servers read them."""
+        """Leave the present round's weights where servers read them; load what rounds are judged by and learn from."""
+        if self.progress.records:
+            say(f"goes on after {len(self.progress.records)} of {self.plan.rounds + 1} draws")
         self.folder.mkdir(exist_ok=True)
-        if (self.out / "rounds.json").exists():
-            self.rounds = json.loads((self.out / "rounds.json").read_text())
-            say(f"goes on after {len(self.rounds)} of {self.job.n_rounds + 1} draws")
-        self.before = self.rounds[-1]["seconds"] if self.rounds else 0.0
-        state = self.state()
-        self._save_round(state, max(len(self.rounds) - 1, 0) if state is None else self._index(state))
-        self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
+        self._save_weights()
+        self.reference = reference_energies(self.job, self.peptide)
         self.frames = real_frames(self.job, self.flow, self.peptide)
 
-    def state(self) -> dict[str, Any] | None:
-        """The learner's, as it was last saved."""
-        if not self.learner.exists():
-            return None
-        state: dict[str, Any] = torch.load(self.learner, weights_only=True)
-        return state
+    def _save_weights(self) -> None:
+        """Write the weights that the present round begins with, and its target, for servers to read.
 
-    def _index(self, state: dict[str, Any]) -> int:
-        """The round whose draws come from the weights of `state`, once its own is done."""
-        return int(state["index"]) + (state["step"] >= self.job.steps)
-
-    def _save_round(self, state: dict[str, Any] | None, index: int) -> None:
+        learner.pt and weights/ are rewritten in turn, so that one of them always has what a resumed run needs. Within
+        a round learner.pt moves on with each report; only weights/ still has the flow that the round's proposals come
+        from, and that servers must draw the missing ones from. With the last step learner.pt has the next round's
+        weights, and weights/ may be rewritten: a run that is killed before that, or between weights and round.json,
+        comes by here again when it goes on.
+        """
+        index = self.progress.index
+        if (weights := self.progress.weights()) is not None:
+            self.flow.load_state_dict(weights)
+        elif index:
+            self.flow.load_state_dict(models.load(self.weights).state_dict())
         draw_k, target_k = self.job.temperatures(index)
-        if state is not None and state["step"] >= self.job.steps:
-            self.flow.load_state_dict(state["flow"])
-        elif index and (self.weights / "flow.json").exists():
-            self.flow.load_state_dict(models.load(self.weights).state_dict())  # those that the round was begun with
-        power = self.job.objective.power if index < self.job.n_rounds else 1.0
+        power = self.job.objective.power if index < self.plan.rounds else 1.0
         save_round(self.weights, self.flow, RoundTarget(draw_k=draw_k, target_k=target_k, power=power))
 
-    def rounds_by(self, executor: Executor) -> Proposals:
-        """All rounds; returns the final draw."""
-        n = self.job.n_rounds
-        for index in range(n):
-            state = self.state()
-            done = state is not None and self._index(state) > index
-            if not done:
-                drawn, buffer = fill_buffer(self.job, executor, self._seed(index), self._folder(index))
-                self._record(index, drawn, buffer.energies)
-                self._learn(index, buffer, executor)
-                executor.reload()
-            elif self.on_round:
-                self.on_round(self.rounds[index])
+    def run(self, executor: Executor) -> Proposals:
+        """Run all rounds that are left; returns the final draw."""
+        n = self.plan.rounds
+        for record in self.progress.records[: self.progress.index]:
+            self._tell(record)
+            shutil.rmtree(self._folder(record.round), ignore_errors=True)  # of one that was killed before this
+        while (index := self.progress.index) < n:
+            drawn, buffer = fill_buffer(self.job, executor, self._seed(index), self._folder(index))
+            self._record(drawn, buffer.energies)
+            self._learn(buffer, executor)
+            executor.reload()
             shutil.rmtree(self._folder(index), ignore_errors=True)
-        left = self.job.budget - self.rounds[n - 1]["energies"] - self.job.on_policy_energies
+        left = self.plan.left(self.progress.records[n - 1].energies)
         drawn = executor.draw(left, self._seed(n), self._folder(n))
-        self._record(n, drawn, left)
+        self._record(drawn, left)
         return drawn
 
     def _folder(self, index: int) -> Path:
@@ -115,81 +125,95 @@ class Run:
     def _seed(self, index: int) -> int:
         return int(np.random.SeedSequence(self.job.seed, spawn_key=(43, index)).generate_state(1)[0])
 
-    def _record(self, index: int, drawn: Proposals, energies: int) -> None:
-        """How good the flow is after `index` rounds: to rounds.json, MLflow, the user and the caller."""
-        if index >= len(self.rounds):
-            self._diagnose(index, drawn, energies)
-        if self.on_round:
-            self.on_round(self.rounds[index])
+    # --- the record of a round ------------------------------------------------------------------
 
-    def _diagnose(self, index: int, drawn: Proposals, energies: int) -> None:
-        job, state = self.job, self.state()
-        spent = self.rounds[-1]["energies"] + job.on_policy_energies if self.rounds else 0
-        draw_k, target_k = job.temperatures(index)
+    def _record(self, drawn: Proposals, energies: int) -> None:
+        """Measure the present round's flow by its draws, unless that was done before the run was stopped; tell it."""
+        if not self.progress.drawn:
+            record = self._measured(drawn, energies)
+            self.progress.add_record(record)
+            with warn_on_error("logging to MLflow"):
+                self.tracker.log(record.to_json(), step=record.round * self.job.steps)
+            say(described(record, self.job))
+            if record.round and self._is_best(record):
+                self._save("best", record)
+        self._tell(self.progress.records[self.progress.index])
+
+    def _tell(self, record: RoundRecord) -> None:
+        if self.on_round:
+            self.on_round(record.to_json())
+
+    def _measured(self, drawn: Proposals, energies: int) -> RoundRecord:
+        index, records, learner = self.progress.index, self.progress.records, self.progress.learner
+        draw_k, target_k = self.job.temperatures(index)
         try:
-            found = importance_diagnostics(drawn, job.weights, self.reference if draw_k == target_k else None)
+            found = importance_diagnostics(drawn, self.job.weights, self.reference if draw_k == target_k else None)
         except ValueError as error:
             if index == 0:
                 raise
             raise FloatingPointError(f"finetuning diverged in round {index}: {error}; lower optimizer.lr") from error
-        entry = {"round": index, "energies": spent + energies, **found, "draw_k": draw_k, "target_k": target_k}
-        entry |= summary(state) if state is not None else {}
-        entry |= {"seconds": self.before + time.monotonic() - self.began, "final": index == job.n_rounds}
-        self.rounds.append(entry)
-        write_json(self.out / "rounds.json", self.rounds)
-        with warn_on_error("logging to MLflow"):
-            self.tracker.log(entry, step=index * job.steps)
-        say(described(entry, job))
-        if index and draw_k == job.temperature_k and entry["ess"] >= max(_comparable(self.rounds)):
-            self._save("best", entry)
+        spent = records[-1].energies + self.plan.on_policy if records else 0
+        return RoundRecord(
+            round=index,
+            energies=spent + energies,
+            **found,
+            draw_k=draw_k,
+            target_k=target_k,
+            learning={} if learner is None else summary(learner),
+            seconds=self.before + time.monotonic() - self.began,
+            final=index == self.plan.rounds,
+        )
 
-    def _learn(self, index: int, buffer: Buffer, executor: Executor) -> None:
-        """The steps of one round, from wherever they stand; then the new weights, where servers read them."""
-        job, n = self.job, index * self.job.steps
-        task = RoundSpec(
-            objective=job.objective, optimizer=job.optimizer, index=index, rounds=job.n_rounds, steps=job.steps,
-            batch=job.batch, seed=job.seed, ratio=job.temperatures(index)[1] / self.target.trained_at_k,
+    def _is_best(self, record: RoundRecord) -> bool:
+        """Return True if no draw at the temperature of the job had a higher ESS than this one."""
+        if record.draw_k != self.job.temperature_k:
+            return False
+        comparable = [r.ess for r in self.progress.records if r.on_target and r.draw_k == record.draw_k]
+        return record.ess >= max(comparable)
+
+    # --- learning -------------------------------------------------------------------------------
+
+    def _learn(self, buffer: Buffer, executor: Executor) -> None:
+        """Take the steps of the present round that are left; then leave the next round's weights for the servers."""
+        job, index = self.job, self.progress.index
+        spec = RoundSpec(
+            objective=job.objective, optimizer=job.optimizer, index=index, rounds=self.plan.rounds, steps=job.steps,
+            batch=job.batch, seed=job.seed, temperature_ratio=job.temperatures(index)[1] / self.target.trained_at_k,
             teacher=str(self.checkpoint),
         )  # fmt: skip
-        state = self.state()
-        executor.begin(task, self._round_data(index, buffer, executor), state)
-        done = state["step"] if state is not None and state["index"] == index else 0
-        with progress(f"learn, round {index + 1} of {job.n_rounds}", job.steps, done) as update:
-            while True:
+        executor.begin(spec, self._round_data(buffer, executor), self.progress.learner)
+        with progress(f"learn, round {index + 1} of {self.plan.rounds}", job.steps, self.progress.step) as update:
+            while self.progress.index == index:
                 report = executor.learn(job.checkpoint_s)
-                temporary = self.learner.with_suffix(".tmp")
-                torch.save(report.state, temporary)
-                temporary.replace(self.learner)
+                self.progress.save_learner(report.state)
                 with warn_on_error("logging to MLflow"):
-                    self.tracker.log({f"step_{k}": v for k, v in report.latest.items()}, step=n + report.step)
+                    statistics = {f"step_{k}": v for k, v in report.latest.items()}
+                    self.tracker.log(statistics, step=index * job.steps + report.step)
                 update(report.step, f"step {report.step}/{job.steps}  loss {report.latest.get('loss', np.nan):.4f}")
-                if report.done:
-                    break
-        self._save_round(report.state, index + 1)
+        self._save_weights()
 
-    def _round_data(self, index: int, buffer: Buffer, executor: Executor) -> RoundData:
-        job = self.job
+    def _round_data(self, buffer: Buffer, executor: Executor) -> RoundData:
+        job, index = self.job, self.progress.index
         log_teacher = None
         if job.objective.teacher and job.objective.buffered:
             path = self._folder(index) / "teacher.npy"
             if not path.exists():
-                np.save(path.with_name("unfinished.npy"), executor.teacher_log_prob(self.checkpoint, buffer.paths))
-                path.with_name("unfinished.npy").replace(path)
+                log_teacher = executor.teacher_log_prob(self.checkpoint, buffer.paths)
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, log_teacher)
             log_teacher = np.load(path)
-        chosen = term_data(buffer, job.objective, job.weights, self._seed(index))
+        terms = term_data(buffer, job.objective, job.weights, self._seed(index))
         x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
-        return RoundData(x, buffer.log_q, buffer.log_p, log_teacher, chosen, self.frames)
+        return RoundData(x, buffer.log_q, buffer.log_p, log_teacher, terms, self.frames)
+
+    # --- results --------------------------------------------------------------------------------
 
     def finish(self, drawn: Proposals) -> None:
-        """The flow to out/checkpoint, and the final draw."""
-        self._save("checkpoint", self.rounds[-1])
-        leave_draws(self.out, self.job, self.peptide, drawn, self.flow.scale_nm, self.rounds[-1]["seconds"])
+        """Write the flow to out/checkpoint, and the final draw."""
+        record = self.progress.records[-1]
+        self._save("checkpoint", record)
+        write_final_samples(self.out, self.job, self.peptide, drawn, self.flow.scale_nm, record.seconds)
 
-    def _save(self, name: str, entry: dict[str, Any]) -> None:
-        about = provenance(self.job, self.checkpoint, self.target, self.peptide, entry)
+    def _save(self, name: str, record: RoundRecord) -> None:
+        about = provenance(self.job, self.checkpoint, self.target, self.peptide, record)
         models.save(self.flow, self.out / name, about)
-
-
-def _comparable(rounds: list[dict[str, Any]]) -> list[float]:
-    """ESS of all draws at the last one's temperature."""
-    return [entry["ess"] for entry in rounds if entry["draw_k"] == entry["target_k"] == rounds[-1]["draw_k"]]

@@ -1,4 +1,4 @@
-"""Optimiser steps of one round of finetuning, and all that must survive between two of them. Knows torch, not Ray."""
+"""Optimiser steps of one round of finetuning, and the learner's restorable state. Knows torch, not Ray."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from boltzray.models.augment import augment
 from boltzray.models.flow import Flow
-from boltzray.models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig, TermBatch, term
+from boltzray.models.optimizer import make_optimizer
 from boltzray.models.pathwise import FlowModel
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers.rng import generator
@@ -23,7 +24,7 @@ LEARN, FRESH = 40, 41  # stages of random streams; samplers have those below 16
 
 @dataclass(frozen=True, kw_only=True)
 class RoundSpec:
-    """One round of learning: number `index` of `rounds`, at `ratio` times the temperature of the flow's training."""
+    """One round of learning: number `index` of `rounds`, at `temperature_ratio` times the temperature of training."""
 
     objective: ObjectiveConfig
     optimizer: OptimizerConfig
@@ -32,19 +33,19 @@ class RoundSpec:
     steps: int
     batch: int
     seed: int
-    ratio: float
+    temperature_ratio: float
     teacher: str
 
 
 class TermData(NamedTuple):
-    """What one term reads of a buffer: rows of it, equally likely, and their weights of mean 1. Shape: (m,)."""
+    """Rows of the buffer that one term draws from, equally likely, and their weights of mean 1. Shape: (m,)."""
 
     rows: np.ndarray
     weight: np.ndarray | None
 
 
 class RoundData(NamedTuple):
-    """What a round learns from. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
+    """Data of a round of learning. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
 
     x: np.ndarray
     log_q: np.ndarray
@@ -55,7 +56,7 @@ class RoundData(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """Where a round stands. `latest`: the statistics of the last step; `state`: what to go on from."""
+    """Progress of a round. `latest`: statistics of the last step; `state`: of `Finetuner.state`, to go on from."""
 
     step: int
     done: bool
@@ -69,7 +70,7 @@ def summary(state: Mapping[str, Any]) -> dict[str, float]:
     return {name: value / taken for name, value in state["sums"].items()} | {"skipped_steps": state["bad"]}
 
 
-Fresh = Callable[[Flow, np.random.Generator, int], Batch]
+Fresh = Callable[[Flow, np.random.Generator, int], TermBatch]
 
 
 class Finetuner:
@@ -80,42 +81,37 @@ class Finetuner:
     """
 
     def __init__(
-        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, task: RoundSpec, fresh: Fresh
+        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, spec: RoundSpec, fresh: Fresh
     ) -> None:
         self.flow, self.teacher = flow.requires_grad_(True), teacher
-        self.data, self.task, self.fresh = data, task, fresh
+        self.data, self.spec, self.fresh = data, spec, fresh
         self.device = next(flow.parameters()).device
         self.tables = flow.tables([peptide])
         self.teacher_condition = None if teacher is None else teacher.condition(peptide)
-        o = task.optimizer
-        self.optimizer = torch.optim.AdamW(
-            flow.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=o.lr,
-            total_steps=task.rounds * task.steps + 1,
-            pct_start=o.warmup_share,
-            div_factor=500,
-            final_div_factor=1,
-            cycle_momentum=False,
+        self.optimizer, self.schedule = make_optimizer(
+            flow.parameters(),
+            lr=spec.optimizer.lr,
+            betas=spec.optimizer.betas,
+            weight_decay=spec.optimizer.weight_decay,
+            warmup=spec.optimizer.warmup_share,
+            steps=spec.rounds * spec.steps,
         )
         self.step, self.bad, self.bad_in_a_row = 0, 0, 0
         self.sums: dict[str, float] = {}
         self.latest: dict[str, float] = {}
 
     def advance(self) -> None:
-        """One step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
-        task, stream = self.task, generator(self.task.seed, LEARN, self.task.index, self.step)
-        model = FlowModel(self.flow, self.tables, task.ratio)
+        """Take one step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
+        spec, stream = self.spec, generator(self.spec.seed, LEARN, self.spec.index, self.step)
+        model = FlowModel(self.flow, self.tables, spec.temperature_ratio)
         total, statistics = torch.zeros((), dtype=torch.float64, device=self.device), dict[str, Tensor]()
-        for name, weight in task.objective.active.items():
-            loss, found = term(name, task.objective, model, self._batch(name, stream))
+        for name, weight in spec.objective.active.items():
+            loss, found = term(name, spec.objective, model, self._batch(name, stream))
             total = total + weight * loss
             statistics |= found
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), task.optimizer.clip)
+        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), spec.optimizer.clip)
         statistics |= {"loss": total.detach(), "grad_norm": norm}
         values = torch.stack([value.double() for value in statistics.values()]).tolist()  # waits for the device once
         self.latest = dict(zip(statistics, values, strict=True))
@@ -133,50 +129,50 @@ class Finetuner:
                 self.sums[name] = self.sums.get(name, 0.0) + value
             return
         self.bad, self.bad_in_a_row = self.bad + 1, self.bad_in_a_row + 1
-        if self.bad_in_a_row >= self.task.optimizer.max_bad_steps:
+        if self.bad_in_a_row >= self.spec.optimizer.max_bad_steps:
             raise FloatingPointError(
                 f"finetuning diverged: {self.bad_in_a_row} steps in a row had no finite loss or gradient (round "
-                f"{self.task.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
+                f"{self.spec.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
             )
 
-    def _batch(self, name: str, stream: np.random.Generator) -> Batch:
-        reads, size = OBJECTIVES[name].reads, self.task.batch
+    def _batch(self, name: str, stream: np.random.Generator) -> TermBatch:
+        reads, size = OBJECTIVES[name].reads, self.spec.batch
         if reads == "fresh":
             return self._with_teacher(self.fresh(self.flow, stream, size))
         if reads == "data":
             frames = self.data.frames
             assert frames is not None
             x = augment(frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream)
-            return self._with_teacher(Batch(self._tensor(x)))
-        view, data = self.data.terms[name], self.data
-        chosen = stream.integers(len(view.rows), size=size)
-        rows = view.rows[chosen]
-        return Batch(
+            return self._with_teacher(TermBatch(self._tensor(x)))
+        of_term, data = self.data.terms[name], self.data
+        chosen = stream.integers(len(of_term.rows), size=size)
+        rows = of_term.rows[chosen]
+        return TermBatch(
             x=self._tensor(data.x[rows]),
-            weight=None if view.weight is None else self._tensor(view.weight[chosen]),
+            weight=None if of_term.weight is None else self._tensor(of_term.weight[chosen]),
             log_p=self._tensor(data.log_p[rows]),
             log_q=self._tensor(data.log_q[rows]),
             log_teacher=None if data.log_teacher is None else self._tensor(data.log_teacher[rows]),
         )
 
-    def _with_teacher(self, batch: Batch) -> Batch:
+    def _with_teacher(self, batch: TermBatch) -> TermBatch:
         if self.teacher is None or self.teacher_condition is None:
             return batch
         with torch.no_grad():
-            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.task.ratio).double()
+            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.spec.temperature_ratio).double()
         return batch._replace(log_teacher=log_teacher)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
     def report(self) -> StepReport:
-        """Where the round stands after the last step."""
-        return StepReport(self.step, self.step >= self.task.steps, self.latest, self.state())
+        """Progress of the round after the last step."""
+        return StepReport(self.step, self.step >= self.spec.steps, self.latest, self.state())
 
     def state(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on as if nothing had happened; tensors on the CPU."""
+        """State from which another process goes on with the same bits; tensors on the CPU, none of them shared."""
         return {
-            "index": self.task.index,
+            "index": self.spec.index,
             "step": self.step,
             "bad": self.bad,
             "bad_in_a_row": self.bad_in_a_row,
@@ -189,9 +185,9 @@ class Finetuner:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`: within this round, or from the end of the one before."""
         self.flow.load_state_dict(state["flow"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_on_cpu(state["optimizer"]))  # a copy: it would step the tensors of `state`
         self.schedule.load_state_dict(state["schedule"])
-        if state["index"] == self.task.index:
+        if state["index"] == self.spec.index:
             self.step, self.bad, self.bad_in_a_row = state["step"], state["bad"], state["bad_in_a_row"]
             self.sums = dict(state["sums"])
 

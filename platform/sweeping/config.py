@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from boltzray.models.losses import ObjectiveConfig
 
-from ..finetuning.config import PROBE, FinetuneJob
+from ..finetuning.config import FinetuneJob
 from ..runtime.config import data_folder, parse, results_home
 from ..runtime.tracking import tracking_uri
 from ..sampling.flow_actors import ActorsConfig
@@ -144,8 +144,7 @@ def _job(job: SweepJob, objective: str, settings: Settings, out: Path) -> Finetu
         _put(values, key, value)
     if job.objectives[objective].on_policy:
         trial = parse(FinetuneJob, values | {"steps": 1})
-        left = trial.share - min(PROBE, trial.share // 2)  # to see how good the flow is
-        values["steps"] = max(1, min(int(values["steps"]), left // trial.batch))
+        values["steps"] = max(1, min(int(values["steps"]), trial.plan.steps_within(trial.batch)))
     return parse(FinetuneJob, values)
 
 

@@ -8,13 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..report.plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
+from ..report.plotting import COLOURS, MARKERS, REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
 from .config import Metric, SweepJob
 from .outcomes import Outcome, best_of_each, score
 
-# Okabe & Ito, and black: told apart by colour-blind readers.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "osD^vP*"
 LABELS: dict[Metric, tuple[str, float]] = {"ess": ("ESS / %", 100.0), "energy_w2": ("energy W₂ / kT", 1.0)}
 COLUMNS = 3
 WIDE = 20.0  # a ratio of values that asks for a logarithmic axis

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..finetuning.config import FinetuneJob
+from ..finetuning.round_record import RoundRecord, read_records
 from ..runtime.config import display_path, write_json
 from ..runtime.tables import write_table
 from .config import MODES, Metric, Trial
@@ -17,7 +18,6 @@ from .config import MODES, Metric, Trial
 Status = Literal["waiting", "begun", "done", "stopped", "diverged", "failed"]
 ENDED = ("done", "stopped", "diverged")  # nothing is left to do; what failed is tried again
 STATE = "state.json"
-ROUNDS = "rounds.json"
 LAST = ("ess", "ess_error", "k_hat", "energy_w2", "seconds")  # of the last round, in tables
 
 
@@ -27,13 +27,13 @@ class Outcome:
 
     trial: Trial
     status: Status
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundRecord]
     message: str = ""
 
     @property
     def energies(self) -> int:
         """Spent so far."""
-        return int(self.rounds[-1]["energies"]) if self.rounds else 0
+        return self.rounds[-1].energies if self.rounds else 0
 
     def score(self, metric: Metric) -> float:
         """The metric after the last draw; NaN of a trial that has not come so far."""
@@ -41,29 +41,28 @@ class Outcome:
 
     def curve(self, metric: Metric) -> list[tuple[int, float]]:
         """(energies, metric) of the rounds in which it can be compared."""
-        points = ((int(row["energies"]), score(row, self.trial.job, metric)) for row in self.rounds)
+        points = ((r.energies, score(r, self.trial.job, metric)) for r in self.rounds)
         return [(energies, value) for energies, value in points if math.isfinite(value)]
 
 
-def score(row: dict[str, Any], job: FinetuneJob, metric: Metric) -> float:
+def score(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
     """Metric of one round; NaN if unknown, or of draws at another temperature, which say nothing about this one."""
-    value = row.get(metric)
-    here = row["draw_k"] == row["target_k"] == job.temperature_k
+    value = record.ess if metric == "ess" else record.energy_w2
+    here = record.on_target and record.draw_k == job.temperature_k
     return float(value) if here and value is not None else math.nan
 
 
-def scheduler_score(row: dict[str, Any], job: FinetuneJob, metric: Metric) -> float:
+def scheduler_score(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
     """Metric of one round for the scheduler: NaN also before any learning, where settings make no difference."""
-    return score(row, job, metric) if row["round"] else math.nan
+    return score(record, job, metric) if record.round else math.nan
 
 
 def outcome(trial: Trial) -> Outcome:
     """Read the folder of a trial."""
-    rounds, state = trial.folder / ROUNDS, trial.folder / STATE
-    rows = json.loads(rounds.read_text()) if rounds.exists() else []
+    records, state = read_records(trial.folder), trial.folder / STATE
     if state.exists():
-        return Outcome(trial, **({"rounds": rows} | json.loads(state.read_text())))
-    return Outcome(trial, "begun" if rows else "waiting", rows)
+        return Outcome(trial, **({"rounds": records} | json.loads(state.read_text())))
+    return Outcome(trial, "begun" if records else "waiting", records)
 
 
 def mark(trial: Trial, status: Status, message: str = "") -> None:
@@ -110,7 +109,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "steps_a_round": o.trial.job.steps,
             "status": o.status,
             "energies": o.energies,
-            **{key: o.rounds[-1].get(key) if o.rounds else None for key in LAST},
+            **{key: getattr(o.rounds[-1], key) if o.rounds else None for key in LAST},
             "message": o.message,
             "folder": display_path(o.trial.folder),
         }
@@ -123,10 +122,9 @@ def write_tables(out: Path, outcomes: Sequence[Outcome]) -> list[Path]:
     trial_rows = rows(outcomes)
     paths = [out / "results.csv", out / "rounds.parquet"]
     per_round = [
-        {k: v for k, v in row.items() if k not in (*LAST, "energies")}
-        | {k: v for k, v in found.items() if not isinstance(v, dict | list)}
+        {k: v for k, v in row.items() if k not in (*LAST, "energies")} | record.to_json()
         for row, o in zip(trial_rows, outcomes, strict=True)
-        for found in o.rounds
+        for record in o.rounds
     ]
     return [write_table(path, content) for path, content in zip(paths, (trial_rows, per_round), strict=True)]
 

@@ -11,9 +11,8 @@ from typing import Any
 from ray import tune
 
 from boltzray import models
-from boltzray.molecules.references import find_reference
+from boltzray.molecules.references import PUBLISHED_K, find_reference
 
-from ..evaluation.evaluate import REFERENCE_K
 from ..finetuning.finetune import flow_and_peptide
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
@@ -65,7 +64,7 @@ def sweep(job: SweepJob) -> Path:
         return out
     with (
         Tracker.open("finetune", out, {**settings, "trials": len(planned)}) as tracker,
-        cluster(job.cluster) as resources,
+        cluster(job.cluster, dashboard=True) as resources,
     ):
         records = Records(planned, tracker)
         try:
@@ -85,10 +84,10 @@ def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
     checkpoint, _, peptide = flow_and_peptide(job)
     fingerprint = models.checkpoint.fingerprint(checkpoint)
-    known = peptide.encodings and job.temperature_k == REFERENCE_K
+    known = peptide.encodings and job.temperature_k == PUBLISHED_K
     if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
         raise ValueError(
-            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {REFERENCE_K:g} K below "
+            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {PUBLISHED_K:g} K below "
             f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
         )
     return deciding(job, INCIDENTAL) | {"weights_sha256": fingerprint}

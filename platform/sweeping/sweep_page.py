@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..finetuning.round_record import RoundRecord
 from ..report.contents import number, percent
 from ..report.page import write_page
 from ..report.verdict import MAX_K_HAT
@@ -71,7 +72,7 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
             yield "good", text
         else:
             yield "warn", f"No better than without finetuning. {text}"
-        if (k_hat := top.rounds[-1].get("k_hat") or 0.0) > MAX_K_HAT:
+        if (k_hat := top.rounds[-1].k_hat or 0.0) > MAX_K_HAT:
             text = f"Pareto k̂ of its last draw is {number(k_hat)}, above {MAX_K_HAT}: its ESS rests on a few draws"
             yield "warn", f"{text}, and another seed may give another order."
         others = [o for o in best_of_each(found, job.metric).values() if o.trial.objective != top.trial.objective]
@@ -97,7 +98,7 @@ def _surely_better(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bo
     return _better(found, top, metric) and not _within_error(top, _first(found, metric), metric)
 
 
-def _first(found: Sequence[Outcome], metric: Metric) -> dict[str, Any] | None:
+def _first(found: Sequence[Outcome], metric: Metric) -> RoundRecord | None:
     """Return the first round of a trial that drew at this temperature then, before any learning."""
     firsts = (o for o in found if o.rounds and math.isfinite(score(o.rounds[0], o.trial.job, metric)))
     return next((o.rounds[0] for o in firsts), None)
@@ -106,14 +107,14 @@ def _first(found: Sequence[Outcome], metric: Metric) -> dict[str, Any] | None:
 def _start(found: Sequence[Outcome], metric: Metric) -> float:
     """Metric of the flow that was given, NaN if it is not known."""
     first = _first(found, metric)
-    return float(first[metric]) if first else math.nan
+    return float(getattr(first, metric)) if first else math.nan
 
 
-def _within_error(top: Outcome, first: dict[str, Any] | None, metric: Metric) -> bool:
+def _within_error(top: Outcome, first: RoundRecord | None, metric: Metric) -> bool:
     """Return True if the best trial and the flow that was given lie within twice their error of each other."""
-    errors = [row.get(f"{metric}_error") for row in (first or {}, top.rounds[-1])]
-    known = [error for error in errors if error is not None]
-    return bool(first and len(known) == 2 and abs(top.score(metric) - first[metric]) < 2 * math.hypot(*known))
+    if metric != "ess" or first is None:
+        return False
+    return abs(top.score(metric) - first.ess) < 2 * math.hypot(first.ess_error, top.rounds[-1].ess_error)
 
 
 def _objective_row(name: str, o: Outcome, found: Sequence[Outcome], job: SweepJob) -> dict[str, Any]:
@@ -126,14 +127,15 @@ def _objective_row(name: str, o: Outcome, found: Sequence[Outcome], job: SweepJo
         "trials": ", ".join(f"{n} {status}" for status, n in counts.items()),
         "energies": number(o.energies),
         **{metric: _formatted(metric, score(last, o.trial.job, metric), last) for metric in NAMES},
-        "k_hat": _number(last.get("k_hat")),
-        "unsure": (last.get("k_hat") or 0.0) > MAX_K_HAT,
+        "k_hat": _number(last.k_hat),
+        "unsure": (last.k_hat or 0.0) > MAX_K_HAT,
     }
 
 
 def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
     """Row of the table of trials; each cell is (sortable value, text)."""
-    last: dict[str, Any] = o.rounds[-1] if o.rounds else {}
+    last = o.rounds[-1] if o.rounds else None
+    k_hat, seconds = (last.k_hat, last.seconds) if last else (None, None)
     numbers = {metric: score(last, o.trial.job, metric) if last else math.nan for metric in NAMES}
     return {
         "number": o.trial.number,
@@ -144,8 +146,8 @@ def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
         "message": o.message,
         "energies": (o.energies, number(o.energies)),
         "metrics": {m: (v if math.isfinite(v) else "", _formatted(m, v, last)) for m, v in numbers.items()},
-        "k_hat": (last.get("k_hat") or "", _number(last.get("k_hat"))),
-        "seconds": (last.get("seconds") or "", _number(last.get("seconds"))),
+        "k_hat": (k_hat or "", _number(k_hat)),
+        "seconds": (seconds or "", _number(seconds)),
         "top": top,
     }
 
@@ -158,11 +160,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _formatted(metric: Metric, value: float, row: dict[str, Any] | None = None) -> str:
-    """Format a metric, with the standard error that its row has."""
+def _formatted(metric: Metric, value: float, record: RoundRecord | None = None) -> str:
+    """Format a metric, with the standard error that its record has."""
     if not math.isfinite(value):
         return "–"
     if metric == "energy_w2":
         return f"{number(value)}\u00a0kT"
-    error = (row or {}).get("ess_error")
-    return percent(value) if error is None else f"{number(100 * value)} ± {100 * error:.1f}\u00a0%"
+    error = record.ess_error if record else math.nan
+    return f"{number(100 * value)} ± {100 * error:.1f}\u00a0%" if math.isfinite(error) else percent(value)

@@ -2,9 +2,8 @@
 
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +11,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ..finetuning.finetune import finetune
+from ..finetuning.round_record import RoundRecord
+from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster
 from ..runtime.tracking import Tracker
 from .callbacks import Records
@@ -32,7 +33,11 @@ def run_trial(
 
     def report(row: dict[str, Any]) -> None:
         nonlocal last
-        last = {"row": row, "energies": row["energies"], metric: scheduler_score(row, job, metric)}
+        last = {
+            "row": row,
+            "energies": row["energies"],
+            metric: scheduler_score(RoundRecord.from_json(row), job, metric),
+        }
         if not row["final"]:  # Tune may stop the trial in `report`
             tune.report(last)
 
@@ -71,7 +76,7 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
     """Return ASHA by energies spent, which remembers the rounds of trials that ended under earlier drivers."""
     if job.scheduler == "none":
         return FIFOScheduler()
-    first = job.grace or min(o.trial.job.share + o.trial.job.buffer_energies for o in found)
+    first = job.grace or min(o.trial.job.plan.until_judged for o in found)
     asha = ASHAScheduler(
         time_attr="energies",
         metric=job.metric,
@@ -87,29 +92,21 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
     for o in found:
         if o.status in ENDED:
             known: Any = SimpleNamespace(trial_id=o.trial.name)
-            asha.on_trial_add(None, known)  # type: ignore[arg-type]
-            for row in o.rounds:
-                result = {"energies": row["energies"], job.metric: scheduler_score(row, o.trial.job, job.metric)}
+            asha.on_trial_add(None, known)  # type: ignore[arg-type]  # neither asks the controller
+            for record in o.rounds:
+                result = {"energies": record.energies, job.metric: scheduler_score(record, o.trial.job, job.metric)}
                 asha.on_trial_result(None, known, result)  # type: ignore[arg-type]
     return asha
 
 
 def watched(fit: Callable[[], Any], records: Records, poll: Callable[[], None]) -> None:
-    """Run `fit` in a thread, since Tune in the main thread would take Ctrl-C for itself and end without an error."""
-    ended: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            ended.set_result(fit())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
+    """Run `fit` and poll meanwhile; after Ctrl-C, wait for the trials to be stopped."""
+    tuning = run_in_thread(fit)
     try:
-        while not wait([ended], timeout=POLL_S).done:
+        while not wait([tuning], timeout=POLL_S).done:
             poll()
     except BaseException:  # Ctrl-C, or the disk is full
         records.interrupted = True
-        wait([ended], timeout=PARTING_S)
+        wait([tuning], timeout=PARTING_S)
         raise
-    ended.result()
+    tuning.result()

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +11,22 @@ import numpy as np
 import pytest
 import ray
 import torch
+from job_processes import run_job, stop_job
 from safetensors.torch import load_file
 
 from boltzray import models
-from boltzray.finetuning.executors import RayExecutor
-from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
+from boltzray.finetuning import rounds
+from boltzray.finetuning.config import FinetuneJob, OptimizerConfig
+from boltzray.finetuning.executors import LocalExecutor, RayExecutor
+from boltzray.finetuning.finetune import finetune
+from boltzray.finetuning.round_record import RoundRecord, read_records
+from boltzray.models.losses import ObjectiveConfig
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
-from boltzray.sampling.energy_actors import BatchedEnergies
-from boltzray.sampling.flow_actors import ActorsConfig, trained_at_k
+from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
+from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
+from boltzray.sampling.target import trained_at_k
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
@@ -44,11 +47,7 @@ def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def job(
-    home: Path, flow_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> FinetuneJob:
-    store = tmp_path_factory.getbasetemp() / "finetuning.db"  # one for all: to make one takes seconds
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+def job(home: Path, flow_folder: Path) -> FinetuneJob:
     return FinetuneJob(
         sequence="AA",
         checkpoint=str(flow_folder),
@@ -122,63 +121,98 @@ def test_what_a_run_leaves(job: FinetuneJob, data: Path, flow_folder: Path) -> N
 @pytest.mark.parametrize(
     ("change", "spent"),
     [
-        ({"sampler": "snis", "objective": MIXED}, 360),
-        ({"sampler": "smc", "smc_particles": 33}, 360),
-        ({"objective": ObjectiveConfig(terms={"anneal": 1.0})}, 360),
-        ({"objective": ObjectiveConfig(terms={"reverse_kl": 1.0})}, 360),
+        # buffers of 120 − 24, besides the 24 draws of the steps
+        ({"objective": MIXED, "budget": 361}, [96, 216, 361]),
+        # 33 draws, their gradients, and as many steps of 33 as 140 energies allow
+        ({"sampler": "smc", "smc_particles": 33, "buffer": 140, "budget": 500}, [132, 264, 500]),
+        ({"objective": ObjectiveConfig(terms={"anneal": 1.0}), "rounds": 1, "budget": 121}, [60, 121]),
+        # of rounds of 100, what the steps leave; no more rounds than the budget pays for
+        (
+            {"objective": ObjectiveConfig(terms={"reverse_kl": 1.0}), "rounds": 0, "buffer": 100, "budget": 250},
+            [76, 250],
+        ),
     ],
 )
 def test_every_energy_is_counted(
-    job: FinetuneJob, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], spent: int
+    job: FinetuneJob, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], spent: list[int]
 ) -> None:
     evaluated = []
 
-    class Counting(BatchedEnergies):
+    class Counting(LocalEnergies):
         def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetuning.executors.BatchedEnergies", Counting)
-    rounds: list[dict[str, Any]] = []
-    finetune(replace(job, **change), rounds.append)
-    assert sum(evaluated) - 1 == rounds[-1]["energies"] == spent  # one to get ready
+    monkeypatch.setattr("boltzray.finetuning.executors.LocalEnergies", Counting)
+    energies: list[int] = []
+    finetune(replace(job, **change), lambda entry: energies.append(entry["energies"]))
+    assert energies == spent
+    assert sum(evaluated) - 1 == spent[-1]  # one to get ready
 
 
-def test_stopped_between_rounds_and_within(job: FinetuneJob) -> None:
-    """By `on_round`, and in the middle of learning: it goes on with the same bits."""
+def stop_after(patch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+    """Raise KeyboardInterrupt when `owner.name` has been called so many times."""
+    wrapped, left = getattr(owner, name), [calls]
 
-    def stop(entry: dict[str, Any]) -> None:
-        if entry["round"] == 1:
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        left[0] -= 1
+        if not left[0]:
             raise KeyboardInterrupt
+        return result
 
+    patch.setattr(owner, name, stopping)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls", "index", "step"),
+    [
+        (rounds.FinetuneRun, "_tell", 2, 1, 0),  # the second round is drawn, and has not learned
+        (LocalExecutor, "learn", 6, 1, 2),  # the last step of the second round is lost
+        (rounds.RoundProgress, "save_learner", 6, 2, 0),  # all is learned, the last weights are not written
+        (models, "save", 2, 1, 0),  # the second round's weights are written, its target is not
+    ],
+)
+def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
+    job: FinetuneJob,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    calls: int,
+    index: int,
+    step: int,
+) -> None:
     mixed = replace(job, objective=MIXED)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(mixed, stop)
-    assert (Path(os.environ["BOLTZRAY_HOME"]) / "a" / "run" / "learner.pt").exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, owner, name, calls)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(mixed)
+    progress = rounds.RoundProgress.read(home / "a", job.steps)
+    assert (progress.index, progress.step) == (index, step)
     same(finetune(mixed), finetune(replace(mixed, out="b")))
 
 
+def test_energies_of_openmm_in_the_same_process(job: FinetuneJob) -> None:
+    openmm = finetune(replace(job, out="b", rounds=1, budget=80, energy=EnergyConfig(engine="openmm")))
+    batched = finetune(replace(job, rounds=1, budget=80))
+    for one, two in zip(read_records(openmm), read_records(batched), strict=True):
+        assert one.ess == pytest.approx(two.ess, rel=1e-3)
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on(root: Path, job: FinetuneJob, home: Path) -> None:
+def test_a_killed_run_goes_on(job: FinetuneJob, home: Path) -> None:
     """SIGKILL to a real `python jobs/finetune.py` within a round; the same command ends with the same bits."""
     values = {
         "sequence": "AA", "checkpoint": job.checkpoint, "out": "a", "budget": 360, "rounds": 2, "steps": 40, "batch": 8,
         "smc.block_size": 16, "checkpoint_s": 0, "data_dir": "none", "in_process": "true", "objective.teacher": 0.1,
     }  # fmt: skip
-    command = [sys.executable, str(root / "jobs" / "finetune.py"), *(f"{k}={v}" for k, v in values.items())]
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    environment = {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (home / "a" / "run" / "learner.pt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    stopped_at = torch.load(home / "a" / "run" / "learner.pt", weights_only=True)
+    command = ["finetune", *(f"{k}={v}" for k, v in values.items())]
+    learner = home / "a" / "run" / "learner.pt"
+    stop_job(home, signal.SIGKILL, learner.exists, *command)
+    stopped_at = torch.load(learner, weights_only=True)
     assert (stopped_at["index"], stopped_at["step"] < 40) == (0, True)
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
+    done = run_job(home, *command, timeout_s=400)
     assert done.returncode == 0, done.stderr
     assert "goes on after 1 of 3 draws" in done.stdout
     assert "before: ESS" in done.stdout
@@ -201,11 +235,10 @@ def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.M
             killed.append(pid)
         return report
 
-    monkeypatch.setattr(RayExecutor, "learn", deadly)
-    out = finetune(spread)
+    with monkeypatch.context() as patch:
+        patch.setattr(RayExecutor, "learn", deadly)
+        out = finetune(spread)
     assert len(killed) == 2
-    monkeypatch.undo()
-    os.environ["BOLTZRAY_HOME"] = str(out.parent)
     same(out, finetune(replace(spread, out="b", in_process=True)))
 
 
@@ -234,8 +267,8 @@ def test_wrong_input_is_refused_with_the_fix(values: dict[str, Any], message: st
 
 
 def test_rounds_follow_from_the_budget() -> None:
-    assert FinetuneJob(sequence="AA", budget=1_000_000, rounds=0, buffer=200_000).n_rounds == 4
-    assert FinetuneJob(sequence="AA", budget=20_000).share == 4000
+    assert FinetuneJob(sequence="AA", budget=1_000_000, rounds=0, buffer=200_000).plan.rounds == 4
+    assert FinetuneJob(sequence="AA", budget=20_000).plan.per_round == 4000
     ladder = FinetuneJob(sequence="AA", rounds=2, objective=ObjectiveConfig(terms={"anneal": 1.0}, hottest_k=500.0))
     temperatures = [ladder.temperatures(k) for k in range(3)]
     assert temperatures[0][0] == 500.0
@@ -244,16 +277,31 @@ def test_rounds_follow_from_the_budget() -> None:
     assert temperatures[2] == (310.0, 310.0)
 
 
+def test_a_record_is_one_flat_dict_on_disk() -> None:
+    entry = {
+        **{
+            "round": 1,
+            "energies": 240,
+            "n": 120,
+            "ess": 0.1,
+            "ess_error": 0.01,
+            "k_hat": None,
+            "max_weight_share": 0.2,
+        },
+        **{"n_failed": 0, "energy_w2": None, "draw_k": 500.0, "target_k": 310.0},
+        **{"alpha2": 2.0, "loss": 2.0, "grad_norm": 1.0, "skipped_steps": 0, "seconds": 3.0, "final": False},
+    }
+    record = RoundRecord.from_json(entry)
+    assert list(record.to_json().items()) == list(entry.items())
+    assert record.learning["loss"] == 2.0
+    assert not record.on_target
+    del entry["ess_error"]
+    assert np.isnan(RoundRecord.from_json(entry).ess_error)  # files of the first version
+    del entry["n"]
+    with pytest.raises(TypeError, match="'n'"):
+        RoundRecord.from_json(entry)
+
+
 def test_a_peptide_beyond_the_flow_is_refused(job: FinetuneJob) -> None:
     with pytest.raises(ValueError, match=r"ARIP has 4 residues, the flow .* was trained on up to 2"):
         finetune(replace(job, sequence="ARIP"))
-
-
-def test_an_unknown_objective_is_one_line(root: Path, home: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(root / "jobs" / "finetune.py"), "sequence=AA", "objective=best"],
-        cwd=home, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert "self_improve" in line

@@ -3,13 +3,10 @@
 import html
 import json
 import math
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -21,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from job_processes import run_job, stop_job
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
@@ -125,7 +123,7 @@ def test_an_objective_that_draws_at_each_step_stays_in_the_budget() -> None:
     planned = {t.objective: t.job for t in trials(job(steps=100, samples=1), Path("/o"))}
     assert planned["forward_kl"].steps == 100
     assert planned["reverse_kl"].steps == 15  # of 8, in half of 250 energies
-    assert planned["reverse_kl"].buffer_energies == 130
+    assert planned["reverse_kl"].plan.buffer == 130
 
 
 @pytest.mark.parametrize(
@@ -195,14 +193,17 @@ def round_rows(made: FinetuneJob, values: Sequence[float | None], **more: Any) -
     return [
         {
             "round": k,
-            "energies": (k + 1) * made.share,
+            "energies": (k + 1) * made.plan.per_round,
+            "n": 100,
             "ess": 0.01 if value is None else value,
             "k_hat": 0.4,
+            "max_weight_share": 0.1,
+            "n_failed": 0,
             "energy_w2": 1.0 if value is None else 1 / value,
             "draw_k": 500.0 if value is None else 310.0,
             "target_k": 310.0,
             "seconds": 2.0 * k,
-            "final": k == made.n_rounds,
+            "final": k == made.plan.rounds,
         }
         | more
         for k, value in enumerate(values)
@@ -290,9 +291,7 @@ def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple
     for figure in ("champions", "trials_ess", "trials_energy_w2", "settings"):
         assert f'<img id="{figure}"' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    for o in outcomes:
-        for row in o.rounds:
-            row["ess_error"] = 0.3
+    outcomes = [replace(o, rounds=[replace(record, ess_error=0.3) for record in o.rounds]) for o in outcomes]
     page = write_sweep_report(home, made, outcomes, line).read_text()
     assert "ESS 70 ± 30.0\u00a0% after" in page
     assert "within twice its error" in page
@@ -331,7 +330,10 @@ def test_the_worse_are_stopped_at_equal_energies_and_a_later_driver_knows(
     made, outcomes = found
     fresh = scheduler(made, [replace(o, status="waiting") for o in outcomes])
     assert decisions(fresh, "a", [0.1, 0.01]) == ["CONTINUE", "CONTINUE"]  # nothing to compare with
-    assert decisions(fresh, "b", [0.9, 0.005]) == ["CONTINUE", "STOP"]  # the flow before learning is not judged
+    assert decisions(fresh, "b", [0.9, 0.005]) == [
+        "CONTINUE",
+        "STOP",
+    ]  # the flow before learning is not judged
     assert decisions(fresh, "c", [0.1, 0.3, 0.2]) == ["CONTINUE"] * 3
     assert decisions(fresh, "d", [math.nan, math.nan, math.nan]) == ["CONTINUE"] * 3
     knows = scheduler(made, outcomes)
@@ -366,7 +368,7 @@ def test_a_sweep_ends_though_a_trial_diverges(
     assert [o.status for o in found] == ["done", "diverged"]
     assert "diverged" in found[1].message
     assert found[0].energies == 128
-    assert found[0].rounds[-1]["final"]
+    assert found[0].rounds[-1].final
     assert (found[0].trial.folder / "checkpoint" / "model.safetensors").exists()
     assert "Best: forward_kl (trial 0)" in (out / "sweep.html").read_text()
     client = MlflowClient(tracking_uri())
@@ -375,9 +377,9 @@ def test_a_sweep_ends_though_a_trial_diverges(
     ended = {run.info.run_name: (run.info.status, run.data.tags["status"]) for run in children}
     assert ended == {"000-forward_kl": ("FINISHED", "done"), "001-forward_kl": ("FAILED", "diverged")}
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["best_ess"] == pytest.approx(found[0].rounds[-1]["ess"])
+    assert parent.data.metrics["best_ess"] == pytest.approx(found[0].rounds[-1].ess)
     histories = [client.get_metric_history(run.info.run_id, "ess") for run in children if run.info.status == "FINISHED"]
-    assert [point.value for point in histories[0]] == pytest.approx([row["ess"] for row in found[0].rounds])
+    assert [point.value for point in histories[0]] == pytest.approx([record.ess for record in found[0].rounds])
 
     written = (found[0].trial.folder / "rounds.json").stat().st_mtime_ns
     (found[0].trial.folder / "trial.yaml").unlink()  # as sweeps of earlier versions left it
@@ -406,38 +408,25 @@ def _experiments(client: MlflowClient) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(root: Path, tmp_path: Path, checkpoint: Path, data: Path) -> None:
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on(home: Path, checkpoint: Path, data: Path) -> None:
     """SIGKILL, then Ctrl-C, to the driver of twelve trials; what was done before is not done again."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    env = {**kept, "BOLTZRAY_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(root / "jobs" / "sweep.py"), "sequence=AA", f"checkpoint={checkpoint}", "out=s"]
-    line += [f"data_dir={data}", "sweep=short", "budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
-    folder = tmp_path / "s" / "trials"
+    line = ["sweep", "sequence=AA", f"checkpoint={checkpoint}", "out=s", f"data_dir={data}", "sweep=short"]
+    line += ["budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
     finished: dict[Path, int] = {}
     for enough, signal_sent in ((3, signal.SIGKILL), (7, signal.SIGINT)):
-        process = subprocess.Popen(
-            line,
-            cwd=tmp_path,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 400
-        while len(list(folder.glob("*/state.json"))) < enough:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        finished |= {path: path.stat().st_mtime_ns for path in folder.glob("*/state.json")}
-        process.send_signal(signal_sent)
-        process.wait(60)
-        assert process.returncode == (-signal.SIGKILL if signal_sent == signal.SIGKILL else 130)
-    done = subprocess.run([*line, "resume=true"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+
+        def states() -> list[Path]:
+            return list((home / "s" / "trials").glob("*/state.json"))
+
+        stop_job(home, signal_sent, lambda n=enough: len(states()) >= n, *line)
+        finished |= {path: path.stat().st_mtime_ns for path in states()}
+    done = run_job(home, *line, "resume=true", timeout_s=500)
     assert done.returncode == 0, done.stderr
     assert "12 done" in done.stdout
     assert "ended earlier" in done.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     runs = client.search_runs(_experiments(client))
     assert len(runs) == 13  # none was begun twice
     assert {run.info.status for run in runs} == {"FINISHED"}
