@@ -15,6 +15,7 @@ from ..finetuning.round_record import RoundRecord
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster
 from ..runtime.tracking import Tracker
+from ..sampling.flow_actors import actor_resources
 from .callbacks import Records
 from .config import MODES, Metric, SweepJob, Trial
 from .outcomes import ENDED, Outcome, scheduler_score
@@ -57,10 +58,8 @@ def placement(job: SweepJob, trial: Trial, resources: Cluster) -> tuple[list[dic
         gpus = job.trial_gpus if job.trial_gpus is not None else float(resources.gpus > 0)
         bundles = [{"CPU": 1.0} | ({"GPU": gpus} if gpus else {})]
     else:
-        actors = trial.job.actors
-        cpus = 0.5 if actors.energy_actors and not resources.gpus else 1.0  # as start_actors asks for
-        flow = {"GPU": 1.0} if resources.gpus else {"CPU": cpus}
-        bundles = [{"CPU": 1.0}, *[flow] * actors.flow_replicas, *[{"CPU": cpus}] * actors.energy_actors]
+        actors = actor_resources(trial.job.actors, trial.job.energy, resources)
+        bundles = [{"CPU": 1.0}, *[actors.flow] * actors.n_flow, *[{"CPU": actors.energy_cpus}] * actors.n_energy]
     need = {kind: sum(b.get(kind, 0.0) for b in bundles) for kind in ("CPU", "GPU")}
     have = {"CPU": resources.cpus, "GPU": resources.gpus}
     most = min(int(have[kind] / need[kind] + 1e-9) for kind in need if need[kind])
