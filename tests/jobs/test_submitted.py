@@ -150,5 +150,6 @@ def test_a_training_that_is_stopped_leaves_no_process(root: Path, home: Path, da
         running.job("submit", "--no-wait", *training)
         wait_for((home / "b" / "checkpoint" / "flow.json").exists)
         assert "ray::RayTrainWorker" in actors(running)
+        assert not public(psutil.Process(running.process.pid))
         assert "was stopped" in running.job("stop", "b")
         wait_for(lambda: not actors(running), 30)
