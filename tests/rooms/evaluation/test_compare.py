@@ -11,6 +11,7 @@ from boltzray.evaluation.compare import CompareJob, compare_budgets
 from boltzray.evaluation.compare_page import winners
 from boltzray.evaluation.compare_runs import RunPlan, Spent, effective_frames
 from boltzray.report.curves import CURVE_METRICS, BudgetRun, curves, load_curves, save_curves
+from boltzray.sampling.flow_actors import ActorsConfig
 
 
 def run(method: str, repeat: int, torus: float, budget: int = 1000) -> BudgetRun:
@@ -93,6 +94,7 @@ def test_md_and_snis_from_end_to_end(ray_cluster: None, home: Path, data: Path, 
         repeats=2,
         frames=100,
         data_dir=str(data),
+        actors=ActorsConfig(flow_replicas=1),
     )
     out = compare_budgets(job)
     assert out == home / "outputs" / "sample" / "AA" / "budgets"

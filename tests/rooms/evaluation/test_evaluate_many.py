@@ -12,6 +12,7 @@ from boltzray.evaluation.evaluate_many import EvaluateJob, PerPeptideOptions, ev
 from boltzray.evaluation.result import EvaluationResult
 from boltzray.evaluation.summary import write_summary
 from boltzray.evaluation.summary_rows import FLOOR, Row, means, rows_of
+from boltzray.sampling.flow_actors import ActorsConfig
 
 FACTS = {"command": "x"}
 
@@ -82,7 +83,10 @@ def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
 def test_one_that_fails_does_not_stop_the_others(
     ray_cluster: None, home: Path, data: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = PerPeptideOptions(checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data))
+    actors = ActorsConfig(flow_replicas=1)
+    settings = PerPeptideOptions(
+        checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data), actors=actors
+    )
     job = EvaluateJob(sequences=("AZ", "DG"), data_dir=str(data), intervals=0, sample=settings)
     with pytest.raises(RuntimeError, match=r"1 failed .*AZ: unknown residue 'Z'.*again"):
         evaluate(job)

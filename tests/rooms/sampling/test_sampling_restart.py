@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,11 @@ LONG = replace(CONFIG, n_steps=24)  # time to be killed in
 N, SEED = 20, 5
 
 
-def start(checkpoint: Path, target: Target) -> Actors:
-    return start_actors(
-        checkpoint,
-        target,
-        ActorsConfig(flow_replicas=2, energy_actors=2),
-        EnergyConfig(engine="openmm"),
-        Cluster(cpus=4, gpus=0, local=True),
-    )
-
-
 @pytest.fixture(scope="module")
-def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Any:
-    started = start(checkpoint, target)
+def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Iterator[Actors]:
+    """Two of each kind; those that are killed start again by themselves."""
+    config, cluster = ActorsConfig(flow_replicas=2, energy_actors=2), Cluster(cpus=4, gpus=0, local=True)
+    started = start_actors(checkpoint, target, config, EnergyConfig(engine="openmm"), cluster)
     yield started
     started.stop()
 
@@ -87,41 +80,31 @@ def kill_now_and_then(actors: Actors, seed: int, stop: threading.Event, killed: 
             killed.append(time.monotonic())
 
 
-def check_random_kills(seeds: range, tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker) -> None:
-    actors = start(checkpoint, target)
+def check_random_kills(seeds: range, folder: Path, actors: Actors, tracker: Tracker) -> None:
     total = 0
-    try:
-        undisturbed = run_smc_on_actors(tmp_path / "undisturbed", actors, tracker, config=LONG)
-        for seed in seeds:
-            stop, killed = threading.Event(), list[float]()
-            killer = threading.Thread(target=kill_now_and_then, args=(actors, seed, stop, killed))
-            killer.start()
-            try:
-                same(run_smc_on_actors(tmp_path / str(seed), actors, tracker, config=LONG), undisturbed)
-            finally:
-                stop.set()
-                killer.join()
-            total += len(killed)
-    finally:
-        actors.stop()
+    undisturbed = run_smc_on_actors(folder / "undisturbed", actors, tracker, config=LONG)
+    for seed in seeds:
+        stop, killed = threading.Event(), list[float]()
+        killer = threading.Thread(target=kill_now_and_then, args=(actors, seed, stop, killed))
+        killer.start()
+        try:
+            same(run_smc_on_actors(folder / str(seed), actors, tracker, config=LONG), undisturbed)
+        finally:
+            stop.set()
+            killer.join()
+        total += len(killed)
     print(f"{total} actors killed in {len(seeds)} runs")
     assert total >= 0.5 * len(seeds)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_actors_killed_at_random_change_nothing(
-    tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker
-) -> None:
-    check_random_kills(range(1), tmp_path, checkpoint, target, tracker)
+def test_actors_killed_at_random_change_nothing(tmp_path: Path, actors: Actors, tracker: Tracker) -> None:
+    check_random_kills(range(1), tmp_path, actors, tracker)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("ray_cluster")
-def test_actors_killed_at_random_twenty_times(
-    tmp_path: Path, checkpoint: Path, target: Target, tracker: Tracker
-) -> None:
-    check_random_kills(range(1, 21), tmp_path, checkpoint, target, tracker)
+def test_actors_killed_at_random_twenty_times(tmp_path: Path, actors: Actors, tracker: Tracker) -> None:
+    check_random_kills(range(1, 21), tmp_path, actors, tracker)
 
 
 def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
