@@ -21,7 +21,7 @@ from boltzray.finetuning.executors import RayExecutor
 from boltzray.finetuning.finetune import FinetuneJob, ObjectiveConfig, OptimizerConfig, finetune
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
-from boltzray.sampling.energy_actors import BatchedEnergies
+from boltzray.sampling.energy_actors import LocalEnergies
 from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.target import trained_at_k
@@ -134,12 +134,12 @@ def test_every_energy_is_counted(
 ) -> None:
     evaluated = []
 
-    class Counting(BatchedEnergies):
+    class Counting(LocalEnergies):
         def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetuning.executors.BatchedEnergies", Counting)
+    monkeypatch.setattr("boltzray.finetuning.executors.LocalEnergies", Counting)
     rounds: list[dict[str, Any]] = []
     finetune(replace(job, **change), rounds.append)
     assert sum(evaluated) - 1 == rounds[-1]["energies"] == spent  # one to get ready
