@@ -54,7 +54,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
         del flow
         run.prepare()
         with start_executor(job, run.weights, run.target) as executor:
-            drawn = run.run(executor)
+            drawn = run.run_rounds(executor)
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
     shutil.rmtree(out / "run")
