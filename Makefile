@@ -5,18 +5,19 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart tutorial test test-slow lint ui docs clean
+.PHONY: quickstart tutorial test test-slow lint ui docs findings clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make quickstart   samples of a peptide with the flow in the box, weighted, then finetuned; a report of both"
+	@echo "make quickstart   samples of a peptide with the shipped flow, weighted, then finetuned; a report of both"
 	@echo "make tutorial     MD, training, sampling and a report of a flow of your own"
 	@echo "make test         the tests"
 	@echo "make test-slow    statistical and long tests"
 	@echo "make lint         format, lint and types"
 	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
 	@echo "make docs         the documentation as a site, in site/"
+	@echo "make findings     faults of public packages that are worked around here: which have changed"
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -33,18 +34,22 @@ quickstart: $(STAMP)
 tutorial: $(STAMP)
 	@$(BIN)/python jobs/tutorial.py $(ARGS)
 
+# Two workers: one for what runs Ray, one for the rest. For a debugger: make test ARGS="-n 0 tests/…"
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-# mypy does not run boltzray.py, so it is shown a folder of that name with the same content.
-lint: $(STAMP)
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
+# mypy and mkdocstrings do not run boltzray.py, so they are shown a folder of that name with the same content.
+.PHONY: tree
+tree:
 	@rm -rf .build/types && mkdir -p .build/types/boltzray
 	@for path in platform/* models molecules samplers; do ln -s ../../../$$path .build/types/boltzray/; done
+
+lint: $(STAMP) tree
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
 	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray
 
 ui: $(STAMP)
@@ -53,7 +58,7 @@ ui: $(STAMP)
 
 # The site has an environment of its own: nothing of it is needed to run BoltzRay.
 DOCS := .build/docs
-docs: $(DOCS)/.installed
+docs: $(DOCS)/.installed tree
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
@@ -61,6 +66,12 @@ $(DOCS)/.installed: requirements-docs.lock
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
 	@touch $@
+
+findings:
+	@mkdir -p .build; changed=0; for script in $(wildcard findings/*.sh); do \
+	  log=.build/$$(basename $$script .sh).log; \
+	  if PYTHON=$(PYTHON) bash $$script >$$log 2>&1; then echo "as before  $$script"; \
+	  else echo "CHANGED    $$script, see $$log"; changed=1; fi; done; exit $$changed
 
 clean:
 	rm -rf .venv .build .pytest_cache .ruff_cache .mypy_cache

@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def main() -> None:
 
 
 def show_floor() -> None:
-    """What one thread of this machine can do at most, and what that makes of one conformation."""
+    """Print the rates that one thread of this machine can reach at most, and what they mean for one conformation."""
     a, b = torch.rand(512, 512), torch.rand(2**15)
     cpu = torch.device("cpu")
     flops = rate(lambda: a @ a, 2 * 512**3, 0.3, cpu)
@@ -194,29 +195,32 @@ def measure_openmm(table: Table, sequence: str, positions: np.ndarray, seconds: 
 
 
 def measure_actors(table: Table, sequence: str, positions: np.ndarray, count: int, seconds: float) -> None:
-    """One actor and `count` of them, each with a core of its own, on the same conformations."""
+    """Measure one actor and `count` of them, each with a core of its own, on the same conformations."""
     from boltzray.runtime.environment import prepare
 
     prepare()
+    import ray
+
     from boltzray.molecules import Peptide
+    from boltzray.runtime.actor_pool import run_on
     from boltzray.runtime.cluster import ClusterConfig, cluster
-    from boltzray.sampling.energy_actors import EnergyConfig, Molecule
-    from boltzray.sampling.energy_pool import EnergyPool
+    from boltzray.sampling.energy_actors import Molecule, start_servers
 
     molecule, frames = Molecule(Peptide.from_sequence(sequence).to_pdb()), shaken(positions, 4096)
     for actors in (1, count):
         name = f"OpenMM, {actors} actors"
         if table.has(peptide=sequence, engine=name):
             continue
-        with (
-            cluster(ClusterConfig(num_cpus=count)) as resources,
-            EnergyPool(EnergyConfig(engine="openmm"), resources, actors=actors) as pool,
-        ):
+        with cluster(ClusterConfig(num_cpus=count)):
+            _, servers = start_servers(molecule, actors, num_cpus=1)
+            parts = [ray.put(part) for part in np.array_split(frames, len(frames) // 256)]
 
-            def evaluate(gradient: bool, pool: EnergyPool = pool) -> None:
-                pool.evaluate([(molecule, frames)], gradient, chunk=256)
+            def evaluate(gradient: bool, servers: list[Any] = servers, parts: list[Any] = parts) -> None:
+                run_on(servers, [lambda actor, x=part: actor.evaluate.remote(x, gradient) for part in parts])
 
             add_openmm(table, sequence, len(positions), name, evaluate, len(frames), seconds)
+            for server in servers:
+                ray.kill(server)
 
 
 def add_openmm(

@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/metrics.py --sequence AA --frames 2000
 
 The conformations are real in what matters to transport: backbone angles from three basins a residue, with a spread of
-20 degrees, different shares in the two sets, and weights with an ESS of a third.
+20 degrees, different fractions in the two sets, and weights with an ESS of a third.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from boltzray.molecules.observables import Tica, tica_features
 from boltzray.molecules.peptide import Peptide
 
 BASINS = np.radians([(-65.0, 145.0), (-75.0, -40.0), (57.0, 40.0)])
-SHARES = ((0.55, 0.4, 0.05), (0.5, 0.4, 0.1))
+FRACTIONS = ((0.55, 0.4, 0.05), (0.5, 0.4, 0.1))
 SPREAD = np.radians(20.0)
 
 
@@ -44,7 +44,7 @@ def conformations(peptide: Peptide, frames: int, which: int, seed: int) -> np.nd
     found = [{atom.name: atom.index for atom in residue.atoms()} for residue in peptide.topology.residues()]
     after = [min(names.values()) for names in found[1:]] + [peptide.n_atoms]
     for i, names in enumerate(found):
-        wanted = BASINS[rng.choice(len(BASINS), frames, p=SHARES[which])] + SPREAD * rng.standard_normal((frames, 2))
+        wanted = BASINS[rng.choice(len(BASINS), frames, p=FRACTIONS[which])] + SPREAD * rng.standard_normal((frames, 2))
         rest = np.arange(after[i], peptide.n_atoms)
         own = np.array([k for name, k in names.items() if name not in ("N", "H", "CA")])
         if i:

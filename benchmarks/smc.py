@@ -60,7 +60,7 @@ class Analytic(BlockServer):
         self.evaluating += time.process_time() - cpu
         return ends
 
-    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def propose(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         x = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, N_ATOMS, 3), np.float32)
         return x, -0.5 * np.square(x.astype(np.float64)).sum((1, 2))
 
@@ -94,7 +94,7 @@ class Memory:
         self.peak = 0
 
     def now(self) -> int:
-        """What is used, once freed memory has gone back to the system."""
+        """Return the memory in use, once freed memory has gone back to the system."""
         gc.collect()
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
@@ -138,7 +138,7 @@ def through_actors(
         seconds[name] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    drawn = Proposals.draw(actors, n, block_size, SEED, folder)
+    drawn = Proposals.sample(actors, n, block_size, SEED, folder)
     lap("draw")
     snis(None, drawn.log_q, drawn.log_p)
     lap("weights")
@@ -156,7 +156,7 @@ def through_actors(
         "kernel": moving - evaluating,
         "transfer": total - moving,
     }
-    arrays = [drawn.log_q, drawn.log_p, drawn.energy, population.log_q, population.log_p, state.log_w, state.roots]
+    arrays = [drawn.log_q, drawn.log_p, drawn.energy, population.log_q, population.log_p, state.log_w, state.eve]
     seconds |= {"arrays": sum(array.nbytes for array in arrays), "at rest": used.now()}
     clock = time.perf_counter()
     save_checkpoint(folder, population, state, [], 0.0)
@@ -194,7 +194,7 @@ def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[
     print("|---|---|---|---|")
     server = Analytic(sleep_ms / 1000)
     x = np.concatenate(
-        [server.draw(SEED, i, min(block_size, n - lo))[0] for i, lo in enumerate(range(0, n, block_size))]
+        [server.propose(SEED, i, min(block_size, n - lo))[0] for i, lo in enumerate(range(0, n, block_size))]
     )
     began = time.perf_counter()
     run_smc(torch.from_numpy(x), server.evaluate, config(steps, block_size), SEED)
@@ -206,8 +206,8 @@ def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[
         with tempfile.TemporaryDirectory() as folder, memory() as used:
             seconds = through_actors(actors, n, steps, block_size, Path(folder), used)["SMC"]
         one = one or seconds * count
-        over, share = seconds * count / plain - 1, one / count / seconds
-        print(f"| {count} actors | {seconds:.2f} s | {over:+.1%} | {share:.1%} |", flush=True)
+        over, fraction = seconds * count / plain - 1, one / count / seconds
+        print(f"| {count} actors | {seconds:.2f} s | {over:+.1%} | {fraction:.1%} |", flush=True)
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ SPARED = ("JobSupervisor", "TrainController", "Agent", "Head", "IDLE", "_StatsAc
 
 @dataclass
 class Watch:
-    """What was seen, each with its time in minutes."""
+    """Observations of a soak, each with its time in minutes."""
 
     began: float = field(default_factory=time.monotonic)
     memory: list[tuple[float, float, float, int]] = field(default_factory=list)  # GB, object store in MB, actors

@@ -89,10 +89,10 @@ def theirs(data: Catalogue, collator: Collator, batch: int, workers: int) -> Ite
 
 
 def ours(data: Catalogue, collator: Collator, batch: int) -> Iterator[Any]:
-    order, start = BatchPlan(batch=batch, seed=0, shards_per_window=1, bucket_steps=16), StreamState()
-    feeder = BatchServer(data, order, 1, start, [])
-    stream = batches(feeder, 0, 0, order, start)
-    yield from prefetch([collator.batch(part) for part in item.parts] for item in stream)
+    plan, start = BatchPlan(batch=batch, seed=0, shards_per_window=1, bucket_steps=16), StreamState()
+    server = BatchServer(data, plan, 1, start, [])
+    stream = batches(server, 0, 0, plan, start)
+    yield from prefetch([collator.batch(microbatch) for microbatch in step.microbatches] for step in stream)
 
 
 def alone(read: Callable[[], ShardContent]) -> float:

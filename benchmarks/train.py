@@ -172,10 +172,10 @@ def main() -> None:
     reference = min(seconds["padded to 178, dense mask"])
     for name, items in variants.items():
         best, tokens = min(seconds[name]), sum(x.shape[0] * x.shape[1] for x, _ in items)
-        share, rate = 6 * parameters * sizes.sum() / best / peak, sizes.sum() / best
+        fraction, rate = 6 * parameters * sizes.sum() / best / peak, sizes.sum() / best
         print(
             f"| {name} | {100 * (1 - sizes.sum() / tokens):.1f} % | {len(frames) / best:.2f} | {rate:.0f} "
-            f"| {reference / best:.2f}× | {100 * share:.1f} % | {loss[name]:.6f} |"
+            f"| {reference / best:.2f}× | {100 * fraction:.1f} % | {loss[name]:.6f} |"
         )
 
 

@@ -94,8 +94,8 @@ def main() -> None:
             seconds = fastest(step, 6)
             reference = reference or seconds
             rate = product_rate(torch.bfloat16 if bf16 else torch.float32, config.channels, tokens)
-            share = flops / seconds / rate
-            print(f"| {threads} | {name} | {1e3 * seconds:.0f} | {reference / seconds:.2f}× | {100 * share:.0f} % |")
+            fraction = flops / seconds / rate
+            print(f"| {threads} | {name} | {1e3 * seconds:.0f} | {reference / seconds:.2f}× | {100 * fraction:.0f} % |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ray.autoscaler.sdk import request_resources
 
 
 def missing(cpus: int, gpus: int) -> dict[str, float]:
-    """What the cluster does not have yet."""
+    """Return the resources that the cluster does not have yet."""
     there = ray.cluster_resources()
     wanted = {"CPU": cpus, "GPU": gpus}
     return {name: count - there.get(name, 0) for name, count in wanted.items() if there.get(name, 0) < count}

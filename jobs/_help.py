@@ -1,14 +1,14 @@
-"""`--help` of a job: every key with its value now, and what the comments of conf/ say of it."""
+"""`--help` of a job: every key with its value now, and its comment in conf/."""
 
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<comment>.*))?$")
 Choices = Mapping[str, str | None]  # option of each group
@@ -19,21 +19,20 @@ MLFLOW_TRACKING_URI: where to record runs. BOLTZRAY_TRACEBACK=1 shows where an e
 --cfg job prints the configuration alone."""
 
 
-def show_help(conf: Path, name: str, arguments: Sequence[str]) -> None:
-    """Print it; settings among the arguments count."""
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = compose(name, [a for a in arguments if not a.startswith("-")], return_hydra_config=True)
-    chosen = {str(group): option for group, option in composed.hydra.runtime.choices.items()}
-    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    said = dict(_said(conf, conf / f"{name}.yaml", "", chosen))
-    print(f"{sys.modules['__main__'].__doc__}\n\n    python jobs/{name}.py key=value group=option …\n\ngroups")
-    for group, option, description in _groups(conf, conf / f"{name}.yaml", chosen):
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        print(_filled(f"{group}={', '.join(options)}", "  "))
-        print(_filled(f"now {option}{': ' if description else ''}{description}", "      "))
+def show_help(conf: Path, name: str, config: DictConfig) -> None:
+    """Print the help of job `name` for the configuration that Hydra has composed."""
+    chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
+    comments = dict(_comments(conf, conf / f"{name}.yaml", "", chosen))
+    print(f"{sys.modules['__main__'].__doc__}\n\n    python jobs/{name}.py key=value group=option …")
+    if HydraConfig.get().job.config_name == name:  # one of --config-name has no groups
+        print("\ngroups")
+        for group, option, description in _groups(conf, conf / f"{name}.yaml", chosen):
+            options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+            print(_filled(f"{group}={', '.join(options)}", "  "))
+            print(_filled(f"now {option}{': ' if description else ''}{description}", "      "))
     print("\nkeys, and their values now")
     for key, line in _keys(OmegaConf.to_yaml(config, resolve=False)):
-        comment = said.get(key)
+        comment = comments.get(key)
         print(f"  {line:<{COLUMN}}  # {comment}" if comment else f"  {line}")
     print(END)
 
@@ -43,7 +42,7 @@ def _filled(text: str, indent: str) -> str:
 
 
 def _keys(text: str) -> Iterator[tuple[str, str]]:
-    """Lines of YAML, each with its key as the command line has it ("" where there is none)."""
+    """Yield lines of YAML, each with its key as the command line has it ("" where there is none)."""
     path: list[tuple[int, str]] = []
     for line in text.splitlines():
         found = LINE.match(line)
@@ -53,11 +52,11 @@ def _keys(text: str) -> Iterator[tuple[str, str]]:
         yield ".".join(key for _, key in path) if found else "", line
 
 
-def _said(conf: Path, file: Path, prefix: str, chosen: Choices) -> Iterator[tuple[str, str]]:
-    """Keys and their comments in a file and in those that it is made of; the file's own come last."""
+def _comments(conf: Path, file: Path, prefix: str, chosen: Choices) -> Iterator[tuple[str, str]]:
+    """Yield keys and their comments in a file and in those that it includes; the file's own come last."""
     for group, package, option in _defaults(conf, file, chosen):
         if option:
-            yield from _said(conf, conf / group / f"{option}.yaml", _joined(prefix, package), chosen)
+            yield from _comments(conf, conf / group / f"{option}.yaml", _joined(prefix, package), chosen)
     for key, line in _keys(file.read_text()):
         found = LINE.match(line)
         if found and found["comment"]:
@@ -65,7 +64,7 @@ def _said(conf: Path, file: Path, prefix: str, chosen: Choices) -> Iterator[tupl
 
 
 def _groups(conf: Path, file: Path, chosen: Choices) -> Iterator[tuple[str, str, str]]:
-    """Groups that the command line chooses from, the option that is chosen, and how its file begins."""
+    """Yield the groups that the command line chooses from, the chosen option, and the comment that heads its file."""
     for group, package, option in _defaults(conf, file, chosen):
         if not group and not package:
             yield from _groups(conf, conf / f"{option}.yaml", chosen)
@@ -78,7 +77,7 @@ def _joined(*names: str) -> str:
 
 
 def _defaults(conf: Path, file: Path, chosen: Choices) -> Iterator[tuple[str, str, str | None]]:
-    """Folder below conf/, package and name of each file in a defaults list; "" for conf/ itself, and for no package."""
+    """Yield folder below conf/ ("": conf/ itself), package ("": none) and name of each file in a defaults list."""
     folder = "" if file.parent == conf else file.parent.name
     for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
         if isinstance(entry, str):
@@ -95,7 +94,7 @@ def _defaults(conf: Path, file: Path, chosen: Choices) -> Iterator[tuple[str, st
 
 
 def _beginning(file: Path) -> str:
-    """The comment at the head of a file."""
+    """Return the comment that heads a file."""
     lines: list[str] = []
     for line in file.read_text().splitlines():
         if not line.startswith("#"):

@@ -1,8 +1,11 @@
-"""What all jobs have in common: Hydra composes, the configuration is typed, errors are one line."""
+"""Run a job from the command line: Hydra composes, the configuration is typed, errors are one line."""
 
 import os
 import sys
 import traceback
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -21,14 +24,14 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
 
     The module is named, not imported: `--help` and a misspelt key need not wait for torch, Ray and OpenMM.
     """
+    sys.path.insert(0, str(ROOT))  # works without an installation, too
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
     composed: list[DictConfig] = []
     try:
-        if {"--help", "-h"} & set(sys.argv):
-            show_help(ROOT / "conf", config_name, sys.argv[1:])
-            return
-        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(composed.append)()
-        for config in composed:  # none after --cfg
+        wants_help, sys.argv[1:] = _arguments(sys.argv[1:])
+        task = partial(show_help, ROOT / "conf", config_name) if wants_help else composed.append
+        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(task)()
+        for config in composed:  # none after --help or --cfg
             _perform(config, module, kind, action)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -40,8 +43,20 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
         raise SystemExit(2) from None
 
 
+def _arguments(given: Sequence[str]) -> tuple[bool, list[str]]:
+    """Return whether help is asked for, and the arguments for Hydra, in which --config-dir is an absolute path."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir")
+    known, rest = parser.parse_known_args(given)
+    if known.config_dir is not None:
+        from boltzray.runtime.config import data_folder
+
+        rest += ["--config-dir", str(data_folder(known.config_dir))]
+    return known.help, rest
+
+
 def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:
-    sys.path.insert(0, str(ROOT))  # works without an installation, too
     from boltzray.runtime.config import parse
     from boltzray.runtime.environment import prepare
 

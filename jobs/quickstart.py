@@ -1,4 +1,4 @@
-"""A flow in the box on a peptide that it has never seen, then finetuned to it."""
+"""A shipped flow on a peptide that it has never seen, then finetuned to it."""
 
 from _main import run
 

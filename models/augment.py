@@ -1,4 +1,4 @@
-"""Frames of molecular dynamics made into training samples. Pure numpy: it runs in data workers.
+"""Make training samples of frames of molecular dynamics. Pure numpy: it runs in data workers.
 
 Source: prose (arXiv 2508.18175): random rotation, centring, 1/σ, and a Gaussian centre of mass.
 """
@@ -30,8 +30,10 @@ def normalise(positions_nm: Floats, scale_nm: float) -> NDArray[np.float32]:
 def augment(positions_nm: Floats, scale_nm: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Normalised frames in a random orientation, their centre drawn from N(0, I/N).
 
-    Shape: (B, N, 3) nm → (B, N, 3). Without the noise the density would be singular: a flow on R^{3N} needs a law
-    for the centre of mass, and the target names the same one.
+    Without the noise the density would be singular: a flow on R^{3N} needs a distribution of the centre of mass, and
+    the target has the same one (`samplers.com`).
+
+    Shape: (B, N, 3) nm → (B, N, 3).
     """
     batch, n_atoms, _ = positions_nm.shape
     x = normalise(positions_nm, scale_nm) @ random_rotations(batch, rng).astype(np.float32).transpose(0, 2, 1)

@@ -43,7 +43,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def condition(self, c: Tensor) -> Tensor:
-        """The tokens' condition e, shared by the layers, from that of the atoms in this block's ordering.
+        """Condition e of the tokens, shared by the layers, from that of the atoms in this block's ordering.
+
+        With `lookahead` a token also sees the condition of the next one, which is the one that it transforms.
 
         Shape: (P, N, C) → (P, N, C).
         """
@@ -53,11 +55,11 @@ class Block(nn.Module):
         return e
 
     def modulations(self, e: Tensor | None) -> list[Modulation | Tensor | None]:
-        """Each layer's modulation; None where there is no condition."""
+        """Modulation of each layer; None where there is no condition."""
         return [_modulation(layer, e) for layer in self.layers]
 
     def positions(self, n: int) -> Tensor:
-        """What is added to tokens 0..n-1 to tell them apart (n, C)."""
+        """Position embedding (n, C) of tokens 0..n-1."""
         if self.position is not None:
             return self.position[:n]
         scale = self.position_scale
@@ -74,50 +76,50 @@ class Block(nn.Module):
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        marks: CoordinateMasks | None = None,
+        coordinate_masks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Transformed tokens, and log|det ∂z/∂u|. `mask` (P, N): real tokens, None when all are.
 
         Shape: u (B, N, D) in the block's ordering → z (B, N, D), logdet (B,).
         """
-        z, slope = self.by_coordinate(u, modulations, marks, mask)
+        z, slope = self.by_coordinate(u, modulations, coordinate_masks, mask)
         return z, slope.sum((1, 2))
 
     def by_coordinate(
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        marks: CoordinateMasks | None = None,
+        coordinate_masks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the logarithm of each coordinate's own slope (B, N, D): of the Jacobian's diagonal."""
-        h = self._embed(u, marks)
+        """Transformed tokens, and the logarithm of the Jacobian's diagonal (B, N, D); arguments as in `forward`."""
+        h = self._embed(u, coordinate_masks)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             h = layer(h, modulation)
-        return self._transform(u, h, marks, mask)
+        return self._transform(u, h, coordinate_masks, mask)
 
     def checkpointed(
-        self, u: Tensor, e: Tensor | None, marks: CoordinateMasks | None = None, mask: Tensor | None = None
+        self, u: Tensor, e: Tensor | None, coordinate_masks: CoordinateMasks | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `forward`, but nothing within a layer is kept for the backward pass, its modulation included."""
-        h = self._embed(u, marks)
+        """`forward` with activation checkpointing: layers and modulations are computed again in the backward pass."""
+        h = self._embed(u, coordinate_masks)
         for layer in self.layers:
             h = checkpoint(_modulated, layer, h, e, use_reentrant=False, preserve_rng_state=False)
-        z, slope = self._transform(u, h, marks, mask)
+        z, slope = self._transform(u, h, coordinate_masks, mask)
         return z, slope.sum((1, 2))
 
-    def _embed(self, u: Tensor, marks: CoordinateMasks | None) -> Tensor:
-        h: Tensor = self.proj_in(self.transform.inputs(u, marks)) + self.positions(u.shape[1])
+    def _embed(self, u: Tensor, coordinate_masks: CoordinateMasks | None) -> Tensor:
+        h: Tensor = self.proj_in(self.transform.inputs(u, coordinate_masks)) + self.positions(u.shape[1])
         return h
 
     def _transform(
-        self, u: Tensor, h: Tensor, marks: CoordinateMasks | None, mask: Tensor | None
+        self, u: Tensor, h: Tensor, coordinate_masks: CoordinateMasks | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
         if mask is not None:
             p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering
-        return self.transform.forward(u, p, marks)
+        return self.transform.forward(u, p, coordinate_masks)
 
 
 def _modulation(layer: nn.Module, e: Tensor | None) -> Modulation | Tensor | None:

@@ -3,8 +3,8 @@
 Shapes: B samples, P conditions (1 or B), N tokens of D coordinates, C channels, H heads of E channels.
 
 Whatever dtype the products have, the residual stream, the affine step and the sum of log-scales keep that of the
-latents: the map stays triangular, so the sum is the exact Jacobian of what was done. Source: prose.md 4 of the design,
-after TarFlow (arXiv 2412.06329).
+latents: the map stays triangular, so the sum is the exact Jacobian of what was done. Source: TarFlow
+(arXiv 2412.06329), Prose (arXiv 2508.18175).
 """
 
 from collections.abc import Sequence
@@ -61,6 +61,7 @@ class LayerDecoder:
         self.head_dim = attention.head_dim
         scale = self.head_dim**-0.5
         self.norms = [attention.norm, mlp.norm, attention.k_norm]
+        # The softmax's 1/√E goes into the norm of the queries, so that no token pays for it.
         self.q_scale, self.q_shift = attention.q_norm.weight.detach() * scale, attention.q_norm.bias.detach() * scale
         self.qkv = Product(attention.qkv.weight, attention.qkv.bias, dtype)
         self.proj = Product(attention.proj.weight, attention.proj.bias, dtype)
@@ -71,6 +72,7 @@ class LayerDecoder:
         if isinstance(layer, AdaptiveLayer):
             assert isinstance(modulation, Modulation)
             value, gate = layer.transition.up.weight.chunk(2)
+            # Two products instead of one split afterwards: each then has its activation or factor in the same call.
             self.value, self.gate = Product(value, None, dtype), Product(gate, None, dtype)
             self.out = Product(layer.transition.down.weight, None, dtype)
             self.modulations = [Modulation(*t) for t in zip(*map(_by_token, modulation), strict=True)]
@@ -106,15 +108,15 @@ class LayerDecoder:
 class BlockDecoder:
     """One block for one condition: weights cast and packed, modulations split by token.
 
-    `mask` (P, N) tells real tokens, None when all are. `dtype` is that of the products, keys and values.
+    `mask` (P, N): real tokens, None when all are. `dtype` is that of the products, keys and values.
     """
 
     def __init__(
         self, block: Block, modulations: Sequence[Modulation | Tensor | None], mask: Tensor | None, n: int,
-        dtype: torch.dtype, marks: CoordinateMasks | None,
+        dtype: torch.dtype, coordinate_masks: CoordinateMasks | None,
     ) -> None:  # fmt: skip
         self.block, self.mask, self.dtype = block, mask, dtype
-        self.marks = [None if marks is None else marks.token(i) for i in range(n)]
+        self.coordinate_masks = [None if coordinate_masks is None else coordinate_masks.token(i) for i in range(n)]
         self.layers = [
             LayerDecoder(layer, modulation, dtype)  # type: ignore[arg-type]
             for layer, modulation in zip(block.layers, modulations, strict=True)
@@ -129,20 +131,21 @@ class BlockDecoder:
         batch, n, _ = z.shape
         block, z = self.block, z.transpose(0, 1).contiguous()
         shape = (len(self.layers), 2, n, batch, block.heads, block.channels // block.heads)
+        # Tokens come before samples in memory: step i reads the contiguous rows 0..i and writes one.
         cache = torch.empty(shape, dtype=self.dtype, device=z.device)
         transform, u, scales = block.transform, torch.empty_like(z), torch.zeros_like(z)
         p = z.new_zeros(batch, 1, transform.parameters)  # nothing stands before the first token
         for i in range(n):
-            mark = self.marks[i]
+            own_masks = self.coordinate_masks[i]
             # Tokens stay a dimension of the transform, which is that of the forward pass.
-            u_i, scale = transform.inverse(z[i][:, None], p, mark)
+            u_i, scale = transform.inverse(z[i][:, None], p, own_masks)
             u[i], scales[i] = u_i[:, 0], scale[:, 0]
             if i == n - 1:  # the last token conditions nothing
                 break
-            h = F.linear(transform.inputs(u_i, mark)[:, 0], block.proj_in.weight, self.bias[i])
+            h = F.linear(transform.inputs(u_i, own_masks)[:, 0], block.proj_in.weight, self.bias[i])
             for layer, (keys, values) in zip(self.layers, cache, strict=True):
                 h = layer(h, i, keys, values)
-            p = block.head(h)[:, None]
+            p = block.head(h)[:, None]  # of the next token
             if self.mask is not None:
                 p = p * self.mask[:, i + 1, None, None]
         return u.transpose(0, 1), scales.sum((0, 2))

@@ -1,11 +1,7 @@
-"""Flows on disk.
-
-A checkpoint is a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance).
-"""
+"""Flows on disk: a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance)."""
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +9,7 @@ from typing import Any
 
 import torch
 
+from boltzray.molecules.storage import replacing
 from boltzray.molecules.zmatrix import geometry_version
 
 from .config import FlowConfig
@@ -33,21 +30,19 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        state = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
-        save_file(state, Path(temporary) / WEIGHTS)
-        description = {
-            "format": FORMAT_VERSION,
-            "config": asdict(flow.config),
-            "scale_nm": flow.scale_nm,
-            **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
-            "provenance": dict(provenance or {}),
-        }
-        (Path(temporary) / DESCRIPTION).write_text(json.dumps(description, indent=1))
-        folder.mkdir(exist_ok=True)
-        for name in (WEIGHTS, DESCRIPTION):
-            (Path(temporary) / name).replace(folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+    description = {
+        "format": FORMAT_VERSION,
+        "config": asdict(flow.config),
+        "scale_nm": flow.scale_nm,
+        **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
+        "provenance": dict(provenance or {}),
+    }
+    # The inner one gets its name first: a folder with a description has its weights, and that marks it as whole.
+    with replacing(folder / DESCRIPTION) as text, replacing(folder / WEIGHTS) as weights:
+        save_file(state, weights)
+        text.write_text(json.dumps(description, indent=1))
     return folder
 
 
@@ -57,11 +52,13 @@ def load(
     head_dim: int | None = None,
     scale_nm: float | None = None,
     system: str | None = None,
+    mapped: bool = False,
 ) -> Flow:
-    """A flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
+    """Load a flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
 
-    Our folders say everything. Of a `.pth`, what its weights and its name do not tell can be given: `head_dim`, the
-    scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
+    Our folders say everything. The weights and the name of a `.pth` may leave open, and so can be given: `head_dim`,
+    the scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
+    `mapped`: leave the weights in the file, mapped into memory; it must then stay as it is.
 
     Raises: FileNotFoundError with what to do; ValueError for content that is not a flow's.
     """
@@ -71,7 +68,7 @@ def load(
         )
     path = locate(path)
     if path.is_dir():
-        flow = _load_folder(path)
+        flow = _load_folder(path, mapped)
         _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system}, flow)
         return flow
     if not path.exists():
@@ -79,11 +76,22 @@ def load(
             f"no checkpoint at {path}: train one (python jobs/train.py), or give checkpoint= a folder "
             f"with {WEIGHTS}, or a public .pth file"
         )
-    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system)
+    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system, mapped=mapped)
+
+
+def outline(path: str | Path) -> Flow:
+    """A flow on the meta device: its configuration, its scale and which peptides it takes, but no weights.
+
+    The file is checked as by `load`, but only names and shapes are read of it. Raises: as `load`.
+    """
+    return load(path, mapped=True).to("meta")
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint's flow.json."""
+    """Contents of a checkpoint's flow.json.
+
+    Raises: FileNotFoundError where there is none, ValueError for another format.
+    """
     path = Path(folder) / DESCRIPTION
     if not path.exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {DESCRIPTION}")
@@ -100,7 +108,7 @@ def trained_lengths(path: str | Path) -> list[int]:
 
 
 def length_warning(path: str | Path, sequence: str) -> str | None:
-    """Why draws of a peptide may be of no use: it is longer or shorter than all that the flow was trained on."""
+    """A warning for a peptide that is longer or shorter than all that the flow was trained on, else None."""
     lengths = trained_lengths(path)
     if not lengths or len(sequence) in lengths:
         return None
@@ -112,13 +120,13 @@ def length_warning(path: str | Path, sequence: str) -> str | None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of a checkpoint's weights, which says whether results were made with them."""
+    """SHA-256 of a checkpoint's weights, to tell whether results were made with them."""
     path = Path(path)
     with (path / WEIGHTS if path.is_dir() else path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_folder(folder: Path) -> Flow:
+def _load_folder(folder: Path, mapped: bool) -> Flow:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -132,8 +140,9 @@ def _load_folder(folder: Path) -> Flow:
             "version of BoltzRay that trained it, or train again"
         )
     try:
-        # Copied, because what is loaded is the file itself, mapped: it may be gone while the flow is still in use.
-        state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
+        state = load_file(folder / WEIGHTS)
+        if not mapped:  # what is loaded is the file itself: it may be gone while the flow is still in use
+            state = {name: value.clone() for name, value in state.items()}
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
     with torch.device("meta"):

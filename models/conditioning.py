@@ -1,4 +1,4 @@
-"""Everything of a flow that depends on the peptide alone, computed once for many conformations.
+"""The part of a flow that depends on the peptide alone, computed once for many conformations.
 
 Shapes: P conditions (1 or B), T tokens, C channels, K blocks; see `flow`.
 """
@@ -19,13 +19,13 @@ Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All of the network that depends on the peptide alone.
+    """The part of the network that depends on the peptide alone.
 
     Shape: order, inverse_order (K, P, T); mask (P, T) of real tokens, None when there is no padding; n_atoms (P,);
     modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition.
     conditions: with activation checkpointing each block's condition (P, T, C), for forward passes; no modulations.
-    internal, marks: what internal coordinates refer to, and their kinds for each block; None for Cartesian ones.
-    decoders: what the inverse prepares on its first use, for each precision.
+    internal, coordinate_masks: z-matrices, and the kinds of their coordinates for each block; None for Cartesian ones.
+    decoders: the inverse, prepared on its first use, for each precision.
     """
 
     order: Tensor
@@ -35,5 +35,5 @@ class Conditioning:
     modulations: list[list[Modulation | Tensor | None]]
     conditions: list[Tensor | None] | None
     internal: InternalTables | None
-    marks: list[CoordinateMasks | None]
+    coordinate_masks: list[CoordinateMasks | None]
     decoders: dict[Precision, Decode] = field(default_factory=dict, repr=False, compare=False)

@@ -16,12 +16,12 @@ from .conditioning import Conditioning, Precision
 from .config import FlowConfig
 from .flow_decoder import Decoder
 from .internal_coordinates import (
-    hot_latents,
     latents_to_rigid,
     rigid_log_density,
     rigid_motion,
     rigid_slots,
     rigid_to_latents,
+    tempered_latents,
     to_internal,
     to_positions,
 )
@@ -53,14 +53,14 @@ class Embedding(nn.Module):
 class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
-    `checkpointing`: in training, compute layers again in the backward pass instead of keeping what they need for it.
+    `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
     """
 
     def __init__(self, config: FlowConfig, scale_nm: float = 1.0) -> None:
         super().__init__()
         self.config = config
         self.scale_nm = scale_nm
-        self.checkpointing = False
+        self.activation_checkpointing = False
         self.embedding = None if config.system else Embedding(config.channels)
         self.blocks: Sequence[Block] = nn.ModuleList(Block(config, first=k == 0) for k in range(config.blocks))  # type: ignore[assignment]
 
@@ -86,13 +86,13 @@ class Flow(nn.Module):
             # On a GPU the look would be a wait; a single peptide is never padded.
             padded = not bool(real.all()) if real.device.type == "cpu" else len(c) > 1
             mask = real if padded else None
-        marks: list[CoordinateMasks | None] = [None] * len(self.blocks)
+        coordinate_masks: list[CoordinateMasks | None] = [None] * len(self.blocks)
         if (t := tables.internal) is not None:
-            marks = [
-                CoordinateMasks.of(reorder(t.present, order), reorder(t.free_torsions, order))
+            coordinate_masks = [
+                CoordinateMasks.of(reorder(t.present, order), reorder(t.rotatable_dihedrals, order))
                 for order in tables.orderings
             ]
-        later = self.checkpointing and torch.is_grad_enabled()
+        later = self.activation_checkpointing and torch.is_grad_enabled()
         return Conditioning(
             order=tables.orderings,
             inverse_order=tables.orderings.argsort(dim=-1),
@@ -101,7 +101,7 @@ class Flow(nn.Module):
             modulations=[] if later else [b.modulations(e) for b, e in zip(self.blocks, conditions, strict=True)],
             conditions=conditions if later else None,
             internal=tables.internal,
-            marks=marks,
+            coordinate_masks=coordinate_masks,
         )
 
     @torch.no_grad()
@@ -169,53 +169,59 @@ class Flow(nn.Module):
         for k, block in enumerate(self.blocks):
             u = reorder(x, c.order[k])
             if c.conditions is None:
-                z, slope = block(u, c.modulations[k], c.marks[k], c.mask)
+                z, slope = block(u, c.modulations[k], c.coordinate_masks[k], c.mask)
             else:
-                z, slope = block.checkpointed(u, c.conditions[k], c.marks[k], c.mask)
+                z, slope = block.checkpointed(u, c.conditions[k], c.coordinate_masks[k], c.mask)
             x = reorder(z, c.inverse_order[k])
             logdet = logdet + slope
         return x, logdet
 
-    def log_prob(self, x: Tensor, c: Conditioning, ratio: float = 1.0) -> Tensor:
-        """Log-density (B,) in normalised coordinates (B, N, 3); `ratio` as in `push`."""
+    def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
+        """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
         tokens, volume = self._enter(x, c)
         z, logdet = self._through(tokens, c)
         z = z.reshape(x.shape)
         if c.internal is None:
-            return self._base(z, c, ratio) + logdet
+            return self._base(z, c, temperature_ratio) + logdet
         # The rotation's latents are left out: their density and its determinant are a constant together.
         center = rigid_motion(x, c.internal).center
-        return self._base(z, c, ratio) + logdet + volume + rigid_log_density(center, c.n_atoms / ratio)
+        return (
+            self._base(z, c, temperature_ratio)
+            + logdet
+            + volume
+            + rigid_log_density(center, c.n_atoms / temperature_ratio)
+        )
 
-    def _base(self, z: Tensor, c: Conditioning, ratio: float) -> Tensor:
+    def _base(self, z: Tensor, c: Conditioning, temperature_ratio: float) -> Tensor:
         """Log-density (B,) of the latents that blocks make; the others are zero."""
         if c.internal is None:
-            return normal_log_density(z, 3 * c.n_atoms, ratio)
-        cold = z * c.internal.free_torsions
-        n_cold = c.internal.free.sum(1)
-        hot = normal_log_density(z - cold, 3 * c.n_atoms - 6 - n_cold, ratio)
-        return hot + normal_log_density(cold, n_cold)
+            return normal_log_density(z, 3 * c.n_atoms, temperature_ratio)
+        untempered = z * c.internal.rotatable_dihedrals
+        n_untempered = c.internal.rotatable.sum(1)
+        tempered = normal_log_density(z - untempered, 3 * c.n_atoms - 6 - n_untempered, temperature_ratio)
+        return tempered + normal_log_density(untempered, n_untempered)
 
     @torch.inference_mode()
     def push(
-        self, z: Tensor, c: Conditioning, precision: Precision = "float32", ratio: float = 1.0
+        self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """Conformations from standard normal latents, and the log-density of each, summed in the same pass.
 
-        In bf16 too that is the density of what was drawn, and what importance weights need; a forward pass gives a
-        slightly different one. At `ratio` times the temperature of the training, latents are drawn from N(0, ratio);
-        free torsions and rotations know no temperature.
+        In bf16 too that is the density of these conformations, and what importance weights need; a forward pass gives
+        a slightly different one. `temperature_ratio`: temperature over that of the training; latents then have that
+        variance, except those of rotatable dihedrals and rotations (see `tempered_latents`).
 
         Shape: z (n, N, 3) → x (n, N, 3) normalised, log_q (n,).
         """
-        if ratio == 1.0:
+        if temperature_ratio == 1.0:
             x, logdet = self.inverse(z, c, precision)
             return x, normal_log_density(z, 3 * c.n_atoms) - logdet
-        hot = torch.ones_like(z[:1], dtype=torch.bool) if c.internal is None else hot_latents(c.internal)
-        hot = hot.expand(len(z), -1, -1)
-        z = torch.where(hot, z * math.sqrt(ratio), z)
+        tempered = torch.ones_like(z[:1], dtype=torch.bool) if c.internal is None else tempered_latents(c.internal)
+        tempered = tempered.expand(len(z), -1, -1)
+        z = torch.where(tempered, z * math.sqrt(temperature_ratio), z)
         x, logdet = self.inverse(z, c, precision)
-        density = normal_log_density(z * hot, hot.sum((1, 2)), ratio) + normal_log_density(z * ~hot, (~hot).sum((1, 2)))
+        density = normal_log_density(z * tempered, tempered.sum((1, 2)), temperature_ratio)
+        density = density + normal_log_density(z * ~tempered, (~tempered).sum((1, 2)))
         return x, density - logdet
 
     def sample(

@@ -1,7 +1,7 @@
 """The inverse of a whole flow for one condition, for batches of any size.
 
-What does not depend on the latents is prepared once and kept here: cast and packed weights, modulations by token and,
-on CUDA, recorded graphs. The same latents give the same bits whoever asks and whatever was asked before.
+Cast and packed weights, modulations by token and, on CUDA, recorded graphs are prepared once and kept here. The same
+batch of latents gives the same bits in any process and after any other batches.
 
 Shapes: B samples, T tokens of D coordinates.
 """
@@ -21,7 +21,7 @@ MAX_GRAPHS = 2  # a block of samples, and the last one, which is shorter
 
 
 def split_on_oom(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
-    """`run(z)`, in halves where the device's memory does not hold the batch.
+    """`run(z)`, in halves where the device's memory does not hold the batch; raises when one row is too much.
 
     Samples do not depend on each other, but sums of another order round differently: a batch that had to be split
     agrees with the whole one to rounding, not in its bits.
@@ -43,8 +43,8 @@ class Decoder:
 
     `precision` is that of matrix products, keys and values: `float32` leaves the flow's own dtype (float64 too),
     `bf16` halves it. Coordinates and log-determinants have the latents' dtype; the log-determinant is exact for the
-    coordinates that come with it. On CUDA the whole inverse is a recorded graph, one for each batch size
-    (written for that, but not yet run on a GPU); where recording fails, it runs as usual.
+    coordinates that come with it. On CUDA the whole inverse is a recorded graph, one for each batch size; where
+    recording fails, it runs as usual.
     """
 
     def __init__(self, blocks: Sequence[Block], c: Conditioning, precision: Precision) -> None:
@@ -56,12 +56,12 @@ class Decoder:
         self.records = weight.is_cuda
         with torch.inference_mode():
             self.blocks = [
-                BlockDecoder(block, modulations, c.mask, c.order.shape[-1], dtype, marks)
-                for block, modulations, marks in zip(blocks, c.modulations, c.marks, strict=True)
+                BlockDecoder(block, modulations, c.mask, c.order.shape[-1], dtype, coordinate_masks)
+                for block, modulations, coordinate_masks in zip(blocks, c.modulations, c.coordinate_masks, strict=True)
             ]
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape: z (B, T, D) → x (B, T, D), log|det ∂x/∂z| (B,)."""
+        """Decode latents. Shape: z (B, T, D) → x (B, T, D), log|det ∂x/∂z| (B,)."""
         with torch.inference_mode(), torch.autocast(z.device.type, enabled=False):
             # A batch of several peptides cannot be split: each row has its own condition.
             run = self._recorded if self.records else self._run

@@ -1,16 +1,16 @@
-"""Where a checkpoint lies: a path, `boltzray://NAME` in the box, or `hub://ORG/REPO[@REVISION]/PATH` on the hub."""
+"""Address of a checkpoint → its local path: a path, `boltzray://NAME` (bundled), or `hub://ORG/REPO[@REVISION]/PATH`."""
 
 import re
 from pathlib import Path
 
-SCHEME, BOX = "hub://", "boltzray://"
+HUB, BUNDLED = "hub://", "boltzray://"
 DEFAULT_CHECKPOINT = "boltzray://dipeptides-small"
-BOX_FOLDER = Path(__file__).with_name("pretrained")
+BUNDLED_FOLDER = Path(__file__).with_name("pretrained")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 
 
 def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
-    """The local path of a checkpoint; a relative one is below `home`.
+    """Return the local path of a checkpoint; a relative one is below `home`.
 
     A file of the hub is downloaded once into the hub's own cache (HF_HOME), and from then on taken from there: give
     a revision for another one. HF_HUB_OFFLINE=1 forbids the download.
@@ -19,10 +19,10 @@ def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
     cannot be reached. Whether a local path exists is not looked at.
     """
     text = re.sub("^(hub|boltzray):/+", r"\1://", str(checkpoint))  # a Path keeps one slash only
-    if text.startswith(SCHEME):
+    if text.startswith(HUB):
         return _download(text)
-    if text.startswith(BOX):
-        return _shipped(text.removeprefix(BOX))
+    if text.startswith(BUNDLED):
+        return _bundled(text.removeprefix(BUNDLED))
     if "://" in text:
         raise ValueError(
             f"checkpoint {text}: give a path, boltzray://NAME for weights that come with BoltzRay, or "
@@ -31,15 +31,16 @@ def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
     return Path(home) / Path(text).expanduser()
 
 
-def shipped() -> list[str]:
-    """Names of the flows that come with BoltzRay."""
-    return sorted(path.parent.name for path in BOX_FOLDER.glob("*/flow.json"))
+def bundled() -> list[str]:
+    """Names of the flows that come with BoltzRay, sorted."""
+    return sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/flow.json"))
 
 
-def _shipped(name: str) -> Path:
-    if name not in shipped():
-        raise FileNotFoundError(f"{BOX}{name} is not in the box: there are {', '.join(BOX + n for n in shipped())}")
-    return BOX_FOLDER / name
+def _bundled(name: str) -> Path:
+    if name not in bundled():
+        known = ", ".join(BUNDLED + n for n in bundled())
+        raise FileNotFoundError(f"{BUNDLED}{name} does not come with BoltzRay: there are {known}")
+    return BUNDLED_FOLDER / name
 
 
 def _download(url: str) -> Path:

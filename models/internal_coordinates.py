@@ -20,7 +20,7 @@ LOG_ROTATIONS = math.log(8 * math.pi**2)  # volume of the rotation group
 
 
 class HasInternal(Protocol):
-    """What is asked of a peptide: `molecules.Peptide` has it."""
+    """A peptide with a z-matrix, such as `molecules.Peptide`."""
 
     @property
     def internal(self) -> dict[str, np.ndarray]: ...
@@ -28,47 +28,50 @@ class HasInternal(Protocol):
 
 @dataclass(frozen=True)
 class InternalTables:
-    """What places the atoms of P peptides, padded to N.
+    """Z-matrices of P peptides, padded to N atoms; see `molecules.zmatrix`.
 
-    Shape: references (P, N, 3), the atoms that a bond, angle and torsion refer to; present (P, N, 3), which of these an
-    atom has; free (P, N), torsions of the whole circle; mean, scale (P, N, 3); role (P, N), equivalent hydrogens
-    swapped, an involution; depth (P, N), −1 = padding; root (P, 3), the atoms that carry the rigid motion.
+    Shape: z_matrix (P, N, 3), the atoms that a bond, angle and torsion refer to; present (P, N, 3), which of these an
+    atom has; rotatable (P, N), torsions that are rotatable dihedrals; mean, scale (P, N, 3); hydrogen_permutation
+    (P, N), equivalent hydrogens swapped, an involution; level (P, N), −1 = padding; root (P, 3), the atoms that carry
+    the rigid motion.
     """
 
-    references: Tensor
+    z_matrix: Tensor
     present: Tensor
-    free: Tensor
+    rotatable: Tensor
     mean: Tensor
     scale: Tensor
-    role: Tensor
-    depth: Tensor
+    hydrogen_permutation: Tensor
+    level: Tensor
     root: Tensor
 
     @classmethod
     def of(cls, peptides: Sequence[HasInternal]) -> "InternalTables":
-        length = max(len(p.internal["depth"]) for p in peptides)
+        """Tables of `peptides`. Raises: ValueError for one without usual geometry (see `Peptide.internal`)."""
+        length = max(len(p.internal["level"]) for p in peptides)
 
         def stacked(name: str, padding: float) -> Tensor:
             rows = [p.internal[name] for p in peptides]
             return torch.from_numpy(np.stack([_padded(row, length, padding) for row in rows]))
 
-        references, depth = stacked("references", -1), stacked("depth", -1)
-        root = torch.stack([(depth == d).int().argmax(1) for d in range(3)], 1)
+        z_matrix, level = stacked("z_matrix", -1), stacked("level", -1)
+        root = torch.stack([(level == k).int().argmax(1) for k in range(3)], 1)
+        permutations = [_extended(p.internal["hydrogen_permutation"], length) for p in peptides]
         return cls(
-            references=references.clamp(min=0),
-            present=references >= 0,
-            free=stacked("free", 0) > 0,
+            z_matrix=z_matrix.clamp(min=0),
+            present=z_matrix >= 0,
+            rotatable=stacked("rotatable", 0) > 0,
             mean=stacked("mean", 0),
             scale=stacked("scale", 1),
-            role=torch.from_numpy(np.stack([_extended(p.internal["role"], length) for p in peptides])),
-            depth=depth,
+            hydrogen_permutation=torch.from_numpy(np.stack(permutations)),
+            level=level,
             root=root,
         )
 
     @property
-    def free_torsions(self) -> Tensor:
-        """Which coordinates are torsions of the whole circle (P, N, 3)."""
-        return self.free[..., None] & (torch.arange(3, device=self.free.device) == 2)
+    def rotatable_dihedrals(self) -> Tensor:
+        """Mask (P, N, 3) of the coordinates that are rotatable dihedrals."""
+        return self.rotatable[..., None] & (torch.arange(3, device=self.rotatable.device) == 2)
 
     def rows(self, index: Tensor, n: int) -> "InternalTables":
         """Peptides `index`, their first `n` atoms."""
@@ -79,8 +82,8 @@ class InternalTables:
         return InternalTables(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
-def _extended(role: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([role, np.arange(len(role), length)])
+def _extended(permutation: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([permutation, np.arange(len(permutation), length)])
 
 
 def _padded(row: np.ndarray, length: int, value: float) -> np.ndarray:
@@ -108,7 +111,7 @@ def to_internal(x_nm: Tensor, t: InternalTables) -> tuple[Tensor, Tensor]:
 
     Shape: x_nm (B, N, 3) → y (B, N, 3), zero where there is no coordinate; logdet (B,).
     """
-    u, v, w = _vectors(take(x_nm, t.role), t)
+    u, v, w = _vectors(take(x_nm, t.hydrogen_permutation), t)
     has_bond, has_angle, has_torsion = t.present.unbind(-1)
     ex, ey, ez = torch.eye(3, dtype=x_nm.dtype, device=x_nm.device)
     bond = torch.where(has_bond[..., None], u, ex).norm(dim=-1)
@@ -134,7 +137,7 @@ def _log_volume(bond: Tensor, angle: Tensor, scale: Tensor, t: InternalTables) -
 
 
 def _vectors(x: Tensor, t: InternalTables) -> tuple[Tensor, Tensor, Tensor]:
-    p, g, q = (take(x, t.references[..., k]) for k in range(3))
+    p, g, q = (take(x, t.z_matrix[..., k]) for k in range(3))
     return x - p, g - p, q - g
 
 
@@ -157,10 +160,10 @@ def to_positions(y: Tensor, rigid: Rigid, t: InternalTables, scale_nm: float) ->
     inside = torch.stack([bond > 0, (angle > 0) & (angle < math.pi), half_turn], -1) | ~t.present
     bond, angle = bond.clamp(min=1e-6), angle.clamp(1e-6, math.pi - 1e-6)
     x = _grow(bond, angle, torsion, t) / scale_nm @ frame(rigid.angles).transpose(1, 2)
-    real = (t.depth >= 0)[..., None]
+    real = (t.level >= 0)[..., None]
     x = torch.where(real, x - _mean(x, real)[:, None] + rigid.center[:, None], 0.0)
     x = torch.where(inside.all(-1).all(-1)[:, None, None], x, torch.nan)
-    return take(x, t.role), -_log_volume(bond, angle, scale, t)
+    return take(x, t.hydrogen_permutation), -_log_volume(bond, angle, scale, t)
 
 
 def _mean(x: Tensor, real: Tensor) -> Tensor:
@@ -175,12 +178,12 @@ def _grow(bond: Tensor, angle: Tensor, torsion: Tensor, t: InternalTables) -> Te
     )
     ex, ey, _ = torch.eye(3, dtype=bond.dtype, device=bond.device)
     x = torch.zeros_like(local)
-    for depth in range(1, int(t.depth.max()) + 1):
-        columns = (t.depth == depth).any(0).nonzero()[:, 0]
-        p, g, q = (take(x, t.references[:, columns, k]) for k in range(3))
-        if depth == 1:
+    for level in range(1, int(t.level.max()) + 1):
+        columns = (t.level == level).any(0).nonzero()[:, 0]
+        p, g, q = (take(x, t.z_matrix[:, columns, k]) for k in range(3))
+        if level == 1:
             new = bond[:, columns, None] * ex
-        elif depth == 2:
+        elif level == 2:
             a, b = bond[:, columns, None], angle[:, columns, None]
             new = p - a * b.cos() * ex + a * b.sin() * ey
         else:
@@ -188,7 +191,7 @@ def _grow(bond: Tensor, angle: Tensor, torsion: Tensor, t: InternalTables) -> Te
             out = normalize(torch.linalg.cross(g - q, along), dim=-1)
             axes = torch.stack([along, torch.linalg.cross(out, along), out], dim=-1)
             new = p + (axes @ local[:, columns, :, None])[..., 0]
-        here = (t.depth[:, columns] == depth)[..., None]
+        here = (t.level[:, columns] == level)[..., None]
         x = x.index_copy(1, columns, torch.where(here, new, x[:, columns]))
     return x
 
@@ -202,7 +205,7 @@ def rigid_motion(x: Tensor, t: InternalTables) -> Rigid:
     azimuth = torch.atan2(e1[:, 1], e1[:, 0])
     south, east = _directions(e1[:, 2], azimuth)
     turn = torch.atan2((e2 * east).sum(-1), (e2 * south).sum(-1))
-    return Rigid(_mean(x, (t.depth >= 0)[..., None]), torch.stack([e1[:, 2], azimuth, turn], -1))
+    return Rigid(_mean(x, (t.level >= 0)[..., None]), torch.stack([e1[:, 2], azimuth, turn], -1))
 
 
 def frame(angles: Tensor) -> Tensor:
@@ -231,7 +234,7 @@ def rigid_log_density(center: Tensor, n_atoms: Tensor) -> Tensor:
 def rigid_to_latents(rigid: Rigid, n_atoms: Tensor) -> Tensor:
     """Six standard normal numbers (B, 6) of a rigid motion with that density."""
     center = rigid.center * n_atoms.to(rigid.center).sqrt()[:, None]
-    return torch.cat([center, torch.special.ndtri(_shares(rigid.angles))], -1)
+    return torch.cat([center, torch.special.ndtri(_uniform(rigid.angles))], -1)
 
 
 def latents_to_rigid(z: Tensor, n_atoms: Tensor) -> Rigid:
@@ -242,20 +245,23 @@ def latents_to_rigid(z: Tensor, n_atoms: Tensor) -> Rigid:
 
 
 def rigid_slots(t: InternalTables) -> Tensor:
-    """Where the six latents of the rigid motion stand in latents (B, 3N): what `present` leaves empty (P, 6)."""
+    """Columns (P, 6) of the latents (B, 3N) that hold the rigid motion: those that `present` leaves empty."""
     first, second, third = (3 * t.root).unbind(1)
     return torch.stack([first, first + 1, first + 2, second + 1, second + 2, third + 2], 1)
 
 
-def hot_latents(t: InternalTables) -> Tensor:
-    """Latents that vary with the temperature (P, N, 3): all but rotations and free torsions."""
-    hot = t.present & ~t.free_torsions
-    return hot.flatten(1).scatter(1, rigid_slots(t)[:, :3], True).view(hot.shape)
+def tempered_latents(t: InternalTables) -> Tensor:
+    """Mask (P, N, 3) of the latents whose variance is the temperature's: all but rotations and rotatable dihedrals.
+
+    The base of these two is uniform on a compact space, which no temperature widens; a stiff coordinate spreads as √T.
+    """
+    tempered = t.present & ~t.rotatable_dihedrals
+    return tempered.flatten(1).scatter(1, rigid_slots(t)[:, :3], True).view(tempered.shape)
 
 
-def _shares(angles: Tensor) -> Tensor:
-    """Angles as numbers between 0 and 1, all equally likely."""
+def _uniform(angles: Tensor) -> Tensor:
+    """Angles as numbers uniform in (0, 1)."""
     height, azimuth, turn = angles.unbind(-1)
-    shares = torch.stack([(height + 1) / 2, azimuth / (2 * math.pi) + 0.5, turn / (2 * math.pi) + 0.5], -1)
+    uniform = torch.stack([(height + 1) / 2, azimuth / (2 * math.pi) + 0.5, turn / (2 * math.pi) + 0.5], -1)
     tiny = torch.finfo(angles.dtype).eps
-    return shares.clamp(tiny, 1 - tiny)
+    return uniform.clamp(tiny, 1 - tiny)  # a quantile of 0 or 1 is infinite

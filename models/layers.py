@@ -1,6 +1,6 @@
 """Transformer layers of the flow: attention, and a layer that is adaptive (Prose) or plain (TarFlow).
 
-Whatever a layer needs of the condition e alone is its *modulation*. It is computed apart from the
+The part of a layer that depends on the condition e alone is its *modulation*. It is computed apart from the
 pass over the coordinates, so that one peptide pays for it once, not once a sample and token.
 
 Shapes: B samples, P conditions (1 or B), N tokens, C channels.

@@ -1,7 +1,7 @@
 """Objectives of finetuning: a batch in, a loss and its statistics out. Pure torch.
 
 All but the teacher's term are per degree of freedom. Shapes: B conformations, N atoms.
-Source: statistics.md 5 of the design; papers at each loss.
+Source: papers at each loss.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-MAX_CORRECTION = 10.0  # of a weight of alpha2 by what the flow has changed since the buffer was filled
+MAX_CORRECTION = 10.0  # of a weight of alpha2 for the change of the flow since the buffer was filled
 
 Reads = Literal["resampled", "weighted", "drawn", "fresh", "data"]
 Statistics = dict[str, Tensor]
 
 
 class Model(Protocol):
-    """A density with parameters, and the draws x = T_θ(z) that come from it."""
+    """A density with parameters θ, whose samples are x = T_θ(z)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (B,) of x (B, N, 3), with gradients to the parameters."""
@@ -30,16 +30,17 @@ class Model(Protocol):
         ...
 
     def pathwise(self, x: Tensor, cotangent: Tensor) -> Tensor:
-        """A number whose gradient by the parameters is Σ cotangentᵀ ∂x/∂θ, for draws x."""
+        """A number whose gradient by the parameters is Σ cotangentᵀ ∂x/∂θ, for samples x."""
         ...
 
 
-class Batch(NamedTuple):
-    """What a loss may ask for.
+class TermBatch(NamedTuple):
+    """One batch of one term: conformations x, and of the other fields those that its loss asks for.
 
-    `log_p`: log π̃, −inf where it failed; `log_q`: of the flow that x was drawn from, then; `weight`: importance weights
-    of mean 1 over the buffer; `log_teacher`: log q of the teacher; `grad_p`: gradient of log π̃, for fresh draws.
-    Shape: x, grad_p (B, N, 3); others (B,).
+    `weight`: importance weights of mean 1 over the buffer; `log_p`: log π̃, −inf where the energy failed; `log_q`: of
+    the flow that made the buffer; `log_teacher`: log q of the teacher; `grad_p`: gradient of log π̃, for fresh samples.
+
+    Shape: x, grad_p (B, N, 3); others (B,). Units: x normalised.
     """
 
     x: Tensor
@@ -56,8 +57,9 @@ class ObjectiveConfig:
 
     The teacher is the flow at the start.
 
-    `tail`: log-weights by more than this below their median count by their logarithm in reverse_kl and log_variance:
-    the clashes of a few draws would be all that these see. `hottest_k`: where the ladder of `anneal` begins.
+    `tail`: soft clip of log-weights in reverse_kl and log_variance. Those by more than this below their median count by
+    their logarithm, or the clashes of a few samples would be all that these see. `hottest_k`: highest temperature of
+    the ladder of `anneal`, its first rung.
     `real_data`: an .npz with `positions` (T, N, 3) in nm, for the term of that name.
     """
 
@@ -84,33 +86,36 @@ class ObjectiveConfig:
 
     @property
     def active(self) -> dict[str, float]:
-        """The terms that count."""
+        """The terms with a weight above 0."""
         return {name: weight for name, weight in self.terms.items() if weight}
 
     @property
     def name(self) -> str:
-        """For people and file names."""
+        """The active terms, joined by +, for people and file names."""
         return "+".join(self.active)
 
     @property
     def on_policy(self) -> bool:
-        """Whether each step needs draws of its own."""
+        """True when each step needs fresh samples of the flow."""
         return any(OBJECTIVES[name].reads == "fresh" for name in self.active)
 
     @property
     def buffered(self) -> bool:
-        """Whether anything is learned from a buffer."""
+        """True when a term learns from the buffer."""
         return any(OBJECTIVES[name].reads not in ("fresh", "data") for name in self.active)
 
     @property
     def power(self) -> float:
-        """p of the density π^p q^(1−p) that a sampler should bring the buffer to."""
+        """Exponent p of the density π^p q^(1−p) that a sampler should bring the buffer to."""
         powers = {OBJECTIVES[name].power for name in self.active if OBJECTIVES[name].reads in ("weighted", "resampled")}
         return powers.pop() if len(powers) == 1 else 1.0
 
 
-def term(name: str, config: ObjectiveConfig, model: Model, batch: Batch) -> tuple[Tensor, Statistics]:
-    """One term with its teacher's, less its weight in the sum: a number to go backward from, and what to log."""
+def term(name: str, config: ObjectiveConfig, model: Model, batch: TermBatch) -> tuple[Tensor, Statistics]:
+    """Loss of one term and its teacher's, without the term's weight in the sum, and statistics to log.
+
+    Shape: (), for `backward`; statistics () each, detached.
+    """
     loss, log_q = OBJECTIVES[name].loss(model, batch, config)
     statistics = {name: loss.detach()}
     if config.teacher:
@@ -124,7 +129,7 @@ def term(name: str, config: ObjectiveConfig, model: Model, batch: Batch) -> tupl
     return loss, statistics
 
 
-def likelihood(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+def likelihood(model: Model, batch: TermBatch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
     """Negative log-likelihood, weighted if there are weights.
 
     On resampled conformations that is Prose's self-improvement (arXiv 2508.18175); with weights of the target forward
@@ -135,44 +140,45 @@ def likelihood(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, 
     return -weighted.mean() / _freedom(batch.x), log_q
 
 
-def reverse_kl(model: Model, batch: Batch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
-    """E_q[log q − log π̃] on fresh draws, its gradient along their paths alone: "stick the landing".
+def reverse_kl(model: Model, batch: TermBatch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """E_q[log q − log π̃] on fresh samples, its gradient along their paths alone: "stick the landing".
 
-    Each draw's gradient vanishes where q = π, whereas that of the parameters at fixed x has a variance there.
+    The gradient of each sample vanishes where q = π; that of log q by the parameters at fixed x, which is left out, is
+    zero on average and has a variance there.
     Source: Roeder et al. 2017 (arXiv 1703.09194).
     """
     assert batch.log_p is not None
     assert batch.grad_p is not None
     log_q, grad_q = model.log_prob_and_gradient(batch.x)
-    ratio = (batch.log_p - log_q.double()).requires_grad_()
-    usable = torch.isfinite(ratio.detach())
-    bounded = _bounded(ratio, usable, config.tail)
+    log_weight = (batch.log_p - log_q.double()).requires_grad_()
+    usable = torch.isfinite(log_weight.detach())
+    bounded = _bounded(log_weight, usable, config.tail)
     value = -bounded[usable].mean() / _freedom(batch.x)
-    (slope,) = torch.autograd.grad(value, ratio)
+    (slope,) = torch.autograd.grad(value, log_weight)
     slope = torch.where(usable, slope, 0.0)
     cotangent = slope[:, None, None] * (batch.grad_p - grad_q)
     path = model.pathwise(batch.x, torch.where(usable[:, None, None], cotangent, 0.0).to(batch.x))
     return value.detach() + path - path.detach(), None
 
 
-def log_variance(model: Model, batch: Batch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
-    """Variance of log π̃ − log q over the batch, wherever that comes from; zero where q = π.
+def log_variance(model: Model, batch: TermBatch, config: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """Variance of log π̃ − log q over a batch from any distribution; zero where q = π.
 
     Source: Richter et al. 2020 (arXiv 2010.10436, VarGrad); LDR, arXiv 2602.03729.
     """
     assert batch.log_p is not None
     log_q = model.log_prob(batch.x).double()
-    ratio = batch.log_p - log_q
-    usable = torch.isfinite(ratio.detach())
-    bounded = _bounded(ratio, usable, config.tail)[usable]
+    log_weight = batch.log_p - log_q
+    usable = torch.isfinite(log_weight.detach())
+    bounded = _bounded(log_weight, usable, config.tail)[usable]
     return bounded.var() / _freedom(batch.x), log_q
 
 
-def alpha2(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
-    """The α-divergence of order 2, ∫ π²/q: minus the log-likelihood with weights of π²/q, q being the flow of now.
+def alpha2(model: Model, batch: TermBatch, _: ObjectiveConfig) -> tuple[Tensor, Tensor | None]:
+    """The α-divergence of order 2, ∫ π²/q: minus the log-likelihood with weights of π²/q, q being the present flow.
 
-    Weights of the buffer are of the flow that filled it, and are corrected for what it has changed since.
-    Source: FAB (arXiv 2208.01893).
+    Weights of the buffer are of the flow that filled it, and are corrected for its change since, by at most
+    `MAX_CORRECTION`. Source: FAB (arXiv 2208.01893).
     """
     assert batch.weight is not None
     assert batch.log_q is not None
@@ -181,14 +187,14 @@ def alpha2(model: Model, batch: Batch, _: ObjectiveConfig) -> tuple[Tensor, Tens
     return -(batch.weight * correction * log_q).mean() / _freedom(batch.x), log_q
 
 
-Loss = Callable[[Model, Batch, ObjectiveConfig], tuple[Tensor, Tensor | None]]
+Loss = Callable[[Model, TermBatch, ObjectiveConfig], tuple[Tensor, Tensor | None]]
 
 
 class Objective(NamedTuple):
-    """A loss, which gives log q (B,) with gradients as well if it computed it, and what it is fed with.
+    """A loss, which returns log q (B,) with gradients as well if it computed it, and the batches that it takes.
 
-    `reads`: conformations `resampled` by weight, with `weight`s, as `drawn`, `fresh` from the flow at each step, or
-    `data`. `power`: p of the density π^p q^(1−p) that weights are of.
+    `reads`: proposals `resampled` by weight, `weighted` ones, or as `drawn`; `fresh` samples of the flow at each step;
+    or `data`. `power`: p of the density π^p q^(1−p) that weights are of.
     """
 
     loss: Loss
@@ -211,9 +217,9 @@ def _freedom(x: Tensor) -> int:
     return x[0].numel()
 
 
-def _bounded(ratio: Tensor, usable: Tensor, tail: float) -> Tensor:
-    """Log-weights, those by more than `tail` below their median by the logarithm of what is beyond."""
-    floor = ratio.detach()[usable].median() - tail
-    below = usable & (ratio.detach() < floor)
-    beyond = torch.where(below, floor - ratio, 0.0)
-    return torch.where(below, floor - torch.log1p(beyond), ratio)
+def _bounded(log_weight: Tensor, usable: Tensor, tail: float) -> Tensor:
+    """Log-weights, softly clipped: those below their median less `tail` by the logarithm of their distance to that."""
+    floor = log_weight.detach()[usable].median() - tail
+    below = usable & (log_weight.detach() < floor)
+    beyond = torch.where(below, floor - log_weight, 0.0)
+    return torch.where(below, floor - torch.log1p(beyond), log_weight)

@@ -1,4 +1,4 @@
-"""Products with a weight that is used many times: cast and packed once.
+"""Matrix products with a weight that is used many times: cast and packed once.
 
 A decoder multiplies a few rows by the same weights again and again. A general matrix product packs the weight anew
 each time, which at 32 rows costs a third of the speed; oneDNN packs it once, and applies an activation, a sum or a

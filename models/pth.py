@@ -1,6 +1,5 @@
-"""Public `.pth` files: read without executing anything in them, and written."""
+"""Read public `.pth` files, without executing anything in them, and write them."""
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -8,16 +7,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from boltzray.molecules.storage import replacing
+
 from .flow import Flow
 from .public import SCALES_NM, from_public, to_public
 
 
-def load_public(path: Path, *, head_dim: int | None, scale_nm: float | None, system: str | None) -> Flow:
+def load_public(
+    path: Path, *, head_dim: int | None, scale_nm: float | None, system: str | None, mapped: bool = False
+) -> Flow:
     """A flow from a public `.pth`; its name tells the scale (`_up_to_4aa`) and the system (`tarflow_SYSTEM_0`).
 
     Raises: ValueError for any other file, naming what is wrong with it.
     """
-    state = read_state(path)
+    state = read_state(path, mapped)
     if system is None and (match := re.fullmatch(r"tarflow_(?!up_to_)(.+)_\d+\.pth", path.name)):
         system = match[1]
     if scale_nm is None and (match := re.search(r"_up_to_(\d+)aa", path.name)):
@@ -31,17 +34,16 @@ def write_public(flow: Flow, path: str | Path) -> Path:
     """Write a public `.pth`, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         torch.save(to_public(flow), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.pth`, at its top or under `state_dict`. Nothing in the file is executed."""
+def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
+    """The state dict in a `.pth`, at its top or under `state_dict`. Nothing in the file is executed.
+
+    `mapped`: leave the weights in the file, where its format allows that.
+    """
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
@@ -51,7 +53,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not head.startswith((b"PK", b"\x80")):
         raise ValueError(f"{path} is no PyTorch checkpoint: it begins with {head[:8]!r}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and head.startswith(b"PK"))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than weights, and is refused: it could run code when opened") from error
     except Exception as error:  # a damaged file raises whatever its first wrong byte causes

@@ -16,7 +16,7 @@ UNIT_SLOPE = math.log(math.expm1(1 - MIN_SLOPE))  # zeros then give slope 1
 
 
 class Knots(NamedTuple):
-    """Where K bins begin and end, and the slopes there. Shape: (..., K + 1) each; x and y from 0 to 1."""
+    """Edges of K bins, and the slopes there. Shape: (..., K + 1) each; x and y from 0 to 1."""
 
     x: Tensor
     y: Tensor
@@ -24,12 +24,12 @@ class Knots(NamedTuple):
 
 
 def parameters_per_spline(bins: int) -> int:
-    """Widths, heights and slopes; the last slope is the first."""
+    """Number of parameters: widths, heights and slopes of `bins`; the last slope is the first."""
     return 3 * bins
 
 
 def knots(parameters: Tensor) -> Knots:
-    """Any numbers (..., 3K) → a spline; zeros give the identity."""
+    """Spline from any numbers (..., 3K); zeros give the identity."""
     width, height, slope = parameters.chunk(3, dim=-1)
     slope = MIN_SLOPE + F.softplus(slope + UNIT_SLOPE)
     return Knots(_edges(width), _edges(height), torch.cat([slope, slope[..., :1]], dim=-1))
@@ -56,6 +56,7 @@ def inverse(v: Tensor, k: Knots) -> tuple[Tensor, Tensor]:
     r = ((v - y0) / height).clamp(0, 1)
     bend = s0 + s1 - 2 * s
     a, b, c = s - s0 + r * bend, s0 - r * bend, -s * r
+    # The root of the quadratic in the form that does not cancel, nor divide by a small `a` (Durkan et al. 2019).
     t = (2 * c / (-b - (b * b - 4 * a * c).clamp(min=0).sqrt())).clamp(0, 1)
     _, log_slope = _inside(t, s, s0, s1)
     return x0 + width * t, log_slope
@@ -73,9 +74,9 @@ def _bin(value: Tensor, edges: Tensor, k: Knots) -> tuple[Tensor, ...]:
 
 
 def _inside(t: Tensor, s: Tensor, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of the bin's height at share t of its width, and the logarithm of the slope there."""
+    """Fraction of the bin's height at fraction t of its width, and the logarithm of the slope there."""
     rest = t * (1 - t)
     denominator = s + (s0 + s1 - 2 * s) * rest
-    share = (s * t * t + s0 * rest) / denominator
+    fraction = (s * t * t + s0 * rest) / denominator
     numerator = s1 * t * t + 2 * s * rest + s0 * (1 - t) * (1 - t)
-    return share, 2 * s.log() + numerator.log() - 2 * denominator.log()
+    return fraction, 2 * s.log() + numerator.log() - 2 * denominator.log()

@@ -1,4 +1,4 @@
-"""Peptides as padded integer tensors: all that a flow needs to know of them."""
+"""Peptides as padded integer tensors, as flows take them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,8 +15,10 @@ ENCODINGS = ("atom_type", "aa_type", "aa_pos")
 
 
 class PeptideLike(Protocol):
-    """What is asked of a peptide: `molecules.Peptide` has it. Only a single-system flow asks for `n_atoms`, only an
-    internal one for `internal`."""
+    """A peptide as flows take it, such as `molecules.Peptide`.
+
+    Only a single-system flow reads `n_atoms`, only one of internal coordinates `internal`.
+    """
 
     @property
     def sequence(self) -> str: ...
@@ -36,7 +38,7 @@ class PeptideTables:
 
     Shape: atom_type, aa_type, aa_pos (P, N), 0 = padding; seq_len, n_atoms (P,); orderings (K, P, N), where
     padded positions keep their own index. Of a single system: encodings of zeros, orderings of tokens (K, P, T).
-    `internal`: what internal coordinates refer to, if the flow has them.
+    `internal`: z-matrices, if the flow has internal coordinates.
     """
 
     atom_type: Tensor

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .storage import join, list_files, read_bytes
-from .tars import ShardContent, add_frame, read_shard
+from .storage import join, list_files, read_bytes, replacing
+from .tars import Problem, ShardContent, add_frame, quoted, read_shard
 
 COLUMNS = "columnar"
 PREPARED = "prepared.json"
@@ -25,24 +25,23 @@ _SCHEMA = pa.schema(
 
 
 def write_columns(path: Path, content: ShardContent, source: str) -> None:
-    """Write what was read from a tar, under a temporary name first; `source` says which tar, and in what state."""
+    """Write what was read from a tar, whole or not at all; `source` says which tar, and in what state."""
     arrays = [
         pa.array([frame.key for frame in content.frames], pa.string()),
         pa.array([frame.sequence for frame in content.frames], pa.string()).dictionary_encode(),
         pa.array([frame.positions.tobytes() for frame in content.frames], pa.large_binary()),
     ]
-    schema = _SCHEMA.with_metadata({"problems": json.dumps(content.problems), "source": source})
-    temporary = path.with_name(f".{path.name}")
-    # Coordinates have no patterns to compress, and no two are alike.
-    pq.write_table(
-        pa.table(arrays, schema=schema),
-        temporary,
-        compression="none",
-        use_dictionary=["sequence"],
-        write_statistics=False,
-        row_group_size=max(1, len(content.frames)),
-    )
-    temporary.replace(path)
+    schema = _SCHEMA.with_metadata({"problems": json.dumps([str(p) for p in content.problems]), "source": source})
+    with replacing(path) as temporary:
+        # Coordinates have no patterns to compress, and no two are alike.
+        pq.write_table(
+            pa.table(arrays, schema=schema),
+            temporary,
+            compression="none",
+            use_dictionary=["sequence"],
+            write_statistics=False,
+            row_group_size=max(1, len(content.frames)),
+        )
 
 
 def source_of(path: Path) -> str:
@@ -61,7 +60,8 @@ def read_columns(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
     name, data = str(path).rsplit("/", 1)[-1], read_bytes(path)
     try:
         table = pq.read_table(pa.BufferReader(data), columns=["key", "positions"])
-        content = ShardContent([], json.loads((table.schema.metadata or {})[b"problems"]))
+        lines = json.loads((table.schema.metadata or {})[b"problems"])
+        content = ShardContent([], [Problem.parse(line) for line in lines])
         keys, positions = table["key"].to_pylist(), table["positions"].combine_chunks()
         _, ends, values = positions.buffers()
         offsets = np.frombuffer(ends, np.int64)[positions.offset : positions.offset + len(keys) + 1]
@@ -69,12 +69,13 @@ def read_columns(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
         if (offsets % 12).any():
             raise ValueError("positions are no frames")
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return ShardContent([], [f"{name}: no shard of columns, or damaged: {' '.join(str(error).split())[:200]}"])
+        reason = f"no shard of columns, or damaged: {' '.join(str(error).split())[:200]}"
+        return ShardContent([], [Problem(name, "", reason)])
     finite = bool(np.isfinite(flat).all())
     for key, start, end in zip(keys, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         reason = add_frame(content.frames, flat, start, end - start, f"{key}.bin", b"0", n_atoms, finite)
         if reason:
-            content.problems.append(f"{name}: {key[:120]!a}: {reason}")
+            content.problems.append(Problem(name, quoted(key), reason))
     return content
 
 
@@ -84,7 +85,7 @@ def read_frames(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
 
 
 def read_prepared(data_dir: str | Path) -> dict[str, Any]:
-    """What `prepare` left in a data folder, empty if it did not finish there."""
+    """Return the content of `prepared.json`, empty where `prepare` has not finished."""
     try:
         return dict(json.loads(read_bytes(join(data_dir, PREPARED))))
     except FileNotFoundError:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import openmm
 
+from .constants import KB, PUBLISHED_K
 from .energy_batch import MAX_RADIUS_NM, EnergyBatch, FloatArray, checked_positions
-from .forcefield import DEFAULT_FORCEFIELD, KB, create_system
+from .forcefield import DEFAULT_FORCEFIELD, create_system
 
 if TYPE_CHECKING:
     from .peptide import Peptide
@@ -32,7 +33,7 @@ class OpenMMEnergy:
     def __init__(
         self,
         peptide: "Peptide",
-        temperature_k: float = 310.0,
+        temperature_k: float = PUBLISHED_K,
         *,
         forcefield: str = DEFAULT_FORCEFIELD,
         platform: str = "CPU",
@@ -140,7 +141,7 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def current_core() -> int | None:
-    """The core on which the calling thread runs now, where the system tells (Linux)."""
+    """Core on which the calling thread runs now; None where the system does not tell (only Linux does)."""
     try:
         stat = Path("/proc/thread-self/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What evaluating energies gives, whoever evaluates: failure is a value. numpy only."""
+"""Batches of energies, from any engine: a failed conformation is a value, not an exception. numpy only."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -10,8 +10,6 @@ from openmm import app, unit
 if TYPE_CHECKING:
     from .peptide import Peptide
 
-KB = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ForceField:

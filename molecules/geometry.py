@@ -1,4 +1,4 @@
-"""Usual bonds, angles and torsions of the twenty residues, measured in molecular dynamics: makes geometry.json.
+"""Measure the usual bonds, angles and torsions of the twenty residues in molecular dynamics: makes geometry.json.
 
 `python -m boltzray.molecules.geometry` (ten minutes on a core) measures each residue as the first, the middle and the
 last of a tripeptide. Flows of internal coordinates are trained with one table, and refuse another.
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from .peptide import Peptide
 from .residues import ONE_LETTER
 from .runs import MDConfig, load_trajectory
-from .zmatrix import GEOMETRY, circular_mean, place_in_chain, reference_atoms, roles, torsions
+from .storage import replacing
+from .zmatrix import GEOMETRY, build_z_matrix, circular_mean, hydrogen_permutation, place_in_chain, torsions
 
 Table = dict[str, dict[str, list[float]]]
 SCATTERED = math.pi / 3  # rad: a torsion that deviates more has no usual value
@@ -31,15 +32,15 @@ def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
     """
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     bonds = [(bond[0].index, bond[1].index) for bond in peptide.topology.bonds()]
-    references, _ = reference_atoms(names, bonds)
+    z_matrix, _ = build_z_matrix(names, bonds)
     frames = np.asarray(positions_nm, np.float64)
-    role = roles(names, references, torsions(frames[0], references))
-    trajectory = mdtraj.Trajectory(frames[:, role], mdtraj.Topology.from_openmm(peptide.topology))
-    chains = np.column_stack([np.arange(len(names)), references])
+    permutation = hydrogen_permutation(names, z_matrix, torsions(frames[0], z_matrix))
+    trajectory = mdtraj.Trajectory(frames[:, permutation], mdtraj.Topology.from_openmm(peptide.topology))
+    chains = np.column_stack([np.arange(len(names)), z_matrix])
     measured = np.zeros((len(names), 3, 2))
     measured[:, :, 1] = 1
     for kind, compute in enumerate((mdtraj.compute_distances, mdtraj.compute_angles, mdtraj.compute_dihedrals)):
-        rows = np.flatnonzero(references[:, kind] >= 0)
+        rows = np.flatnonzero(z_matrix[:, kind] >= 0)
         for row, values in zip(rows, compute(trajectory, chains[rows, : kind + 2]).T, strict=True):
             mean, spread = circular_mean(values) if kind else (float(np.mean(values)), float(np.std(values)))
             if kind == 2 and spread > SCATTERED:
@@ -76,9 +77,8 @@ def main() -> None:
     text = json.dumps(table, indent=1)
     # One atom a line: differences can be read.
     text = text.replace("[\n    ", "[").replace(",\n    ", ", ").replace("\n   ]", "]")
-    temporary = GEOMETRY.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(GEOMETRY)
+    with replacing(GEOMETRY) as temporary:
+        temporary.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far a generated ensemble is from a reference: the published metrics, with weights.
+"""Published metrics of the distance between a generated, perhaps weighted, ensemble and a reference.
 
 Shapes: n reference frames, m generated frames, N atoms. Angles in radians, energies in kT.
 """
@@ -37,7 +37,7 @@ METRICS = ("ess", *DISTANCES, "chirality", "mirrored", "clashing", "bad_bonds")
 
 
 class HasTopology(Protocol):
-    """All that the metrics need of a peptide."""
+    """A peptide as the metrics need it."""
 
     @property
     def topology(self) -> Topology: ...
@@ -62,10 +62,10 @@ def compare(
     """Metrics (all, or `only` some) of a generated, perhaps weighted, ensemble against a reference in order of time.
 
     Distances use the weights and at most `frames` of each set (`weighted_subsample`), and so do `clashing` and
-    `bad_bonds`, the shares of the weight on frames with overlapping atoms, and with a bond far from its mean length in
-    the reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
-    shares of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold anything,
-    NaN included.
+    `bad_bonds`, the fractions of the weight on frames with overlapping atoms, and with a bond far from its mean length
+    in the reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
+    fractions of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold
+    anything, NaN included.
 
     `intervals` bootstrap replicates add `NAME_low` and `NAME_high`: the value ± 1.96 bootstrap standard
     deviations, not percentiles, because redrawn sets are always farther apart than the sets themselves.
@@ -92,14 +92,15 @@ def compare(
 
     signs = np.where(chirality_signs(reference, topology).sum(axis=0, dtype=np.int64) >= 0, 1, -1).astype(np.int8)
     generated, mirrored, correct = unmirror(generated, topology, signs)
-    weights = np.exp(np.maximum(log_w - log_w.max(), -300.0))  # a redraw without the heavy frames keeps a sum above 0
+    # The floor gives a bootstrap sample without heavy frames a sum above 0.
+    weights = np.exp(np.maximum(log_w - log_w.max(), -300.0))
     rows, p = weighted_subsample(np.ones(len(reference)), frames)
     reference, energy_r = reference[rows], energy_r[rows]
     rows, q = weighted_subsample(weights, frames)
     generated, energy_g = generated[rows], energy_g[rows]
 
     def record(name: str, metric: Metric, n: int, m: int, value: float | None = None) -> dict[str, float]:
-        """`metric` takes how often each reference and each generated frame is drawn."""
+        """`metric` takes the counts of each reference and each generated frame in a bootstrap sample."""
         value = metric(np.ones(n), np.ones(m)) if value is None else value
         if not intervals:
             return {name: value}
@@ -109,13 +110,13 @@ def compare(
         return {name: value, f"{name}_low": max(value - margin, 0.0), f"{name}_high": value + margin}
 
     def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> dict[str, float]:
-        """`kind` makes of two sets a metric of their weights."""
+        """`kind` turns two sets into a metric of their weights."""
         value = kind(x, y)(p, q)
         (i, p_i), (j, q_j) = weighted_subsample(p, INTERVAL_FRAMES), weighted_subsample(q, INTERVAL_FRAMES)
         metric = cache(lambda: kind(x[i], y[j]))  # made if there are intervals
         return record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
 
-    def share(name: str, hits: NDArray[np.bool_], w: Floats) -> dict[str, float]:
+    def fraction(name: str, hits: NDArray[np.bool_], w: Floats) -> dict[str, float]:
         return record(name, lambda _, b: float((b * w) @ hits / (b @ w)), 1, len(hits))
 
     tics = cache(lambda: (_tics(tica, reference, topology), _tics(tica, generated, topology)))
@@ -130,10 +131,10 @@ def compare(
         "tica_w2": lambda k: distance(k, partial(_root_of_transport, None), *tics()),
         "tica_jsd": lambda k: distance(k, _cluster_divergence, *tics()),
         "torus_jsd": lambda k: distance(k, _cluster_divergence, *circles()),
-        "chirality": lambda k: share(k, correct, np.ones(len(correct))),
-        "mirrored": lambda k: share(k, mirrored, np.ones(len(mirrored))),
-        "clashing": lambda k: share(k, clashes(generated, topology) > 0, q),
-        "bad_bonds": lambda k: share(k, bond_outliers(generated, topology, reference) > 0, q),
+        "chirality": lambda k: fraction(k, correct, np.ones(len(correct))),
+        "mirrored": lambda k: fraction(k, mirrored, np.ones(len(mirrored))),
+        "clashing": lambda k: fraction(k, clashes(generated, topology) > 0, q),
+        "bad_bonds": lambda k: fraction(k, bond_outliers(generated, topology, reference) > 0, q),
     }
 
     def one(name: str) -> dict[str, float]:
@@ -196,7 +197,7 @@ def _cluster_divergence(x: Floats, y: Floats) -> Metric:
 
 
 def _redraw(rng: np.random.Generator, n: int, blocks: int) -> Floats:
-    """How often each of n frames is drawn when contiguous blocks of them are."""
+    """Counts (n,) of a bootstrap sample of n frames that is drawn in contiguous blocks."""
     block = np.arange(n) * min(blocks, n) // n
     n_blocks = block[-1] + 1
     drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks))

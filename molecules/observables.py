@@ -1,4 +1,4 @@
-"""What is measured on conformations: backbone angles, TICA, chirality, clashes and bond lengths.
+"""Observables of conformations: backbone angles, TICA, chirality, clashes and bond lengths.
 
 Shapes: T frames, N atoms, R residues, F features, C chiral centres. Lengths in nm, angles in radians.
 """
@@ -18,8 +18,9 @@ CHUNK = 512  # frames whose pair distances are held at once: 130 MB for the long
 # Bondi radii; a hydrogen on N, O or S counts 0.05 because it may form a hydrogen bond.
 RADII_NM = {"H": 0.11, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18}
 POLAR_HYDROGEN_NM = 0.05
-CLASH_OVERLAP = 0.65  # closer than this share of the sum of the radii
+CLASH_OVERLAP = 0.65  # closer than this fraction of the sum of the radii
 BOND_TOLERANCE_NM = 0.03  # nine standard deviations of the softest bond at 310 K
+TICA_LAG = 100  # frames, of the published analysis
 
 
 def _trajectory(positions_nm: ArrayLike, topology: Topology) -> Any:
@@ -71,7 +72,7 @@ def tica_features(positions_nm: ArrayLike, topology: Topology) -> Floats:
     return np.concatenate([distances, *angles], axis=1)
 
 
-def fit_tica(positions_nm: ArrayLike | list[Any], topology: Topology, lag: int = 100, dim: int = 2) -> Tica:
+def fit_tica(positions_nm: ArrayLike | list[Any], topology: Topology, lag: int = TICA_LAG, dim: int = 2) -> Tica:
     """Fit TICA on frames in order of time (T, N, 3), or on a list of such runs: reversible, scaled to a kinetic map.
 
     All frames have the same weight: so fitted, the golden TICA and the stored files come out again. With
@@ -92,6 +93,11 @@ def fit_tica(positions_nm: ArrayLike | list[Any], topology: Topology, lag: int =
         estimator.partial_fit((run[:-lag], run[lag:]))
     model = estimator.fetch_model()
     return Tica(mean=model.mean_0, projection=model.instantaneous_coefficients[:, :dim])
+
+
+def tica_lag(n_frames: int) -> int:
+    """Lag in frames for `fit_tica`: the published one, or a tenth of a shorter run."""
+    return max(1, min(TICA_LAG, n_frames // 10))
 
 
 def project(tica: Tica, positions_nm: ArrayLike, topology: Topology) -> Floats:

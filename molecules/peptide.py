@@ -1,4 +1,4 @@
-"""A peptide: its atoms, their positions, and what a flow is told about them."""
+"""A peptide: its atoms, their positions, and the encodings and orderings that a flow takes."""
 
 import io
 import random
@@ -45,22 +45,23 @@ class Peptide:
 
     @cached_property
     def internal(self) -> dict[str, np.ndarray]:
-        """What bonds, angles and torsions refer to, and their usual values: see `molecules.zmatrix`.
+        """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`.
 
-        Shape: references, mean, scale (N, 3); free, depth, role (N,). Units: nm, rad.
+        Shape: z_matrix, mean, scale (N, 3); rotatable, level, hydrogen_permutation (N,). Units: nm, rad.
         Raises: ValueError for residues outside the twenty.
         """
         if not self.encodings:
             raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: use the twenty, no caps")
         names = [(atom.residue.index, atom.name) for atom in self.topology.atoms()]
         bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
-        references, free = zmatrix.reference_atoms(names, bonds)
-        mean, scale = zmatrix.usual_values([r.name for r in self.topology.residues()], names, free)
+        z_matrix, rotatable = zmatrix.build_z_matrix(names, bonds)
+        mean, scale = zmatrix.usual_values([r.name for r in self.topology.residues()], names, rotatable)
+        torsion = zmatrix.torsions(self.positions, z_matrix)
         return {
-            "references": references,
-            "free": free,
-            "depth": zmatrix.depths(references),
-            "role": zmatrix.roles(names, references, zmatrix.torsions(self.positions, references)),
+            "z_matrix": z_matrix,
+            "rotatable": rotatable,
+            "level": zmatrix.levels(z_matrix),
+            "hydrogen_permutation": zmatrix.hydrogen_permutation(names, z_matrix, torsion),
             "mean": mean,
             "scale": scale,
         }

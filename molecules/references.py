@@ -1,4 +1,4 @@
-"""Reference trajectories, PDB files and the published split: what evaluation looks up by sequence."""
+"""Reference trajectories, PDB files and the published split, looked up by sequence."""
 
 import json
 import re
@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .observables import Tica
+from .storage import replacing
 
 SPLITS = ("train", "val", "test")
+PUBLISHED_K = 310.0  # temperature of the published data, weights and reference MD, whose files do not record it
 
 
 def save_reference(path: str | Path, positions_nm: ArrayLike, tica: Tica) -> None:
-    """Write a reference trajectory and its TICA, under a temporary name first. Shape: (T, N, 3)."""
+    """Write a reference trajectory and its TICA, whole or not at all. Shape: (T, N, 3)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:  # a file: savez would change the name
         np.savez_compressed(
             file,
             positions=np.asarray(positions_nm, dtype=np.float32),
@@ -28,7 +29,6 @@ def save_reference(path: str | Path, positions_nm: ArrayLike, tica: Tica) -> Non
             tica_projection=tica.projection,
             tica_dim=np.int64(tica.projection.shape[1]),
         )
-    temporary.replace(path)
 
 
 def load_reference(path: str | Path) -> tuple[NDArray[np.float32], Tica | None]:

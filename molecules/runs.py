@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from .storage import replacing
 
 if TYPE_CHECKING:
     from .peptide import Peptide
@@ -78,7 +78,7 @@ class MDConfig:
         return self.interval_ps * self.frames_per_chunk
 
     def chunks(self, time_ps: float) -> int:
-        """How many chunks make up at least `time_ps`. Raises: ValueError for no time."""
+        """Number of chunks that make up at least `time_ps`. Raises: ValueError for no time."""
         if not 0 < time_ps < np.inf:
             raise ValueError(f"time_ps={time_ps}: give a positive simulation time")
         return int(np.ceil(time_ps / self.ps_per_chunk - 1e-9))
@@ -86,7 +86,7 @@ class MDConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is: chunks there, chunks asked for, and the speed of the last one, of all replicas together."""
+    """Progress of a run: chunks done and asked for, and the speed of the last one, of all replicas together."""
 
     chunks_done: int
     chunks_total: int
@@ -154,17 +154,18 @@ def record(
     if first_chunk is None or (history and history[-1]["versions"] == versions):
         return
     history.append({"from_chunk": first_chunk, "versions": versions})
-    text = json.dumps({"settings": settings, "versions": history}, indent=2)
-    _replace(path, lambda file: file.write(text.encode()))
+    directory.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"settings": settings, "versions": history}, indent=2))
 
 
 def chunk_path(directory: Path, index: int) -> Path:
-    """Where chunk `index` is, or will be."""
+    """Path of chunk `index`, whether it is there yet or not."""
     return directory / "chunks" / f"chunk_{index}.npz"
 
 
 def warmup_path(directory: Path) -> Path:
-    """Where the frame is from which chunk 0 starts."""
+    """Path of the frame from which chunk 0 starts."""
     return directory / "warmup.npz"
 
 
@@ -183,19 +184,7 @@ def load_state(path: Path) -> State:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write positions and velocities, all or nothing."""
-    _replace(path, lambda file: np.savez(file, positions=state[0], velocities=state[1]))
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name and rename it: readers see all of it or nothing."""
+    """Write positions and velocities, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # a file: savez would change the name
+        np.savez(file, positions=state[0], velocities=state[1])

@@ -18,41 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .columns import column_sizes, read_prepared
-from .references import (
-    check_letters,
-    find_pdb,
-    find_reference,
-    load_reference,
-    published_split,
-    save_reference,
-)
-from .storage import is_url, join, list_files, read_bytes
-from .tars import Frame, ShardContent, read_shard
+from .references import check_letters
+from .storage import is_url, join, list_files, read_bytes, replacing
 
 FRAMES = Path("webdatasets", "single_frames")
-__all__ = [
-    "Frame",
-    "ShardContent",
-    "check_manifest",
-    "find_pdb",
-    "find_reference",
-    "list_shards",
-    "load_reference",
-    "published_split",
-    "read_manifest",
-    "read_shard",
-    "save_reference",
-    "shard_sizes",
-    "write_shards",
-]
-
-
-def list_shards(data_dir: str | Path) -> list[Path]:
-    """The tars of a local data folder, in order of name.
-
-    Raises: ValueError when there is none.
-    """
-    return [Path(path) for path in shard_sizes(data_dir)]
 
 
 def shard_sizes(data_dir: str | Path) -> dict[str, int]:
@@ -85,7 +54,7 @@ def write_shards(
     """
     if frames_per_shard < 1:
         raise ValueError(f"frames_per_shard must be 1 or more, got {frames_per_shard}")
-    frames = {sequence: _stack(sequence, parts) for sequence, parts in trajectories.items()}
+    frames = {sequence: _stack(sequence, x) for sequence, x in trajectories.items()}
     index = [(sequence, i) for sequence, x in frames.items() for i in range(len(x))]
     if not index:
         raise ValueError("no frames to write; give at least one trajectory")
@@ -102,6 +71,7 @@ def write_shards(
         chosen = [index[i] for i in order[start : start + frames_per_shard]]
         tar = _tar((f"{sequence}_{i:06d}.bin", frames[sequence][i].tobytes()) for sequence, i in chosen)
         name = f"{len(manifest):04d}.tar"
+        # Renamed after the manifest is there. The same name each time: what a killed writer left is overwritten.
         (folder / f"{name}.tmp").write_bytes(tar)
         manifest[name] = {
             "samples": len(chosen),
@@ -110,9 +80,8 @@ def write_shards(
         }
     for stale in ours - set(manifest):
         (folder / stale).unlink(missing_ok=True)
-    temporary = folder / "manifest.json.tmp"
-    temporary.write_text(json.dumps({"seed": seed, "shards": manifest}, indent=1) + "\n")
-    temporary.replace(folder / "manifest.json")
+    with replacing(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps({"seed": seed, "shards": manifest}, indent=1) + "\n")
     return [(folder / f"{name}.tmp").replace(folder / name) for name in manifest]
 
 
@@ -135,22 +104,11 @@ def read_manifest(data_dir: str | Path) -> dict[str, dict[str, Any]]:
     return shards
 
 
-def check_manifest(data_dir: str | Path) -> list[str]:
-    """One line for each shard that is missing, or not the bytes that were written."""
-    problems = []
-    for name, expected in read_manifest(data_dir).items():
-        path = Path(data_dir) / FRAMES / name
-        if not path.exists():
-            problems.append(f"{name}: missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
-            problems.append(f"{name}: not as written ({path.stat().st_size} of {expected['bytes']} bytes)")
-    return problems
-
-
-def _stack(sequence: str, parts: ArrayLike | Iterable[ArrayLike]) -> NDArray[np.float32]:
+def _stack(sequence: str, trajectory: ArrayLike | Iterable[ArrayLike]) -> NDArray[np.float32]:
+    """One array of the frames. Raises: ValueError unless it is (T, N, 3) and finite."""
     check_letters(sequence)
-    chunks = [parts] if isinstance(parts, np.ndarray) else list(parts)  # type: ignore[arg-type]
-    frames = np.concatenate([np.asarray(c, dtype="<f4") for c in chunks]) if chunks else np.empty((0, 1, 3), "<f4")
+    arrays = [trajectory] if isinstance(trajectory, np.ndarray) else list(trajectory)  # type: ignore[arg-type]
+    frames = np.concatenate([np.asarray(x, dtype="<f4") for x in arrays]) if arrays else np.empty((0, 1, 3), "<f4")
     if frames.ndim != 3 or frames.shape[2] != 3 or not np.isfinite(frames).all():
         raise ValueError(f"{sequence}: positions of shape {frames.shape} must be (frames, atoms, 3) and finite")
     return frames

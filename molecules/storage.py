@@ -11,7 +11,7 @@ PAUSES_S = (1.0, 4.0, 16.0)  # between tries of a remote file: stores fail now a
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether fsspec has to open it."""
+    """Return True if fsspec has to open it."""
     return "://" in str(path)
 
 

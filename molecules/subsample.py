@@ -1,4 +1,4 @@
-"""Weights of frames: checked, their effective number, and few frames that stand for all.
+"""Weights of frames: checks, and weighted subsampling.
 
 Weights need not be normalised. Shapes: n frames.
 """
@@ -9,18 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def kish_ess(log_weights: ArrayLike) -> float:
-    """Effective sample size over n, (Σw)² / (n Σw²), between 1/n and 1.
-
-    Raises: ValueError when a weight is NaN or infinite, or when all are zero.
-    """
-    log_w = checked_log_weights(log_weights, np.size(log_weights))
-    weights = np.exp(log_w - log_w.max())
-    return float(weights.sum() ** 2 / (weights @ weights) / len(weights))
-
-
 def weighted_subsample(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
-    """At most k rows that stand for all: heavy ones keep their weight, the rest is a systematic sample.
+    """Subsample at most k rows by weight: heavy ones keep their weight, the rest is a systematic sample.
 
     Equal weights give evenly spaced rows. Every weighted mean stays unbiased up to the phase of the
     systematic sample, which is fixed, and no row comes twice.
@@ -37,9 +27,9 @@ def weighted_subsample(weights: Floats, k: int) -> tuple[NDArray[np.int64], Floa
     rest = np.cumsum(ordered[::-1])[::-1]  # what remains when the h heaviest are kept as they are
     n_heavy = int(np.argmax(ordered[:k] * (k - np.arange(k)) <= rest[:k]))
     level = rest[n_heavy] / (k - n_heavy)
-    share = np.cumsum(np.minimum(weights / level, 1.0))
+    cumulative = np.cumsum(np.minimum(weights / level, 1.0))
     phase = 0.4999  # not a fraction on which equal weights put a boundary, where rounding would decide
-    rows = np.searchsorted(share, np.arange(k) + phase)
+    rows = np.searchsorted(cumulative, np.arange(k) + phase)
     return rows, np.maximum(weights[rows], level)
 
 

@@ -16,6 +16,8 @@ from .storage import read_bytes
 BLOCK = 512
 _MEMBER = re.compile(r"(?:\./)?(([A-Za-z-]+)_[^/\\]*)\.bin")
 _PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
+_PROBLEM = re.compile(r"""(.*?): (?:('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"): )?(.*)""", re.DOTALL)
+_MISSING = re.compile(r"(\d+) of \d+ frames missing")
 
 
 class Frame(NamedTuple):
@@ -26,11 +28,41 @@ class Frame(NamedTuple):
     positions: NDArray[np.float32]
 
 
+class Problem(NamedTuple):
+    """Bad content of a shard, which costs `frames`. `member`: its name, quoted; empty for the whole file."""
+
+    shard: str
+    member: str
+    reason: str
+    frames: int = 1
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in self[:3] if part)
+
+    @classmethod
+    def missing(cls, shard: str, expected: int, found: int) -> "Problem":
+        """A shard that has fewer members than `expected`."""
+        return cls(shard, "", f"{expected - found} of {expected} frames missing", expected - found)
+
+    @classmethod
+    def parse(cls, line: str) -> "Problem":
+        """Return the problem whose `str` is `line`: shards of columns and training checkpoints hold lines."""
+        match = _PROBLEM.fullmatch(line)
+        shard, member, reason = match.groups("") if match else ("", "", line)
+        missing = _MISSING.fullmatch(reason)
+        return cls(shard, member, reason, int(missing[1]) if missing else 1)
+
+
+def quoted(name: str) -> str:
+    """The name of a member on one line, for a problem: it comes from elsewhere, and may hold anything."""
+    return ascii(name[:120]) if name else ""
+
+
 class ShardContent(NamedTuple):
-    """What could be read, in file order, and a line (file, member, reason) for each thing that could not."""
+    """Frames of a shard in file order, and a problem for each thing that could not be read."""
 
     frames: list[Frame]
-    problems: list[str]
+    problems: list[Problem]
 
 
 def read_shard(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
@@ -44,7 +76,7 @@ def read_shard(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
     content = ShardContent([], [])
 
     def problem(member: str, reason: str) -> None:
-        content.problems.append(f"{shard}: {member[:120]!a}: {reason}" if member else f"{shard}: {reason}")
+        content.problems.append(Problem(shard, quoted(member), reason))
 
     sums, odd = _scan(data)
     values = np.frombuffer(data, "<f4", count=len(data) // 4)
@@ -88,7 +120,7 @@ def add_frame(
     n_atoms: Mapping[str, int],
     finite: bool,
 ) -> str:
-    """Append the member's frame, or say why not; `finite` if all its blocks are."""
+    """Append the member's frame and return "", or return why it is bad; `finite` if all its blocks are."""
     match = _MEMBER.fullmatch(name)
     if match is None or kind not in b"0\0":
         return "not a plain file called SEQUENCE_FRAME.bin"
@@ -106,7 +138,7 @@ def add_frame(
 
 
 def _scan(data: bytes) -> tuple[list[int], list[int]]:
-    """Sum of each whole block's bytes; and of how many blocks before each the numbers are not finite.
+    """Sum of each whole block's bytes; and how many blocks before each hold numbers that are not finite.
 
     All at once: block by block it would cost more than all the rest of reading.
     """

@@ -18,12 +18,15 @@ ROWS = 256  # rows of the cost matrix worked on at once
 
 
 def wasserstein_1d(x: Floats, y: Floats, p: Floats, q: Floats, order: int) -> float:
-    """Exact Wasserstein distance on the line: the distance of the two quantile functions.
+    """Exact Wasserstein distance of `order` on the line: the distance of the two quantile functions.
+
+    The root of POT's `ot.wasserstein_1d`, the tests' oracle, which clips the last quantile: there rounding may give
+    mass to a row without weight.
 
     Shape: x, p (n,), y, q (m,).
     """
     i, j = np.argsort(x), np.argsort(y)
-    # by the last of the sums: rounding must leave no mass for a clash of 10¹⁰ kT that has no weight
+    # Divided by the last of the sums: rounding must leave no mass for a clash of 10¹⁰ kT that has no weight.
     below_x, below_y = (total[:-1] / total[-1] for total in (np.cumsum(p[i]), np.cumsum(q[j])))
     steps = np.concatenate([[0.0], np.sort(np.concatenate([below_x, below_y])), [1.0]])
     middle = (steps[1:] + steps[:-1]) / 2

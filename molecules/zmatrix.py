@@ -1,8 +1,8 @@
-"""Internal coordinates of a peptide: which atoms each bond, angle and torsion refers to, and their usual values.
+"""The z-matrix of a peptide: the atoms that each bond, angle and torsion refers to, and the usual values of these.
 
 A tree grows from the first residue's N, CA, C. An atom has a bond to its parent p, an angle with the atom g before
-it, and a torsion about p-g. The first child of p turns freely about that bond (the torsion is *free*); its siblings
-are placed relative to it, so that their torsions stay near ±120° or 180°.
+it, and a torsion about p-g. The torsion of the first child of p is a *rotatable dihedral*, which takes any value; its
+siblings are placed relative to it, so that their torsions (improper ones) stay near ±120° or 180°.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ BACKBONE = ("N", "CA", "C")
 GEOMETRY = Path(__file__).parent / "geometry.json"
 
 
-def reference_atoms(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, int]]) -> tuple[IntArray, IntArray]:
-    """References (p, g, q) of each atom, and which torsions are free.
+def build_z_matrix(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, int]]) -> tuple[IntArray, IntArray]:
+    """Atoms (p, g, q) that place each atom, and which torsions are rotatable dihedrals.
 
     `names`: residue number and atom name of each atom; `bonds`: pairs of atoms.
 
-    Shape: references (N, 3), −1 where there is none (the first three backbone atoms carry the rigid motion);
-        free (N,) 0 or 1.
+    Shape: z_matrix (N, 3), −1 where there is none (the first three backbone atoms carry the rigid motion);
+        rotatable (N,) 0 or 1.
     """
     index = {key: i for i, key in enumerate(names)}
     root, second, third = (index[0, name] for name in BACKBONE)
@@ -41,10 +41,10 @@ def reference_atoms(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int,
         return name[0] == "H", name not in BACKBONE, name  # heavy atoms first, of these the backbone
 
     parent = {root: second}  # seen from the root, the second atom is what comes before
-    queue, references = [root], np.full((len(names), 3), -1)
-    references[second, 0] = root
-    references[third, :2] = second, root
-    free = np.zeros(len(names), np.int64)
+    queue, z_matrix = [root], np.full((len(names), 3), -1)
+    z_matrix[second, 0] = root
+    z_matrix[third, :2] = second, root
+    rotatable = np.zeros(len(names), np.int64)
     for p in queue:
         children = sorted((i for i in neighbours[p] if i not in parent), key=rank)
         queue += children
@@ -56,51 +56,56 @@ def reference_atoms(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int,
                 continue
             if first < 0:
                 beyond = third if p == root else (second if before == root else parent[before])
-                references[i], free[i], first = (p, before, beyond), 1, i
+                z_matrix[i], rotatable[i], first = (p, before, beyond), 1, i
             else:
-                references[i] = p, before, first
-    return references, free
+                z_matrix[i] = p, before, first
+    return z_matrix, rotatable
 
 
-def torsions(positions_nm: npt.NDArray[np.floating], references: IntArray) -> npt.NDArray[np.float64]:
+def torsions(positions_nm: npt.NDArray[np.floating], z_matrix: IntArray) -> npt.NDArray[np.float64]:
     """Torsion of each atom (N,) in one structure (N, 3), 0 where it has none. Units: nm, rad."""
-    p, g, q = (positions_nm[references[:, k]] for k in range(3))
+    p, g, q = (positions_nm[z_matrix[:, k]] for k in range(3))
     u, v, w = (positions_nm - p, g - p, q - g)
     n1, n2 = np.cross(v, u), np.cross(v, w)
     length = np.maximum(np.linalg.norm(v, axis=1), 1e-12)
     angle = np.arctan2((np.cross(n1, n2) * v).sum(1) / length, (n1 * n2).sum(1))
-    return np.where(references[:, 2] >= 0, angle, 0.0)
+    return np.where(z_matrix[:, 2] >= 0, angle, 0.0)
 
 
-def roles(names: Sequence[tuple[int, str]], references: IntArray, torsion: npt.NDArray[np.float64]) -> IntArray:
-    """Which atom plays each atom's part (N,): the hydrogens of a CH2, CH3 or NH3 group, by handedness.
+def hydrogen_permutation(
+    names: Sequence[tuple[int, str]], z_matrix: IntArray, torsion: npt.NDArray[np.float64]
+) -> IntArray:
+    """Index (N,) of the atom that stands in for each: equivalent hydrogens of a CH2, CH3 or NH3 group, by handedness.
 
     Which of two equivalent hydrogens is called 2 and which 3 is chance in many files, and stays so through dynamics.
-    Here the one whose name comes first stands at +120° from its sibling.
+    Here the one whose name comes first stands at +120° from its sibling. `torsion` (N,): of `torsions`, in rad.
     """
-    role = np.arange(len(names))
+    permutation = np.arange(len(names))
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, name in sorted(enumerate(names), key=lambda pair: pair[1][1]):
-        if name[1][0] == "H" and references[i, 2] >= 0:
-            groups.setdefault(tuple(references[i]), []).append(i)
+        if name[1][0] == "H" and z_matrix[i, 2] >= 0:
+            groups.setdefault(tuple(z_matrix[i]), []).append(i)
     for atoms in groups.values():
         if len(atoms) == 2 and torsion[atoms[0]] < 0 < torsion[atoms[1]]:
-            role[atoms] = atoms[::-1]
-    return role
+            permutation[atoms] = atoms[::-1]
+    return permutation
 
 
-def depths(references: IntArray) -> IntArray:
-    """How many atoms must stand before each one can be placed (N,): those of one depth can be placed together."""
-    depth = np.zeros(len(references), np.int64)
-    pending = set(range(len(references)))
+def levels(z_matrix: IntArray) -> IntArray:
+    """Level (N,) of each atom in the tree: those of one level can be placed together, after all levels before.
+
+    Raises: ValueError when the atoms are not connected.
+    """
+    level = np.zeros(len(z_matrix), np.int64)
+    pending = set(range(len(z_matrix)))
     while pending:
-        ready = [i for i in pending if not pending & set(references[i])]
+        ready = [i for i in pending if not pending & set(z_matrix[i])]
         if not ready:
             raise ValueError("the atoms are not one connected molecule: check its bonds")
         for i in ready:
-            depth[i] = 1 + max((depth[j] for j in references[i] if j >= 0), default=-1)
+            level[i] = 1 + max((level[j] for j in z_matrix[i] if j >= 0), default=-1)
         pending -= set(ready)
-    return depth
+    return level
 
 
 @cache
@@ -110,7 +115,7 @@ def _geometry() -> dict[str, dict[str, dict[str, list[float]]]]:
 
 
 def geometry_version() -> str:
-    """Fingerprint of the table of usual values: a flow that was trained with another one would be wrong."""
+    """Fingerprint of the table of usual values: a flow that was trained with another one gives wrong densities."""
     return hashlib.sha256(GEOMETRY.read_bytes()).hexdigest()[:16]
 
 
@@ -120,17 +125,17 @@ def place_in_chain(residue: int, n_residues: int) -> str:
 
 
 def usual_values(
-    residues: Sequence[str], names: Sequence[tuple[int, str]], free: IntArray
+    residues: Sequence[str], names: Sequence[tuple[int, str]], rotatable: IntArray
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation of each atom's bond, angle and torsion at 310 K (N, 3). Units: nm, rad.
 
-    A free torsion has deviation 1: it is measured from its mean where it has one, and stays in (−π, π].
+    A rotatable dihedral has deviation 1: it is measured from its mean where it has one, and stays in (−π, π].
     """
     table = _geometry()
     rows = [table[residues[r]][place_in_chain(r, len(residues))][name] for r, name in names]
     values = np.array(rows, np.float64)
     mean, scale = values[:, :3], values[:, 3:]
-    return mean, np.where(np.arange(3) == 2, np.where(free[:, None] > 0, 1.0, scale), scale)
+    return mean, np.where(np.arange(3) == 2, np.where(rotatable[:, None] > 0, 1.0, scale), scale)
 
 
 def circular_mean(angle: npt.NDArray[np.float64]) -> tuple[float, float]:

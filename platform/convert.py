@@ -1,4 +1,4 @@
-"""Checkpoint folders from public `.pth` files, and back."""
+"""Convert public `.pth` files to checkpoint folders, and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from .runtime.progress import say
 class ConvertJob:
     """Write the flow `input` as `output`: a public state dict where that ends in .pth, else a checkpoint folder.
 
-    `head_dim`, `scale_nm` and `system` are what a `.pth` may not tell by itself.
+    `head_dim`, `scale_nm` (σ, nm) and `system` are for a `.pth` that does not record them.
     """
 
     input: str

@@ -1,4 +1,4 @@
-"""What a flow in the box does for a peptide that it has never seen, and what a little finetuning adds."""
+"""Sample a peptide with a bundled flow that has never seen it, then finetune the flow to it."""
 
 import json
 import time
@@ -16,12 +16,12 @@ from .runtime.progress import duration, say
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartJob:
-    """MD to compare with, draws of the flow as it is, and of the flow finetuned to the peptide."""
+    """MD to compare with, samples of the flow as it comes, and of the flow finetuned to the peptide."""
 
     sequence: str = "DG"
-    simulate: SimulateJob = field(default_factory=SimulateJob)
-    sample: SampleJob = field(default_factory=SampleJob)
-    finetune: FinetuneJob = field(default_factory=FinetuneJob)
+    simulate: SimulateJob
+    sample: SampleJob
+    finetune: FinetuneJob
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
@@ -55,7 +55,7 @@ def quickstart(job: QuickstartJob) -> None:
 
 
 def _table(before: Path, after: Path) -> None:
-    """The three ensembles next to each other; also in quickstart.json."""
+    """Print the three ensembles side by side, and write them to quickstart.json."""
     first, last = (json.loads((folder / "metrics.json").read_text()) for folder in (before, after))
     rows = {
         "flow as it comes, weighted": first["SNIS"],
@@ -64,8 +64,8 @@ def _table(before: Path, after: Path) -> None:
     }
     write_json(before.parent / "quickstart.json", rows)
     say(f"\n{'':<28}{'ESS':>8}{'k̂':>8}{'energy W2':>12}{'torus W2':>11}")
-    for name, found in rows.items():
-        k_hat = found["diagnostics"].get("k_hat")
-        cells = [f"{found['diagnostics']['ess']:8.3f}", f"{k_hat:8.2f}" if k_hat is not None else f"{'–':>8}"]
-        cells += [f"{found['metrics'][key]:{width}.2f}" for key, width in (("energy_w2", 12), ("torus_w2", 11))]
+    for name, row in rows.items():
+        k_hat = row["diagnostics"].get("k_hat")
+        cells = [f"{row['diagnostics']['ess']:8.3f}", f"{k_hat:8.2f}" if k_hat is not None else f"{'–':>8}"]
+        cells += [f"{row['metrics'][key]:{width}.2f}" for key, width in (("energy_w2", 12), ("torus_w2", 11))]
         say(f"{name:<28}{''.join(cells)}")

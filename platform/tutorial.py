@@ -1,4 +1,4 @@
-"""The whole pipeline on one small peptide: MD, training, sampling, report."""
+"""Run the whole pipeline on one small peptide: MD, training, sampling, report."""
 
 import time
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from .training.train import TrainJob, train
 class TutorialJob:
     """One job of each kind, one after the other in one cluster."""
 
-    simulate: SimulateJob = field(default_factory=SimulateJob)
-    train: TrainJob = field(default_factory=TrainJob)
-    sample: SampleJob = field(default_factory=SampleJob)
+    simulate: SimulateJob
+    train: TrainJob
+    sample: SampleJob
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 def tutorial(job: TutorialJob) -> None:
     """Run all; each part is resumed, or skipped when it is done."""
     started = time.monotonic()
-    with cluster(job.cluster):
+    with cluster(job.cluster, dashboard=True):  # which training needs
         say("\n1/4  molecular dynamics")
         data = simulate(job.simulate)
         say("\n2/4  training")
@@ -39,10 +39,10 @@ def tutorial(job: TutorialJob) -> None:
     training = [{"step": s, "loss": loss} for s, loss in run.history("loss")] if run else None
     result = evaluate_folder(out, data_folder(job.sample.data_dir), seed=job.sample.seed, training=training)
     print_verdict(out, result)
-    _where(data, out, job, time.monotonic() - started)
+    _print_paths(data, out, job, time.monotonic() - started)
 
 
-def _where(data: Path, out: Path, job: TutorialJob, seconds: float) -> None:
+def _print_paths(data: Path, out: Path, job: TutorialJob, seconds: float) -> None:
     rows = [
         ("report", out / "report.html"),
         ("ensemble", out / "ensemble.xtc"),

@@ -13,7 +13,7 @@ from .population import (
     move_block,
 )
 from .resampling import multinomial, resample, residual, stratified, systematic
-from .rng import Stage, generator, torch_generator
+from .rng import Stage, generator
 from .smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
 from .snis import SNISResult, snis
 from .types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
@@ -55,6 +55,5 @@ __all__ = [
     "snis",
     "stratified",
     "systematic",
-    "torch_generator",
     "treat",
 ]

@@ -1,4 +1,4 @@
-"""What a user may choose about annealing, checked where it is written down."""
+"""Configuration of SMC, checked when it is made."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,10 +13,10 @@ ZEstimate = Literal["unbiased", "consistent", "biased"]
 
 @dataclass(frozen=True, kw_only=True)
 class SMCConfig:
-    """How to anneal.
+    """Settings of SMC.
 
     `schedule`: adaptive, λ by conditional ESS `cess_target`; linear, `n_steps` equal steps.
-    `ess_threshold`: resample below this share of n; 1 resamples every step, 0 never.
+    `ess_threshold`: resample below this fraction of n; 1 resamples every step, 0 never.
     `step_size`: first step, in normalised coordinates: h of MALA and ULA (x + h∇log γ + √(2h)ξ; the published
     ε is h/Δλ), time step of HMC. It follows `target_acceptance` (about 0.65 suits HMC); None keeps it, and
     ULA, which rejects nothing, never adapts.
@@ -49,7 +49,7 @@ class SMCConfig:
         if not 0.0 < self.cess_target < 1.0:
             raise ValueError(f"cess_target={self.cess_target} must lie between 0 and 1; 0.95 is usual")
         if not 0.0 <= self.ess_threshold <= 1.0:
-            raise ValueError(f"ess_threshold={self.ess_threshold} is a share of n; set it within 0 and 1")
+            raise ValueError(f"ess_threshold={self.ess_threshold} is a fraction of n; set it within 0 and 1")
         if not 0.0 < self.step_size < float("inf"):
             raise ValueError(f"step_size={self.step_size} must be positive and finite, for instance 1e-3")
         if self.target_acceptance is not None and not 0.0 < self.target_acceptance < 1.0:
@@ -64,12 +64,12 @@ class SMCConfig:
 
     @property
     def z_estimate(self) -> ZEstimate:
-        """What Ẑ is: unbiased only if nothing adapts; continuous ULA weights ignore the discretisation."""
+        """Quality of Ẑ: unbiased only if nothing adapts; biased with continuous ULA weights (no discretisation)."""
         if self.kernel == "ula" and self.ula_weights == "continuous":
             return "biased"
         adapts = self.kernel != "ula" and self.target_acceptance is not None
         return "consistent" if adapts or self.schedule == "adaptive" else "unbiased"
 
 
-# Longer moves and smaller steps of the path: what `sample` does unless told otherwise; conf/smc/hmc.yaml says why.
+# Longer moves and smaller steps of the path: the default of `sample`; conf/smc/hmc.yaml says why.
 HMC = SMCConfig(kernel="hmc", step_size=1e-2, n_leapfrog=10, target_acceptance=0.65, cess_target=0.98)

@@ -14,7 +14,7 @@ from .types import FloatArray
 
 Treatment = Literal["none", "psis", "truncate", "drop_top"]
 TREATMENTS: tuple[str, ...] = get_args(Treatment)
-DROPPED_SHARE = 0.002  # the published protocol of SBG: the largest 0.2 % are discarded
+DROPPED_FRACTION = 0.002  # the published protocol of SBG: the largest 0.2 % are discarded
 
 
 def to_float64(values: npt.ArrayLike | torch.Tensor) -> FloatArray:
@@ -59,20 +59,20 @@ def normalised(log_w: npt.ArrayLike | torch.Tensor) -> FloatArray:
 
 
 def ess(log_w: npt.ArrayLike | torch.Tensor) -> float:
-    """Kish effective sample size as a share of n: (Σw)² / (n Σw²). Source: Kish 1965."""
+    """Kish effective sample size as a fraction of n: (Σw)² / (n Σw²). Source: Kish 1965."""
     weights = normalised(log_w)
     return float(1.0 / (len(weights) * np.square(weights, out=weights).sum()))
 
 
 def conditional_ess(log_w: npt.ArrayLike | torch.Tensor, increment: FloatArray) -> float:
-    """Share of the sample left by one reweighting, whatever the weights were: (ΣWu)² / ΣWu².
+    """Fraction of the sample left by one reweighting, whatever the weights were: (ΣWu)² / ΣWu², log u = `increment`.
 
     Source: Zhou, Johansen & Aston 2016.
     """
-    return share_left(normalised(log_w), increment)
+    return fraction_left(normalised(log_w), increment)
 
 
-def share_left(weights: FloatArray, increment: FloatArray) -> float:
+def fraction_left(weights: FloatArray, increment: FloatArray) -> float:
     """`conditional_ess` of normalised weights."""
     top = increment.max()
     if np.isneginf(top):
@@ -86,23 +86,23 @@ def share_left(weights: FloatArray, increment: FloatArray) -> float:
     return first**2 / second if second > 0.0 else 0.0
 
 
-def log_z_error(log_w: npt.ArrayLike | torch.Tensor, roots: npt.NDArray[Any] | None = None) -> float:
+def log_z_error(log_w: npt.ArrayLike | torch.Tensor, eve: npt.NDArray[Any] | None = None) -> float:
     """Standard error of the log of the mean weight, by the delta method.
 
-    With `roots`, the index (n,) of each particle's ancestor at the start, weights are summed by family before
+    With Eve indices `eve` (n,), the particle at the start from which each descends, weights are summed by family before
     their spread is taken, which accounts for resampling; near 1 when a single family is left.
     Source: Chan & Lai 2013, Lee & Whiteley 2018; without resampling it is the textbook √((n/ESS − 1)/n).
     """
     weights = normalised(log_w)
     n = len(weights)
-    families = weights if roots is None else np.bincount(roots, weights=weights, minlength=n)
+    families = weights if eve is None else np.bincount(eve, weights=weights, minlength=n)
     return float(np.sqrt(np.square(families - 1.0 / n).sum() * n / max(n - 1, 1)))
 
 
 def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
     """Pareto-smoothed log-weights and the shape k̂ (above 0.7: do not trust the estimate).
 
-    k̂ is +inf when fewer than five weights form the tail, 0 when all weights are equal.
+    The tail is the largest min(n/5, 3√n) weights. k̂ is +inf when fewer than five form it, 0 when all weights are equal.
     Raises: ImportError if ArviZ is not installed.
     Source: Vehtari et al. 2024, through `arviz.psislw`.
     """
@@ -115,6 +115,8 @@ def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
         raise ImportError('PSIS needs ArviZ: `pip install "arviz<0.24"`, or use treatment="none"') from error
     if np.ptp(array) == 0.0:  # no tail to fit; ArviZ would call the best case the worst
         return array.copy(), 0.0
+    # Mind the sign: `psislw` of arviz-stats (ArviZ 1) takes the negative of this, and would fit the tail of the small
+    # weights without a word.
     with np.errstate(over="ignore"):
         smoothed, shape = psislw(array, normalize=False)
     return np.asarray(smoothed, dtype=np.float64), float(shape)
@@ -133,7 +135,8 @@ def treat(log_w: npt.ArrayLike | torch.Tensor, treatment: Treatment) -> FloatArr
     if treatment == "truncate":
         return np.minimum(array, log_mean_exp(array) + 0.5 * np.log(len(array)))
     if treatment == "drop_top":
-        dropped = np.argsort(array, kind="stable")[len(array) - int(DROPPED_SHARE * len(array)) :]
+        # By rank, so that ties cannot drop more. They become zeros and are not removed: n stays that of the proposals.
+        dropped = np.argsort(array, kind="stable")[len(array) - int(DROPPED_FRACTION * len(array)) :]
         kept = array.copy()
         kept[dropped] = -np.inf
         return checked_log_weights(kept)

@@ -16,7 +16,7 @@ from .types import Evaluate, Particles, evaluate_particles
 
 
 class KernelInfo(NamedTuple):
-    """What one move did.
+    """Statistics of one move.
 
     `acceptance`: probability of acceptance; `log_w`: increment of the log-weight; `failed`: the proposal
     could not be evaluated. Shape: (B,) each, float64, float64, bool. `n_evaluations`: energies computed.
@@ -36,7 +36,7 @@ def _leapfrog(
     n_steps: int,
     generator: np.random.Generator,
 ) -> tuple[Particles, Tensor, Tensor]:
-    """End of a trajectory with fresh momenta, log γ(x')p(m') − log γ(x)p(m) (−inf if failed), and who failed.
+    """End of a trajectory with fresh momenta, log γ(x')p(m') − log γ(x)p(m) (−inf if failed), and failures (B,).
 
     For one step this is log γ(x')M(x|x') − log γ(x)M(x'|x), M the Langevin proposal: no cancellation at small
     steps.

@@ -1,10 +1,10 @@
-"""The annealing path: how far the next λ may go. The last λ is exactly 1."""
+"""Schedules of the annealing path, from λ = 0 to exactly 1."""
 
 import math
 
 import numpy as np
 
-from .importance_weights import normalised, share_left
+from .importance_weights import fraction_left, normalised
 from .types import FloatArray
 
 _SMALLEST_INCREMENT = 1e-300
@@ -26,16 +26,16 @@ def adaptive_lambda(lam: float, log_ratio: FloatArray, log_w: FloatArray, cess_t
     Shape: log_ratio, log_w (n,). Source: Zhou, Johansen & Aston 2016.
     """
     alive = np.isfinite(log_ratio) & np.isfinite(log_w)
-    ratio = log_ratio[alive]
-    if len(ratio) == 0:
+    log_ratio = log_ratio[alive]
+    if len(log_ratio) == 0:
         return 1.0
     weights = normalised(log_w[alive])
-    if share_left(weights, (1.0 - lam) * ratio) >= cess_target:
+    if fraction_left(weights, (1.0 - lam) * log_ratio) >= cess_target:
         return 1.0
     low, high = math.log(_SMALLEST_INCREMENT), math.log(1.0 - lam)
     while high - low > _TOLERANCE:
         middle = 0.5 * (low + high)
-        if share_left(weights, math.exp(middle) * ratio) >= cess_target:
+        if fraction_left(weights, math.exp(middle) * log_ratio) >= cess_target:
             low = middle
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""Particles in blocks of fixed size: what one process and Ray actors have in common.
+"""Particles in blocks of fixed size, in one process or on Ray actors.
 
 The driver sees scalars only. Everything here that touches coordinates is a pure function of one block, and
 its random stream is keyed by the block's index, so the result does not depend on where the blocks live.
@@ -32,10 +32,9 @@ class Move(NamedTuple):
 
 
 class MoveInfo(NamedTuple):
-    """What a move did, summed over moves and particles.
+    """Statistics of a move, summed over moves and particles.
 
-    `acceptance` is the sum of acceptance probabilities over `n_proposals` proposals from particles that are
-    alive.
+    `acceptance`: sum of acceptance probabilities over `n_proposals` proposals from particles that are alive;
     `log_w`: increments of the log-weights (n,), zeros but for ULA.
     """
 

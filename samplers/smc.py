@@ -25,8 +25,8 @@ from .types import Evaluate, FloatArray, IntArray, concatenate
 class SMCState(NamedTuple):
     """The driver's half of a checkpoint, after `step` steps; the population's half are its blocks.
 
-    `log_z`: log Ẑ up to the last resampling; `log_w` (n,): weights since; `roots` (n,): index of each first
-    ancestor. Scalars are JSON-able.
+    `log_z`: log Ẑ up to the last resampling; `log_w` (n,): weights since; `eve` (n,): Eve indices, the particle at the
+    start from which each descends (Lee & Whiteley 2018; also "Eve variables"; `roots` in files). Scalars are JSON-able.
     """
 
     step: int
@@ -35,11 +35,11 @@ class SMCState(NamedTuple):
     log_z: float
     n_evaluations: int
     log_w: FloatArray
-    roots: IntArray
+    eve: IntArray
 
     @classmethod
     def start(cls, n: int, config: SMCConfig, log_w: npt.ArrayLike | Tensor | None = None) -> "SMCState":
-        """Before the first step; `log_w` are weights of the proposals, log q − log (density drawn from)."""
+        """State before the first step; `log_w` are weights of the proposals, log q − log (density drawn from)."""
         weights = np.zeros(n) if log_w is None else checked_log_weights(log_w)
         if len(weights) != n:
             raise ValueError(f"{len(weights)} initial log-weights for {n} particles; give one of each")
@@ -47,10 +47,10 @@ class SMCState(NamedTuple):
 
 
 class SMCStep(NamedTuple):
-    """What one step did. `ess` and `cess` (shares of n) after reweighting to `lam`, before resampling.
+    """Record of one step. `ess` and `cess` (fractions of n) after reweighting to `lam`, before resampling.
 
     `log_z` and `n_evaluations` are totals so far, `n_failed` counts this step's failed proposals, `n_roots`
-    the distinct first ancestors with weight.
+    the distinct Eve indices among particles with weight. The names are keys of files and metrics.
     """
 
     step: int
@@ -69,8 +69,8 @@ class SMCStep(NamedTuple):
 class SMCResult(NamedTuple):
     """Weighted particles at λ = 1.
 
-    Shape: x (n, N, 3); log_w, log_q, log_p (n,) float64 on the CPU, log_w not normalised. `ess` is a share of
-    n. `log_z_error` is estimated from the families of first ancestors; near 1 it means that few are left.
+    Shape: x (n, N, 3); log_w, log_q, log_p (n,) float64 on the CPU, log_w not normalised. `ess` is a fraction of
+    n. `log_z_error` is estimated from the families of equal Eve index; near 1 it means that few are left.
     """
 
     x: Tensor
@@ -87,10 +87,10 @@ class SMCResult(NamedTuple):
     steps: list[SMCStep]
 
 
-def count_roots(log_w: FloatArray, roots: IntArray) -> int:
-    """Distinct first ancestors among the particles with weight."""
-    seen = np.zeros(len(roots), bool)
-    seen[roots[np.isfinite(log_w)]] = True
+def count_eve(log_w: FloatArray, eve: IntArray) -> int:
+    """Number of distinct Eve indices among the particles with weight."""
+    seen = np.zeros(len(eve), bool)
+    seen[eve[np.isfinite(log_w)]] = True
     return int(seen.sum())
 
 
@@ -98,14 +98,14 @@ def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCSta
     """One step: next λ, reweight, resample if the ESS is low, move at the new λ, adapt the step size."""
     step, n = state.step + 1, len(state.log_w)
     lam, cess, log_w = _reweighted(population, config, state)
-    roots, log_z = state.roots, state.log_z
+    eve, log_z = state.eve, state.log_z
     size = ess(log_w)
     resampled = size < config.ess_threshold
     if resampled:
         log_z += log_mean_exp(log_w)
         ancestors = resample(log_w, n, generator(seed, Stage.RESAMPLE, step), config.resampling)
         population.resample(ancestors)
-        log_w, roots = np.zeros(n), roots[ancestors]
+        log_w, eve = np.zeros(n), eve[ancestors]
 
     exact = config.ula_weights == "exact"
     order = Move(step, lam, config.kernel, state.step_size, config.moves_per_step, config.n_leapfrog, exact)
@@ -116,7 +116,7 @@ def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCSta
     if config.kernel != "ula" and config.target_acceptance is not None:
         step_size = adapted_step_size(step_size, acceptance, config.target_acceptance)
 
-    after = SMCState(step, lam, step_size, log_z, state.n_evaluations + info.n_evaluations, log_w, roots)
+    after = SMCState(step, lam, step_size, log_z, state.n_evaluations + info.n_evaluations, log_w, eve)
     record = SMCStep(
         step=step,
         lam=lam,
@@ -125,7 +125,7 @@ def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCSta
         resampled=resampled,
         acceptance=acceptance,
         step_size=state.step_size,
-        n_roots=count_roots(log_w, roots),
+        n_roots=count_eve(log_w, eve),
         n_failed=info.n_failed,
         n_evaluations=after.n_evaluations,
         log_z=log_z + log_mean_exp(log_w),
@@ -190,7 +190,7 @@ def run_smc(
         log_p=torch.from_numpy(log_p),
         ess=ess(state.log_w),
         log_z=steps[-1].log_z,
-        log_z_error=log_z_error(state.log_w, state.roots),
+        log_z_error=log_z_error(state.log_w, state.eve),
         z_estimate=config.z_estimate,
         n_roots=steps[-1].n_roots,
         n_failed=n_failed + sum(step.n_failed for step in steps),

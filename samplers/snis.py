@@ -22,11 +22,11 @@ from .importance_weights import (
 
 
 class SNISResult(NamedTuple):
-    """Weighted proposals. Everything but `log_w` describes the raw weights, all of them.
+    """Weighted proposals. Everything but `log_w` describes all weights, before the treatment.
 
     Shape: x (n, N, 3), or None where positions are kept elsewhere; log_w (n,) float64 on the CPU, after treatment,
     not normalised.
-    `ess` is Kish's, as a share of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
+    `ess` is Kish's, as a fraction of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
     the estimate is not to be trusted; None without ArviZ.
     """
 

@@ -1,4 +1,4 @@
-"""What every sampler speaks: the densities at a point, and particles that carry them.
+"""Types shared by all samplers: the densities at a point, and particles that carry them.
 
 Shape suffixes: B particles of a block, N atoms, 3 coordinates.
 """

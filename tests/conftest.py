@@ -1,6 +1,7 @@
-"""What several rooms' tests share: real data that lies in the repository, and one small Ray cluster."""
+"""Shared by the tests of several rooms: data of the repository, results' homes, one small Ray cluster, two workers."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,17 @@ sys.path.insert(0, str(ROOT))
 from boltzray.runtime.environment import prepare  # noqa: E402
 
 os.environ.pop("RAY_ADDRESS", None)  # never somebody's cluster
+os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported: two workers of pytest share the cores
 prepare()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep all that runs Ray on one worker of pytest-xdist: two clusters at once would fight for the cores."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("ray"):
+                item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
@@ -32,21 +43,46 @@ def data() -> Path:
     return ROOT / "tests" / "data"
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: to make one takes seconds, to copy it nothing."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def use_as_home(folder: Path, store: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Make `folder` the results' home of this process, with an MLflow store of its own."""
+    shutil.copy(store, folder / "mlflow.db")
+    patch.setenv("BOLTZRAY_HOME", str(folder))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")  # MLflow itself sets it, and leaves it so
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A results' home of its own, with its own MLflow store."""
-    monkeypatch.setenv("BOLTZRAY_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+    return use_as_home(tmp_path, empty_store, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
+    """A results' home that the tests of a module share, with its own MLflow store."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield use_as_home(tmp_path_factory.mktemp("home"), empty_store, patch)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of four logical CPUs for the whole session."""
+    """A local Ray cluster of four logical CPUs for the whole session, which reports metrics every second."""
     import ray
 
     from boltzray.runtime.cluster import ClusterConfig, cluster
 
-    with cluster(ClusterConfig(num_cpus=4)):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        with cluster(ClusterConfig(num_cpus=4), dashboard=True):
+            yield
     assert not ray.is_initialized()

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from boltzray.molecules import Peptide
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import Tica
-from boltzray.report.contents import Ensemble, Reference, Report
+from boltzray.report.contents import Reference, Report
 
 TESTS = Path(__file__).parent
 GOLDEN = np.load(TESTS / "golden" / "metrics.npz")
@@ -28,7 +29,7 @@ TRAINING = [{"step": k, "loss": 1.0 / k} for k in range(1, 40)]
 def ensemble(log_weights: Any = None, **changes: Any) -> Ensemble:
     """Real frames with equal weights, unless changed."""
     log_weights = np.zeros(len(FRAMES)) if log_weights is None else log_weights
-    fields = {"name": "SNIS", "positions_nm": FRAMES, "energy_kT": ENERGIES, "log_weights": log_weights}
+    fields = {"name": "SNIS", "chunks": [FRAMES], "energy_kT": ENERGIES, "log_weights": log_weights}
     return Ensemble(**fields | changes)
 
 

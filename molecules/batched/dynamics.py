@@ -46,7 +46,7 @@ def langevin_step(
 
     Source: Zhang et al. 2019, J. Phys. Chem. A 123, 6056; OpenMM's LangevinMiddleIntegrator.
     """
-    share = _by_axis(energy.mass / energy.mass.sum(-1, keepdim=True))
+    mass_fraction = _by_axis(energy.mass / energy.mass.sum(-1, keepdim=True))
     dt = timestep_fs / 1000
     kick = -dt * energy.kt * _by_axis(_inverse_mass(energy))
     keep = float(np.exp(-friction_per_ps * dt))
@@ -56,7 +56,7 @@ def langevin_step(
     def step(state: Replicas, noise: Tensor) -> Replicas:
         _, gradient = energy.unchecked(state.x)
         assert gradient is not None
-        v = state.v - (share * state.v).sum(1, keepdim=True)
+        v = state.v - (mass_fraction * state.v).sum(1, keepdim=True)
         v = torch.addcmul(v, kick, gradient)
         x = state.x + 0.5 * dt * v
         if keep < 1:
@@ -81,7 +81,11 @@ def _by_axis(by_atom: Tensor) -> Tensor:
 
 
 class Noise:
-    """Standard normal numbers of each replica's own stream, drawn on the CPU: the same on any device."""
+    """Standard normal numbers of each replica's own stream, drawn on the CPU: the same on any device.
+
+    One stream a replica and chunk, not one for the batch: the numbers of a replica would otherwise depend on the number
+    and order of those beside it, and a restart could not leave out the replicas that are done.
+    """
 
     def __init__(self, seeds: Sequence[int], spawn_key: int, like: Tensor) -> None:
         self.like = like
@@ -95,6 +99,7 @@ class Noise:
 
 
 def _generator(seed: int, spawn_key: int) -> torch.Generator:
+    # 63 bits of the key: torch takes a signed seed.
     (state,) = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
@@ -111,7 +116,7 @@ def simulate(
 
     `peptides`: one for all directories, or of a `MixedEnergy` that of each row. As `molecules.dynamics.simulate`, with
     the same files, on the device and in the precision of `energy`. Needs OpenMM, to minimise. The same bytes after a
-    restart on the same hardware, and in any company.
+    restart on the same hardware, whatever other replicas are in the batch.
 
     Raises: ValueError if a directory holds a run with other settings, or the energy is another one's;
         RuntimeError if the dynamics diverge.
@@ -162,7 +167,7 @@ def _check(energy: "BatchedEnergy | MixedEnergy", owners: "Sequence[Peptide]", c
 
 
 def _engine(energy: "BatchedEnergy | MixedEnergy") -> str:
-    """What another run is refused for."""
+    """Engine as recorded in run.json; a run goes on with the same one only."""
     precision = str(energy.mass.dtype).removeprefix("torch.")
     return f"batched {precision}" + (f" padded to {energy.n_atoms}" if energy.mass.ndim == 2 else "")
 
@@ -186,7 +191,7 @@ def padded(rows: Sequence[np.ndarray], energy: "BatchedEnergy | MixedEnergy") ->
 
 
 def _versions(energy: "BatchedEnergy | MixedEnergy") -> dict[str, str]:
-    """What the last bits depend on."""
+    """Versions and hardware on which the last bits depend."""
     device = energy.mass.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"torch": torch.__version__, "device": name, "compiled": str(energy.compiled)}
@@ -197,7 +202,7 @@ def _frames(step: Step, state: Replicas, noise: Noise, count: int, steps: int, w
     frames, at, drawn = [], _NOISE_STEPS, state.x
     for _ in range(count):
         for _ in range(steps):
-            if at == _NOISE_STEPS:
+            if at == _NOISE_STEPS:  # the last steps of a chunk leave some numbers unused; the next has its own stream
                 at, drawn = 0, noise.draw(_NOISE_STEPS)
             state = step(state, drawn[at])
             at += 1
@@ -209,7 +214,7 @@ def _frames(step: Step, state: Replicas, noise: Noise, count: int, steps: int, w
 
 
 def _last(frames: Replicas, energy: "BatchedEnergy | MixedEnergy") -> Replicas:
-    """What goes on from the last of `frames`."""
+    """State at the last of `frames` (B, count, N, 3), on the energy's device."""
     return Replicas(*(part[:, -1].to(energy.mass) for part in frames))
 
 

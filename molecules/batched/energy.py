@@ -10,13 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..constants import KB, PUBLISHED_K
 from ..energy_batch import MAX_RADIUS_NM, EnergyBatch, TensorEnergyBatch, checked_positions
 from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
 if TYPE_CHECKING:
     from ..peptide import Peptide
-
-KB = 8.31446261815324e-3  # kJ/mol/K, as in molecules.forcefield, which needs OpenMM
 
 
 class BatchedEnergy(nn.Module):
@@ -30,7 +29,9 @@ class BatchedEnergy(nn.Module):
     mass: Tensor  # (N,) Da; the other tables are buffers, too
     born_constants: Tensor
 
-    def __init__(self, peptide: "Peptide", temperature_k: float = 310.0, *, forcefield: str = "amber14-obc1") -> None:
+    def __init__(
+        self, peptide: "Peptide", temperature_k: float = PUBLISHED_K, *, forcefield: str = "amber14-obc1"
+    ) -> None:
         from ..forcefield import create_system
         from .tables import read_system  # needs OpenMM
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .energy import BatchedEnergy
 from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
-# What a padded atom has where zero would divide by zero; it has no pairs, and no self-energy.
+# Values of a padded atom where zero would divide by zero; it has no pairs, and no self-energy.
 _FILLERS = {"born_own": 1.0, "born_scaled": 0.5, "born_radius": 1.0}
 _SLOTS = 64  # the residues have 27 to 53
 _TERMS = {"bond": 2, "angle": 3, "torsion": 4}  # atoms of each
@@ -94,7 +94,7 @@ def pad_tables(tables: Sequence[Mapping[str, Tensor]], n_atoms: int) -> dict[str
 
 
 def _padded_slots(own: Mapping[str, Tensor], counts: Mapping[str, int], n_atoms: int) -> Tensor:
-    """Where the rows of the bonded gradients have moved to; see `tables._slots`."""
+    """Slots (see `tables._slots`) after padding has moved the rows of the bonded gradients."""
     moved, start = [], 0
     for kind, arms in _TERMS.items():
         size = len(own[f"{kind}_atoms"])

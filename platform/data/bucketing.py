@@ -35,17 +35,24 @@ def cut(n_atoms: Integers, steps: int, constant: str, world: int, rng: np.random
     return [batches[k] for k in rng.permutation(steps)]
 
 
-def split(rows: Integers, rank: int, world: int, parts: int) -> list[Integers]:
-    """A worker's rows of a batch in order of size, as equally large as the others', in `parts` to accumulate."""
-    mine = rows[rank::world]
-    return [part for part in np.array_split(mine, parts) if len(part)]
+def split(rows: Integers, rank: int, world: int, accumulate: int) -> list[Integers]:
+    """A worker's rows of a batch in `accumulate` microbatches.
+
+    The batch is in order of size: each worker takes every `world`-th row, so that all get frames of the same sizes.
+    """
+    microbatches = np.array_split(rows[rank::world], accumulate)
+    return [microbatch for microbatch in microbatches if len(microbatch)]
 
 
 def gather(
-    rows: Sequence[Integers], peptide: Integers, n_atoms: Integers, starts: Integers, values: NDArray[np.float32]
+    microbatches: Sequence[Integers],
+    peptide: Integers,
+    n_atoms: Integers,
+    starts: Integers,
+    values: NDArray[np.float32],
 ) -> list[Microbatch]:
-    """The frames `rows` out of flat `values`, where frame i begins at `starts[i]`."""
+    """The rows of each microbatch → its frames, out of flat `values` where frame i begins at `starts[i]`."""
     return [
-        Microbatch(peptide[part], np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in part]))
-        for part in rows
+        Microbatch(peptide[rows], np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in rows]))
+        for rows in microbatches
     ]

@@ -1,4 +1,4 @@
-"""What a data folder holds, found out before training: peptides, shards, σ, and what a sample of shards looks like."""
+"""Inspection of a data folder before training: peptides, shards, σ, and the bad frames in a sample of shards."""
 
 import io
 import tarfile
@@ -13,26 +13,28 @@ import ray
 
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import PUBLISHED_K
 from boltzray.molecules.shards import read_manifest, shard_sizes
 from boltzray.molecules.storage import join, list_files, read_bytes
+from boltzray.molecules.tars import Problem
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
 from ..runtime.progress import progress
 
-PUBLISHED_K = 310.0
 PEPTIDES_A_TASK = 500
+BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which frames to train on, and how batches are made of them.
+    """Frames to train on, and how they are put into batches.
 
     `path`: a folder, or a URL (hf://, s3://, gs://). `sequences`: empty for every peptide that has a PDB.
     `scale_nm`: σ, measured on the data unless given. `shards_per_window` are shuffled together.
-    `bucket_steps`: so many steps' frames are sorted by atom count before they are cut into batches; 1 for none of it.
+    `bucket_steps`: the frames of so many steps are sorted by atom count before they are cut into batches; 1 for not.
     `constant`: every batch has `train.batch` frames; or as many atoms as that many frames have on average.
-    `max_bad_share`: of frames that may be unreadable. `inspected_shards`: read before training, evenly spaced.
+    `max_bad_share`: fraction of frames that may be bad. `inspected_shards`: read before training, evenly spaced.
     `temperature_k`: of the simulations, read off the folder unless given.
     """
 
@@ -58,7 +60,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PeptideTable:
-    """What a flow needs of a peptide, small enough to send to every worker."""
+    """Tables of a peptide for a flow, small enough to send to every worker."""
 
     sequence: str
     n_atoms: int
@@ -69,16 +71,31 @@ class PeptideTable:
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What one pass over a shard tells.
+    """Counts of one pass over a shard.
 
-    `members`: all of it, the bad ones too; `frames`: those to train on; `sum_squares` over `n_coordinates` is σ².
+    `members`: all of it, the bad ones too; `frames`: those to train on. σ² = `sum_squares` / `n_coordinates`, in nm².
     """
 
     members: int
     frames: int
     sum_squares: float
     n_coordinates: int
-    problems: list[str]
+    problems: list[Problem]
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Names and small files of a data folder, as found without a cluster.
+
+    `shards`: bytes by path. `manifest`: facts by file name, of shards that are ours. `pdbs`: texts of all peptides.
+    `chosen`: sequences to train on.
+    """
+
+    shards: dict[str, int]
+    manifest: dict[str, dict[str, Any]]
+    pdbs: dict[str, str]
+    chosen: list[str]
+    temperature_k: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,8 @@ class Catalogue:
     """A data set as found.
 
     `peptides` to train on, in the order that numbers them; `n_atoms` of all that the folder knows. `expected`:
-    members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`.
+    members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`; `max_bad` of
+    them may be bad.
     """
 
     peptides: tuple[PeptideTable, ...]
@@ -97,7 +115,7 @@ class Catalogue:
     exact: bool
     scale_nm: float
     temperature_k: float
-    problems: list[str]
+    problems: list[Problem]
     max_bad: int
     fingerprint: str
 
@@ -106,7 +124,7 @@ class Catalogue:
         return [peptide.sequence for peptide in self.peptides]
 
     def summary(self) -> dict[str, Any]:
-        """For people, and for the results folder."""
+        """Plain values for people, and for the results folder."""
         return {
             "sequences": self.sequences,
             "shards": len(self.shards),
@@ -114,66 +132,77 @@ class Catalogue:
             "frames_are_an_estimate": not self.exact,
             "scale_nm": self.scale_nm,
             "temperature_k": self.temperature_k,
-            "problems": self.problems,
+            "problems": [str(problem) for problem in self.problems],
             "fingerprint": self.fingerprint,
         }
 
 
 def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardStats:
-    """Read one shard, count its frames of the `chosen` peptides, and name what is wrong with it."""
+    """Read one shard, count its frames of the `chosen` peptides, and list what is wrong with it."""
     content = read_frames(path, n_atoms)
     used = [frame.positions for frame in content.frames if frame.sequence in chosen]
     squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
     members = len(content.frames) + len(content.problems)
-    problems = [*content.problems, *missing(path, expected, members)]
+    problems = [*content.problems, *missing_frames(path, expected, members)]
     return ShardStats(members, len(used), squares, sum(x.size for x in used), problems)
 
 
-def missing(path: str, expected: int, members: int) -> list[str]:
-    """A line if a shard is shorter than it should be: a tar that ends early, between two members, looks sound."""
-    name = PurePath(path).name
-    return [f"{name}: {expected - members} of {expected} frames missing"] if members < expected else []
+def missing_frames(path: str, expected: int, members: int) -> list[Problem]:
+    """One problem if a shard is shorter than it should be: a tar that ends early, between two members, looks sound."""
+    return [Problem.missing(PurePath(path).name, expected, members)] if members < expected else []
 
 
-def count_bad(problems: Sequence[str]) -> int:
-    """Frames that `problems` stand for."""
-    return sum(int(line.split(": ")[1].split()[0]) if line.endswith("frames missing") else 1 for line in problems)
+def list_folder(config: DataConfig, folder: str) -> FolderListing:
+    """Find all names in a data folder, without a cluster.
+
+    Raises: ValueError when there is nothing to train on.
+    """
+    shards, pdbs = shard_sizes(folder), read_pdbs(folder)
+    chosen = _chosen(config, pdbs)
+    manifest = read_prepared(folder).get("shards") or read_manifest(folder)
+    return FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
 
 
-def inspect_data(config: DataConfig, folder: str, *, internal: bool = False) -> Catalogue:
-    """Look through a data folder: all names, and the content of some shards, as Ray tasks.
+def inspect_data(
+    config: DataConfig, folder: str, *, internal: bool = False, listing: FolderListing | None = None
+) -> Catalogue:
+    """Inspect a data folder: all names, and the content of some shards, as Ray tasks.
 
-    `internal`: for a flow with internal coordinates.
+    `internal`: for a flow with internal coordinates. `listing`: of the folder, if it is at hand.
 
     Raises: ValueError when there is nothing to train on, or too much of it is bad.
     """
-    sizes = shard_sizes(folder)
-    shards = list(sizes)
-    peptides = peptides_of(folder, internal)
-    chosen = _chosen(config, peptides)
+    listing = listing or list_folder(config, folder)
+    shards, manifest, chosen = list(listing.shards), listing.manifest, listing.chosen
+    peptides = peptides_of(listing.pdbs, internal)
     n_atoms = {sequence: peptide.n_atoms for sequence, peptide in peptides.items()}
-    manifest = read_prepared(folder).get("shards") or read_manifest(folder)
     expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in shards]
     picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
     known = ray.put((n_atoms, frozenset(chosen)))
-    facts = in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
+    stats: list[ShardStats] = in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
     if not any(expected):
-        usual = _usual([fact.members for fact in facts])
+        usual = _usual_length([shard.members for shard in stats])
         expected = [usual] * (len(shards) - 1) + [0]  # the last one may be shorter
-        for i, fact in zip(picked, facts, strict=True):
-            fact.problems.extend(missing(shards[i], expected[i], fact.members))
-    used = sum(fact.frames for fact in facts)
-    problems = [problem for fact in facts for problem in fact.problems]
+        for i, shard in zip(picked, stats, strict=True):
+            shard.problems.extend(missing_frames(shards[i], expected[i], shard.members))
+    used = sum(shard.frames for shard in stats)
+    problems = [problem for shard in stats for problem in shard.problems]
     if not used:
         reason = f"; the first problem: {problems[0]}" if problems else ""
         raise ValueError(f"no frame in {folder} can be used for training{reason}")
     n_frames = round(used / len(picked) * len(shards))
     max_bad = int(config.max_bad_share * n_frames)
-    check_bad(count_bad(problems), problems, max_bad, n_frames, config.max_bad_share)
-    variance = sum(f.sum_squares for f in facts) / sum(f.n_coordinates for f in facts)
+    bad = sum(problem.frames for problem in problems)
+    if bad > max_bad:
+        raise ValueError(
+            f"{bad} of about {n_frames + bad} frames are bad, more than max_bad_share={config.max_bad_share}; "
+            f"the first: {problems[0]}: mend the shards, or raise data.max_bad_share"
+        )
+    variance = sum(shard.sum_squares for shard in stats) / sum(shard.n_coordinates for shard in stats)
     # A prepared folder is the one that it was made of: a run may go on with either.
     sources = [
-        manifest.get(PurePath(path).name, {}).get("source", [PurePath(path).name, sizes[path]]) for path in shards
+        manifest.get(PurePath(path).name, {}).get("source", [PurePath(path).name, size])
+        for path, size in listing.shards.items()
     ]
     identity = [[*source, count] for source, count in zip(sources, expected, strict=True)]
     return Catalogue(
@@ -184,24 +213,15 @@ def inspect_data(config: DataConfig, folder: str, *, internal: bool = False) -> 
         n_frames=n_frames,
         exact=len(picked) == len(shards),
         scale_nm=config.scale_nm or round(float(np.sqrt(variance)), 4),
-        temperature_k=config.temperature_k or folder_temperature(folder),
+        temperature_k=listing.temperature_k,
         problems=problems,
         max_bad=max_bad,
         fingerprint=fingerprint([identity, chosen, round(float(variance), 6)]),
     )
 
 
-def check_bad(bad: int, problems: Sequence[str], max_bad: int, n_frames: int, share: float) -> None:
-    """Raises: ValueError when more than `max_bad` frames of an epoch are bad."""
-    if bad > max_bad:
-        raise ValueError(
-            f"{bad} of about {n_frames + bad} frames are bad, more than max_bad_share={share}; "
-            f"the first: {problems[0]}: mend the shards, or raise data.max_bad_share"
-        )
-
-
-def _usual(members: Sequence[int]) -> int:
-    """How many members a shard has if most of them agree, else 0: nothing is known then."""
+def _usual_length(members: Sequence[int]) -> int:
+    """The number of members that most shards have, or 0 if they do not agree: nothing is known then."""
     value, times = Counter(members).most_common(1)[0]
     return value if times >= 3 and 2 * times > len(members) else 0
 
@@ -211,7 +231,7 @@ def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: 
 
 
 def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Results of `work` on each of `calls`, as Ray tasks, in order."""
+    """Call `work` with each of `calls`, as Ray tasks; returns the results in order."""
     task = ray.remote(num_cpus=1, max_retries=3)(work)
     pending = {task.remote(*arguments): i for i, arguments in enumerate(calls)}
     found: dict[int, Any] = {}
@@ -222,17 +242,16 @@ def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ..
     return [found[i] for i in range(len(calls))]
 
 
-def peptides_of(folder: str, internal: bool) -> dict[str, PeptideTable]:
-    """All peptides that the folder knows, by sequence."""
-    texts = _pdbs(folder)
-    items = sorted(texts.items())
-    parts = [(dict(items[i : i + PEPTIDES_A_TASK]), internal) for i in range(0, len(items), PEPTIDES_A_TASK)]
-    tables = in_tasks("read peptides", tabulate, parts) if len(parts) > 1 else [tabulate(*parts[0])]
-    return {peptide.sequence: peptide for part in tables for peptide in part}
+def peptides_of(pdbs: dict[str, str], internal: bool) -> dict[str, PeptideTable]:
+    """Tables of all peptides by sequence; of many as Ray tasks."""
+    items = sorted(pdbs.items())
+    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), internal) for i in range(0, len(items), PEPTIDES_A_TASK)]
+    tables = in_tasks("read peptides", tabulate, calls) if len(calls) > 1 else [tabulate(*calls[0])]
+    return {peptide.sequence: peptide for some in tables for peptide in some}
 
 
 def tabulate(pdbs: dict[str, str], internal: bool) -> list[PeptideTable]:
-    """The tables of peptides from PDB texts by sequence; `internal` ones if the flow asks for them."""
+    """Tables of peptides from PDB texts by sequence; `internal` ones if the flow asks for them."""
 
     def small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Integers in two bytes."""
@@ -251,8 +270,11 @@ def tabulate(pdbs: dict[str, str], internal: bool) -> list[PeptideTable]:
     return found
 
 
-def _pdbs(folder: str) -> dict[str, str]:
-    """PDB texts by sequence, from pdbs/SPLIT/ or, as on the hub, from pdb_tarfiles/SPLIT.tar."""
+def read_pdbs(folder: str) -> dict[str, str]:
+    """PDB texts by sequence, from pdbs/SPLIT/ or, as on the hub, from pdb_tarfiles/SPLIT.tar.
+
+    Raises: ValueError when there are none.
+    """
     found = {PurePath(path).stem: read_bytes(path).decode() for path in list_files(folder, "pdbs/*/*.pdb")}
     if not found:
         for path in list_files(folder, "pdb_tarfiles/*.tar"):
@@ -266,17 +288,20 @@ def _pdbs(folder: str) -> dict[str, str]:
     return found
 
 
-def _chosen(config: DataConfig, peptides: dict[str, PeptideTable]) -> list[str]:
-    """The peptides to train on."""
+def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
+    """Sequences to train on. Raises: ValueError for one that has no PDB."""
     for sequence in config.sequences:
-        if sequence not in peptides:
-            known = ", ".join(sorted(peptides)[:20])
+        if sequence not in pdbs:
+            known = ", ".join(sorted(pdbs)[:20])
             raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {known}")
-    return sorted(config.sequences or (s for s in peptides if len(s) <= config.max_residues))
+    return sorted(config.sequences or (s for s in pdbs if len(s) <= config.max_residues))
 
 
 def folder_temperature(folder: str) -> float:
-    """Temperature of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one."""
+    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one.
+
+    Raises: ValueError when they differ.
+    """
     if prepared := read_prepared(folder):
         return float(prepared["temperature_k"])
     names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]

@@ -1,4 +1,4 @@
-"""Frames → padded tensors, made ahead of the step that needs them."""
+"""Frames → padded tensors, and a thread that prepares items before they are needed."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from boltzray.models.tables import PeptideTables
 from .bucketing import Microbatch
 
 T = TypeVar("T")
-AHEAD = 2  # batches
+PREFETCHED = 2  # items that wait
 
 
 class Collator:
@@ -32,36 +32,42 @@ class Collator:
         self.pin = pin
 
     def __call__(self, sequences: Sequence[str], frames: Sequence[np.ndarray]) -> tuple[Tensor, PeptideTables]:
-        """Frames (N, 3) of the peptides named."""
+        """Collate frames (N, 3) of the peptides named."""
         peptide = np.array([self.index[sequence] for sequence in sequences])
         return self.batch(Microbatch(peptide, np.concatenate([frame.reshape(-1) for frame in frames])))
 
-    def batch(self, part: Microbatch) -> tuple[Tensor, PeptideTables]:
-        """Padded to the longest frame of the part."""
-        sizes = self.sizes[part.peptide]
+    def batch(self, microbatch: Microbatch) -> tuple[Tensor, PeptideTables]:
+        """Pad to the longest frame. Shape: (n, N, 3), zeros after the atoms of each; tables of 1 or n rows."""
+        peptide, flat = microbatch
+        sizes = self.sizes[peptide]
         if (sizes == sizes[0]).all():
-            x = part.x.reshape(len(sizes), sizes[0], 3).copy()  # what Ray hands out is read-only
+            x = flat.reshape(len(sizes), sizes[0], 3).copy()  # what Ray hands out is read-only
         else:
             x = np.zeros((len(sizes), sizes.max(), 3), np.float32)
-            x[np.arange(sizes.max()) < sizes[:, None]] = part.x.reshape(-1, 3)
-        one = (part.peptide == part.peptide[0]).all()
-        rows = self.tables.rows(torch.from_numpy(np.asarray(part.peptide[:1] if one else part.peptide, np.int64)))
-        tensor, rows = torch.from_numpy(x), _changed(rows, lambda t: t.long() if t.dtype == torch.int16 else t)
-        return (tensor.pin_memory(), _changed(rows, Tensor.pin_memory)) if self.pin else (tensor, rows)
+            x[np.arange(sizes.max()) < sizes[:, None]] = flat.reshape(-1, 3)
+        one = (peptide == peptide[0]).all()
+        rows = self.tables.rows(torch.from_numpy(np.asarray(peptide[:1] if one else peptide, np.int64)))
+        tensor, rows = torch.from_numpy(x), _map_tensors(rows, lambda t: t.long() if t.dtype == torch.int16 else t)
+        return (tensor.pin_memory(), _map_tensors(rows, Tensor.pin_memory)) if self.pin else (tensor, rows)
 
 
-def _changed(tables: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`change` applied to every tensor of a dataclass, and of those in it."""
+def _map_tensors(tables: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `change` to every tensor of a dataclass, and of those in it."""
 
-    def changed(value: Any) -> Any:
-        return change(value) if isinstance(value, Tensor) else _changed(value, change) if is_dataclass(value) else value
+    def mapped(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        return _map_tensors(value, change) if is_dataclass(value) else value
 
-    return replace(tables, **{f.name: changed(getattr(tables, f.name)) for f in fields(tables)})
+    return replace(tables, **{f.name: mapped(getattr(tables, f.name)) for f in fields(tables)})
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """The same items, made in a thread of their own, a few ahead; it ends when the iterator is closed."""
-    queue: Queue[tuple[bool, Any]] = Queue(AHEAD)
+    """Make the same items in a thread of their own, a few before they are asked for.
+
+    The thread ends with the iterator, when that is closed or dropped. Raises: what `items` raises.
+    """
+    queue: Queue[tuple[bool, Any]] = Queue(PREFETCHED)
     closed = threading.Event()
 
     def give(item: tuple[bool, Any]) -> bool:

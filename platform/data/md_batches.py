@@ -1,4 +1,4 @@
-"""Replicas of peptides in batches, each brought forward by one worker process."""
+"""Replicas of peptides in batches, each simulated by one worker process."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..runtime.cpu_affinity import keep_memory, own_core
 
 Compile = Literal["auto", "always", "never"]
 
-LANES = 32  # replicas that a core moves in the time of one
+LANES = 32  # replicas that a core moves in the time of one: `boltzray.molecules.batched.tiles` fills up to them
 PADDED = 8  # atoms; sizes are multiples of it
 WORTH_COMPILING = 3e8  # pairs of atoms, steps and lanes: some 40 s of eager work; compiling takes 15 s and saves 30
 
@@ -42,35 +42,34 @@ class MDReplica:
 MDBatch = tuple[MDReplica, ...]  # of one peptide, or of several of one padded size
 
 
-def batches(runs: Sequence[MDReplica], engine: str, mixed: bool, resources: Cluster) -> list[MDBatch]:
-    """Replicas that are moved together, such that every core or GPU has some. The results do not depend on it."""
+def batch_replicas(replicas: Sequence[MDReplica], engine: str, mixed: bool, resources: Cluster) -> list[MDBatch]:
+    """Batch the replicas such that every core or GPU has some. The results do not depend on it."""
     if engine == "openmm":
-        return [(run,) for run in runs]
-    places = resources.gpus or resources.cpus
-    size = -(-len(runs) // places)
+        return [(replica,) for replica in replicas]
+    size = -(-len(replicas) // (resources.gpus or resources.cpus))
     if not resources.gpus:
         size = LANES * -(-size // LANES)
     result: list[MDBatch] = []
     kind = padded_atoms if mixed else attrgetter("sequence")
-    for _, group in groupby(sorted(runs, key=kind) if mixed else runs, key=kind):
+    for _, group in groupby(sorted(replicas, key=kind) if mixed else replicas, key=kind):
         own = tuple(group)
         result += [own[low : low + size] for low in range(0, len(own), size)]
     return result
 
 
-def padded_atoms(run: MDReplica) -> int:
-    """The size to which a peptide is padded: one of few, so that many peptides fit together."""
-    return PADDED * -(-run.n_atoms // PADDED)
+def padded_atoms(replica: MDReplica) -> int:
+    """Number of atoms to which a peptide is padded: one of few, so that many peptides fit together."""
+    return PADDED * -(-replica.n_atoms // PADDED)
 
 
 def run_batch(
-    runs: MDBatch, engine: str, mixed: bool, config: MDConfig, time_ps: float, compilation: Compile
+    replicas: MDBatch, engine: str, mixed: bool, config: MDConfig, time_ps: float, compilation: Compile
 ) -> Iterator[Progress | str]:
-    """Bring all up to `time_ps`; yields after each chunk, and what the user should know."""
-    texts = list(dict.fromkeys(run.pdb for run in runs))
+    """Simulate all replicas up to `time_ps`; yields the progress after each chunk, and notes for the user."""
+    texts = list(dict.fromkeys(replica.pdb for replica in replicas))
     peptides = [Peptide.from_pdb(text) for text in texts]
     if engine == "openmm":
-        yield from run_openmm(peptides[0], runs[0].directory, config, time_ps, runs[0].seed, own_core())
+        yield from run_openmm(peptides[0], replicas[0].directory, config, time_ps, replicas[0].seed, own_core())
         return
     torch.set_num_threads(1)
     keep_memory()
@@ -79,23 +78,23 @@ def run_batch(
         BatchedEnergy(peptide, config.temperature_k, forcefield=config.forcefield).to(device, torch.float32)
         for peptide in peptides
     ]
-    owners = [texts.index(run.pdb) for run in runs]
+    owners = [texts.index(replica.pdb) for replica in replicas]
     energy: BatchedEnergy | MixedEnergy = energies[0]
     if mixed:
-        energy = MixedEnergy(energies, owners, padded_atoms(runs[0]))
+        energy = MixedEnergy(energies, owners, padded_atoms(replicas[0]))
     wanted = compiles("never" if mixed and compilation == "auto" else compilation, energy.n_atoms, config, time_ps)
-    if wanted and not all(_finished(run, config, time_ps) for run in runs):
-        yield from _compiled(energy, [peptides[owner] for owner in owners], compilation)
-    directories, seeds = [run.directory for run in runs], [run.seed for run in runs]
+    if wanted and not all(_finished(replica, config, time_ps) for replica in replicas):
+        yield from _compile(energy, [peptides[owner] for owner in owners], compilation)
+    directories, seeds = [replica.directory for replica in replicas], [replica.seed for replica in replicas]
     yield from run_batched(energy, [peptides[owner] for owner in owners], directories, config, time_ps, seeds)
 
 
-def _finished(run: MDReplica, config: MDConfig, time_ps: float) -> bool:
-    return all(chunk_path(Path(run.directory), i).exists() for i in range(config.chunks(time_ps)))
+def _finished(replica: MDReplica, config: MDConfig, time_ps: float) -> bool:
+    return all(chunk_path(Path(replica.directory), i).exists() for i in range(config.chunks(time_ps)))
 
 
 def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: float) -> bool:
-    """Whether to compile, by the length of the whole run: one that was stopped goes on with the same code."""
+    """Decide by the length of the whole run, not of its rest: a stopped run goes on with the same code."""
     if compilation != "auto":
         return compilation == "always"
     frames = config.chunks(time_ps) * config.frames_per_chunk
@@ -103,7 +102,7 @@ def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: floa
     return LANES * steps * n_atoms**2 > WORTH_COMPILING
 
 
-def _compiled(energy: BatchedEnergy | MixedEnergy, peptides: Sequence[Peptide], compilation: Compile) -> Iterator[str]:
+def _compile(energy: BatchedEnergy | MixedEnergy, peptides: Sequence[Peptide], compilation: Compile) -> Iterator[str]:
     """Compile; yields a note where that does not work. Raises: RuntimeError if it had to."""
     x = padded([peptide.positions for peptide in peptides], energy)
     if reason := energy.try_compile(x):

@@ -1,6 +1,5 @@
-"""Data folders made of what is there: tars written again as columns, or the frames of one molecule as tars."""
+"""Data folders made of what there is: tars written again as columns, or the frames of one molecule as tars."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -13,18 +12,16 @@ from numpy.typing import NDArray
 from boltzray.molecules.columns import COLUMNS, PREPARED, source_of, write_columns
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.shards import read_manifest, shard_sizes, write_shards
-from boltzray.molecules.storage import is_url, list_files, read_bytes
+from boltzray.molecules.storage import is_url, list_files, read_bytes, replacing
 from boltzray.molecules.tars import read_shard
 
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, results_home, write_json
 from ..runtime.progress import say
-from ..runtime.run_folder import check_or_record_settings
-from ..runtime.tracking import Tracker
-from .catalogue import ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of
+from ..runtime.run_folder import RunFolder
+from .catalogue import BAD_DATA, ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of, read_pdbs
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
-BAD_DATA = "bad_data.txt"
 FRAMES_PER_SHARD = 2000
 
 
@@ -86,31 +83,32 @@ def load_frames(path: Path, pdb: Path) -> NDArray[np.float32]:
 def _columns(job: PrepareJob) -> Path:
     """Tars → columns; a shard that was written whole is not written again."""
     folder = job.source if is_url(job.source) else str(data_folder(job.source))
-    out = results_folder(job.out)
-    if folder == str(out):
-        raise ValueError(f"{out} holds the tars: give another out=")
-    check_or_record_settings(out, "prepare", {"source": folder})
+    if folder == str(data_folder(job.out)):
+        raise ValueError(f"{folder} holds the tars: give another out=")
+    run = RunFolder.open(job.out, "prepare", {}, source=folder)  # a URL or an absolute path, which `job` has as typed
+    out = run.path
     sizes, manifest = shard_sizes(folder), read_manifest(folder)
     if not all(path.endswith(".tar") for path in sizes):
         raise ValueError(f"{folder} is prepared already: give it to data.path=")
     (out / COLUMNS).mkdir(exist_ok=True)
-    with Tracker.open("prepare", out, {"source": folder}) as tracker, cluster(job.cluster):
+    with run.track() as tracker, cluster(job.cluster):
         for path, relative in _small_files(folder):
             _copy(path, out / relative)
-        known = ray.put({sequence: peptide.n_atoms for sequence, peptide in peptides_of(folder, False).items()})
+        peptides = peptides_of(read_pdbs(folder), False)
+        known = ray.put({sequence: peptide.n_atoms for sequence, peptide in peptides.items()})
         expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in sizes]
         targets = [out / COLUMNS / f"{PurePath(path).stem}.parquet" for path in sizes]
         calls = [(known, path, size, str(target)) for (path, size), target in zip(sizes.items(), targets, strict=True)]
-        facts: list[ShardStats] = in_tasks("prepare shards", _convert, calls)
+        stats: list[ShardStats] = in_tasks("prepare shards", _convert, calls)
         shards = {
             target.name: {"source": [PurePath(path).name, size], "samples": count}
             for target, (path, size), count in zip(targets, sizes.items(), expected, strict=True)
         }
         temperature = folder_temperature(folder)
         write_json(out / PREPARED, {"source": folder, "temperature_k": temperature, "shards": shards})
-        problems = [line for fact in facts for line in fact.problems]
-        (out / BAD_DATA).write_text("".join(f"{line}\n" for line in problems))
-        frames = sum(fact.frames for fact in facts)
+        problems = [problem for shard in stats for problem in shard.problems]
+        (out / BAD_DATA).write_text("".join(f"{problem}\n" for problem in problems))
+        frames = sum(shard.frames for shard in stats)
         tracker.log({"frames": frames, "bad_frames": len(problems)})
     bad = f"; {len(problems)} were bad (named in {out / BAD_DATA})" if problems else ""
     say(f"{frames} frames in {len(shards)} shards{bad}: {out}")
@@ -126,7 +124,7 @@ def _convert(n_atoms: dict[str, int], path: str, size: int, target: str) -> Shar
 
 
 def _small_files(folder: str) -> Iterator[tuple[str, str]]:
-    """What a data folder has beside its shards: paths, and where they are below the folder."""
+    """Files that a data folder has beside its shards: path, and path below the folder."""
     for pattern in COPIED:
         for path in list_files(folder, pattern):
             yield path, path[path.rindex(f"/{pattern.split('/')[0]}/") + 1 :]
@@ -136,6 +134,5 @@ def _copy(path: str, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(read_bytes(path))
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        temporary.write_bytes(read_bytes(path))

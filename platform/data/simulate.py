@@ -1,4 +1,4 @@
-"""Molecular dynamics as Ray tasks, a batch of replicas each, then written in the public layout."""
+"""Molecular dynamics as Ray tasks, each of a batch of replicas, then written in the public layout."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,20 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from boltzray.molecules.observables import fit_tica
+from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide, check_sequence
 from boltzray.molecules.references import published_split, save_reference
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
 from boltzray.molecules.shards import write_shards
+from boltzray.molecules.storage import replacing
 
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import flat, results_folder, write_json
+from ..runtime.config import results_folder, write_json
 from ..runtime.progress import progress, say
+from ..runtime.run_folder import RunFolder, deciding
 from ..runtime.tracking import Tracker
-from .md_batches import LANES, Compile, MDBatch, MDReplica, batches, run_batch
-
-TICA_LAG = 100  # frames
+from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,39 +75,41 @@ def simulate(job: SimulateJob) -> Path:
                 f"note: {sequence} is in the published {split} set; a flow that is trained on it cannot be compared "
                 "with published numbers on it"
             )
-    runs = [run for i, s in enumerate(job.sequences) for run in _runs(job, out, i, s)]
-    settings = {k: v for k, v in flat(job).items() if not k.startswith("cluster.")}
-    with Tracker.open("simulate", out, settings) as tracker, cluster(job.cluster) as resources:
-        tasks = batches(runs, job.engine, job.mixed, resources)
-        say(f"simulating {', '.join(job.sequences)}: {_plan(job, tasks, resources)}")
-        _run_all(job, tasks, resources, tracker)
-        _write(job, out, runs)
+    replicas = [replica for i, s in enumerate(job.sequences) for replica in _replicas(job, out, i, s)]
+    # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
+    # replica's run.json guards its own settings.
+    run = RunFolder(out, "simulate", deciding(job, ("cluster.",)))
+    with run.track() as tracker, cluster(job.cluster) as resources:
+        batches = batch_replicas(replicas, job.engine, job.mixed, resources)
+        say(f"simulating {', '.join(job.sequences)}: {_plan(job, batches, resources)}")
+        _run_all(job, batches, resources, tracker)
+        _write(job, out, replicas)
     say(f"data written: {out}")
     return out
 
 
-def _plan(job: SimulateJob, tasks: Sequence[MDBatch], resources: Cluster) -> str:
-    """What runs where, for the user."""
+def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> str:
+    """Describe to the user how the work is divided."""
     each = f"{job.replicas} replicas × {job.time_ns:g} ns"
     if job.engine == "openmm":
         return f"{each}, one a core, on {resources.cpus} CPUs (OpenMM)"
     places = f"{resources.gpus} GPUs" if resources.gpus else f"{resources.cpus} CPUs"
-    text = f"{each} in {len(tasks)} batches on {places} (batched dynamics)"
-    idle = resources.cpus - len(tasks)
+    text = f"{each} in {len(batches)} batches on {places} (batched dynamics)"
+    idle = resources.cpus - len(batches)
     if not resources.gpus and idle > 0:
         wanted = -(-LANES * resources.cpus // len(job.sequences))
         text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
     return text
 
 
-def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[MDReplica]:
+def _replicas(job: SimulateJob, out: Path, number: int, sequence: str) -> list[MDReplica]:
+    """The replicas of peptide `number` of the job; writes its PDB file if there is none."""
     peptide = Peptide.from_sequence(sequence)
     path = out / "pdbs" / job.split / f"{peptide.sequence}.pdb"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(peptide.to_pdb())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(peptide.to_pdb())
     text = path.read_text()
     return [
         MDReplica(
@@ -122,23 +124,23 @@ def _runs(job: SimulateJob, out: Path, number: int, sequence: str) -> list[MDRep
     ]
 
 
-def _run_all(job: SimulateJob, tasks: Sequence[MDBatch], resources: Cluster, tracker: Tracker) -> None:
-    """All batches as tasks that yield after each chunk; each chunk of each replica counts towards the progress."""
+def _run_all(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster, tracker: Tracker) -> None:
+    """Run all batches as tasks that yield after each chunk; each chunk of each replica counts as progress."""
     time_ps = job.time_ns * 1000
     on_gpu = job.engine == "batched" and resources.gpus > 0
     task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), num_returns="streaming", max_retries=3)(run_batch)
     streams: dict[Any, MDBatch] = {
-        task.remote(batch, job.engine, job.mixed, job.md, time_ps, job.compile): batch for batch in tasks
+        task.remote(batch, job.engine, job.mixed, job.md, time_ps, job.compile): batch for batch in batches
     }
-    per_run = job.md.chunks(time_ps)
-    done = {batch: min(per_run, *(_chunks(run) for run in batch)) * len(batch) for batch in tasks}
+    per_replica = job.md.chunks(time_ps)
+    done = {batch: min(per_replica, *(_chunks(replica) for replica in batch)) * len(batch) for batch in batches}
     speed: dict[MDBatch, float] = {}
-    with progress("simulate", per_run * sum(map(len, tasks)), sum(done.values())) as update:
+    with progress("simulate", per_replica * sum(map(len, batches)), sum(done.values())) as update:
         for batch, state in _as_they_come(streams):
             if isinstance(state, str):
                 say(f"note: {state}")
                 continue
-            done[batch] = state.chunks_done * len(batch) if state else per_run * len(batch)
+            done[batch] = state.chunks_done * len(batch) if state else per_replica * len(batch)
             speed[batch] = state.ps_per_second if state else 0.0
             update(sum(done.values()), f"{sum(speed.values()):.1f} ps/s")
             if state:
@@ -148,7 +150,7 @@ def _run_all(job: SimulateJob, tasks: Sequence[MDBatch], resources: Cluster, tra
 
 
 def _as_they_come(streams: dict[Any, MDBatch]) -> Iterator[tuple[MDBatch, Progress | str | None]]:
-    """What the tasks yield, and None when one has ended."""
+    """Yield what the tasks yield, each with its batch, and None when one has ended."""
     noted = set()
     while streams:
         ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
@@ -164,18 +166,18 @@ def _as_they_come(streams: dict[Any, MDBatch]) -> Iterator[tuple[MDBatch, Progre
                 noted.add(state)
 
 
-def _chunks(run: MDReplica) -> int:
-    return len(list((Path(run.directory) / "chunks").glob("chunk_*.npz")))
+def _chunks(replica: MDReplica) -> int:
+    return len(list((Path(replica.directory) / "chunks").glob("chunk_*.npz")))
 
 
-def _write(job: SimulateJob, out: Path, runs: list[MDReplica]) -> None:
-    """Trajectories → references, and shards of all training runs that the folder has, earlier ones too."""
+def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
+    """Trajectories → references, and shards of all training replicas that the folder has, earlier ones too."""
     path = out / "runs.json"
     roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
-    for sequence in dict.fromkeys(run.sequence for run in runs):
-        own = [run for run in runs if run.sequence == sequence]
+    for sequence in dict.fromkeys(replica.sequence for replica in replicas):
+        own = [replica for replica in replicas if replica.sequence == sequence]
         held = own[len(own) - job.hold_out :] if job.split == "train" else own
-        roles |= {Path(run.directory).name: [sequence, "held out" if run in held else "train"] for run in own}
+        roles |= {Path(r.directory).name: [sequence, "held out" if r in held else "train"] for r in own}
         if held:
             _write_reference(job, out, held)
     write_json(path, roles)
@@ -189,8 +191,8 @@ def _write(job: SimulateJob, out: Path, runs: list[MDReplica]) -> None:
 
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
     sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
-    trajectories = [load_trajectory(run.directory) for run in held]
-    lag = max(1, min(TICA_LAG, min(map(len, trajectories)) // 10))
+    trajectories = [load_trajectory(replica.directory) for replica in held]
+    lag = tica_lag(min(map(len, trajectories)))
     tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
     path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
     path.parent.mkdir(parents=True, exist_ok=True)

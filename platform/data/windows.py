@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 
 from boltzray.models.augment import augment
 from boltzray.molecules.columns import read_frames
-from boltzray.molecules.tars import ShardContent
+from boltzray.molecules.tars import Problem, ShardContent
 
-from .catalogue import Catalogue, missing
+from .catalogue import Catalogue, missing_frames
 from .collate import prefetch
 
 READERS = 4  # windows that are read at once
-AHEAD_BYTES = 4 * 10**9  # of the windows that one execution of Ray Data reads
+EXECUTION_BYTES = 4 * 10**9  # of windows per execution of Ray Data
 MAX_WINDOWS = 64  # of one execution
+_PROBLEM = pa.struct({"shard": pa.string(), "member": pa.string(), "reason": pa.string(), "frames": pa.int64()})
 
 
 class StreamState(NamedTuple):
-    """The frame that a pool begins with: `row` of `window` of `epoch`; `pool` counts from 0."""
+    """The frame that a bucket group begins with: `row` of `window` of `epoch`; `group` counts from 0."""
 
-    pool: int = 0
+    group: int = 0
     epoch: int = 0
     window: int = 0
     row: int = 0
@@ -39,7 +40,7 @@ class StreamState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """All that decides which frames stand in which batch. `batch`: frames a step, over all workers."""
+    """Settings that decide which frames stand in which batch. `batch`: frames a step, over all workers."""
 
     batch: int
     seed: int
@@ -57,21 +58,21 @@ class Window(NamedTuple):
     shards: list[int]
 
 
-def windows(shards: int, order: BatchPlan, start: StreamState) -> Iterator[Window]:
-    """Endless windows from a position on."""
+def windows(shards: int, plan: BatchPlan, start: StreamState) -> Iterator[Window]:
+    """Endless windows over so many shards, from `start` on."""
     epoch, first = start.epoch, start.window
     while True:
-        stream = np.random.SeedSequence(order.seed, spawn_key=(0, epoch))
-        shuffled = np.random.default_rng(stream).permutation(shards).tolist()
-        size = order.shards_per_window
+        seed = np.random.SeedSequence(plan.seed, spawn_key=(0, epoch))
+        shuffled = np.random.default_rng(seed).permutation(shards).tolist()
+        size = plan.shards_per_window
         for window in range(first, -(-shards // size)):
             yield Window(epoch, window, shuffled[window * size : (window + 1) * size])
         epoch, first = epoch + 1, 0
 
 
 @dataclass(frozen=True)
-class Frames:
-    """A window's frames, shuffled and augmented, and a line for each thing that was bad.
+class WindowFrames:
+    """A window's frames, shuffled and augmented, and what was bad in its shards.
 
     Shape: peptide (n,), numbers in the catalogue; x (Σ 3 N,), normalised and flat.
     """
@@ -79,26 +80,26 @@ class Frames:
     window: Window
     peptide: NDArray[np.int32]
     x: NDArray[np.float32]
-    problems: list[str]
+    problems: list[Problem]
 
 
-def read_window(window: Window, data: Catalogue, order: BatchPlan) -> Frames:
+def read_window(window: Window, data: Catalogue, plan: BatchPlan) -> WindowFrames:
     """Read, shuffle and augment a window."""
     number = {sequence: i for i, sequence in enumerate(data.sequences)}
     peptides: list[int] = []
     frames: list[NDArray[np.float32]] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     for i in window.shards:
         try:
             content = read_frames(data.shards[i], data.n_atoms)
         except OSError as error:
-            content = ShardContent([], [f"{PurePath(data.shards[i]).name}: cannot be read: {error}"])
+            content = ShardContent([], [Problem(PurePath(data.shards[i]).name, "", f"cannot be read: {error}")])
         members = len(content.frames) + len(content.problems)
-        problems += [*content.problems, *missing(data.shards[i], data.expected[i], members)]
+        problems += [*content.problems, *missing_frames(data.shards[i], data.expected[i], members)]
         used = [(number[frame.sequence], frame.positions) for frame in content.frames if frame.sequence in number]
         peptides += [peptide for peptide, _ in used]
         frames += [positions for _, positions in used]
-    rng = np.random.default_rng(np.random.SeedSequence(order.seed, spawn_key=(1, window.epoch, window.number)))
+    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(1, window.epoch, window.number)))
     shuffled = rng.permutation(len(frames))
     n_atoms = np.array([len(frames[i]) for i in shuffled], np.int64)
     offsets = np.concatenate([[0], np.cumsum(3 * n_atoms)])
@@ -108,41 +109,41 @@ def read_window(window: Window, data: Catalogue, order: BatchPlan) -> Frames:
         places = offsets[rows][:, None] + np.arange(3 * n)
         x = augment(np.stack([frames[shuffled[row]] for row in rows]), data.scale_nm, rng)
         values[places] = x.reshape(len(rows), -1)
-    return Frames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
+    return WindowFrames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
 
 
-def _table(row: pa.Table, data: Catalogue, order: BatchPlan) -> pa.Table:
-    """Ray Data's map: one row that describes a window → one row that holds its frames."""
+def _table(row: pa.Table, data: Catalogue, plan: BatchPlan) -> pa.Table:
+    """Map of Ray Data: one row that describes a window → one row that holds its frames."""
     window = Window(*(row[name][0].as_py() for name in Window._fields))
-    frames = read_window(window, data, order)
+    frames = read_window(window, data, plan)
     columns = {
         "peptide": pa.array(frames.peptide),
         "x": pa.array(frames.x),
-        "problems": pa.array(frames.problems, pa.string()),
+        "problems": pa.array([problem._asdict() for problem in frames.problems], _PROBLEM),
     }
     lists = {k: pa.LargeListArray.from_arrays(np.array([0, len(v)], np.int64), v) for k, v in columns.items()}
     return pa.table({"epoch": [window.epoch], "number": [window.number], **lists})
 
 
-def read(data: Catalogue, order: BatchPlan, start: StreamState) -> Iterator[Frames]:
-    """Endless windows, in order, a few of them ahead of what is used."""
-    return prefetch(_read(data, order, start))
+def read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[WindowFrames]:
+    """Endless windows, in order, a few of them read before they are used."""
+    return prefetch(_read(data, plan, start))
 
 
-def _read(data: Catalogue, order: BatchPlan, start: StreamState) -> Iterator[Frames]:
+def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[WindowFrames]:
     """Windows by executions of Ray Data small enough to run to their end: one that is held up takes a whole core."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Every task gets a copy of what it is told: not the peptides' tables.
+    # Every task gets a copy of its arguments: not the peptides' tables.
     names = tuple(replace(peptide, encodings={}, orderings={}, internal={}) for peptide in data.peptides)
-    table = partial(_table, data=replace(data, peptides=names, problems=[]), order=order)
-    size = 12 * data.n_frames * order.shards_per_window / len(data.shards)
+    table = partial(_table, data=replace(data, peptides=names, problems=[]), plan=plan)
+    size = 12 * data.n_frames * plan.shards_per_window / len(data.shards)
     size *= float(np.mean([peptide.n_atoms for peptide in data.peptides]))
-    coming, count = windows(len(data.shards), order, start), int(np.clip(AHEAD_BYTES / size, 2, MAX_WINDOWS))
+    todo, count = windows(len(data.shards), plan, start), int(np.clip(EXECUTION_BYTES / size, 2, MAX_WINDOWS))
     while True:
-        rows = [window._asdict() for window in islice(coming, count)]
+        rows = [window._asdict() for window in islice(todo, count)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             table, batch_size=1, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
         )
@@ -151,4 +152,5 @@ def _read(data: Catalogue, order: BatchPlan, start: StreamState) -> Iterator[Fra
             for i in range(len(block)):
                 window = Window(block["epoch"][i].as_py(), block["number"][i].as_py(), [])
                 peptide, x = (block[name][i].values.to_numpy() for name in ("peptide", "x"))
-                yield Frames(window, peptide, x, block["problems"][i].as_py())
+                problems = [Problem(**problem) for problem in block["problems"][i].as_py()]
+                yield WindowFrames(window, peptide, x, problems)

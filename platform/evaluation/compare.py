@@ -1,10 +1,10 @@
-"""Samplers at equal budgets of energies on one peptide: MD, SNIS, SMC, and SNIS of finetuned flows."""
+"""Comparison of samplers at equal budgets of energies on one peptide: MD, SNIS, SMC, and SNIS of finetuned flows."""
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import ray
@@ -14,7 +14,8 @@ from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import project
 from boltzray.molecules.peptide import Peptide
-from boltzray.samplers import SMCConfig
+from boltzray.molecules.references import PUBLISHED_K
+from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
@@ -28,15 +29,16 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.energy_actors import EnergyConfig
-from ..sampling.flow_actors import ActorsConfig, Target, start_actors, trained_at_k
+from ..sampling.flow_actors import ActorsConfig, start_actors
 from ..sampling.peptide_source import PeptideSource
 from ..sampling.sample_files import finished
+from ..sampling.target import Target, trained_at_k
 from .compare_page import write_budget_page
 from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
-from .evaluate import CURVES, REFERENCE_K, evaluate_folder, load_reference_ensemble
+from .evaluate import CURVES, evaluate_folder, load_reference_ensemble
 
 Method = Literal["md", "snis", "smc"]
-LEAST_DRAWS = 100  # that must be left of a budget after finetuning
+MIN_BUDGET = 100  # energies, and frames that are compared: fewer say nothing
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "finetuned", "methods")  # the others are part of each run
 
 
@@ -61,7 +63,7 @@ class CompareJob:
     weights: Treatment = "psis"
     seed: int = 0
     data_dir: str = "data"
-    smc: SMCConfig = field(default_factory=SMCConfig)
+    smc: SMCConfig = field(default_factory=lambda: replace(HMC, n_leapfrog=3, cess_target=0.95))
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -70,10 +72,10 @@ class CompareJob:
         _ = self.source
         if not self.methods and not self.finetuned:
             raise ValueError("there is nothing to compare: give methods=[md,snis,smc], or finetuned=[FOLDER]")
-        if not self.budgets or min(self.budgets) < LEAST_DRAWS:
-            raise ValueError(f"budgets={list(self.budgets)}: give numbers of energies, {LEAST_DRAWS} or more each")
-        if self.repeats < 1 or self.frames < LEAST_DRAWS:
-            raise ValueError(f"repeats must be at least 1, and frames at least {LEAST_DRAWS}")
+        if not self.budgets or min(self.budgets) < MIN_BUDGET:
+            raise ValueError(f"budgets={list(self.budgets)}: give numbers of energies, {MIN_BUDGET} or more each")
+        if self.repeats < 1 or self.frames < MIN_BUDGET:
+            raise ValueError(f"repeats must be at least 1, and frames at least {MIN_BUDGET}")
 
     @property
     def source(self) -> PeptideSource:
@@ -90,15 +92,15 @@ def compare_budgets(job: CompareJob) -> Path:
     """Run `job`, or go on with it; returns the folder with the curves."""
     checkpoint = models.locate(job.checkpoint, results_home())
     peptide = job.source.load()
-    spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
-    reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), REFERENCE_K)
+    flows = _flows(job, checkpoint, peptide)
+    reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), PUBLISHED_K)
     if reference is None:
         raise ValueError(notes[0])
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
     with folder.track() as tracker, cluster(job.cluster) as resources:
-        _sample_all(job, out, peptide, reference, checkpoint, spent, resources, tracker)
+        _sample_all(job, out, peptide, reference, flows, trained_at_k(checkpoint), resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)
         options: dict[str, Any] = {"only": CURVE_METRICS, "frames": job.frames}
         assert reference.tica is not None
@@ -123,40 +125,58 @@ def compare_budgets(job: CompareJob) -> Path:
 # --- conformations ------------------------------------------------------------------------------
 
 
+class _Flow(NamedTuple):
+    """A flow to sample: the one of the job, or a finetuned one and what that has cost."""
+
+    path: Path
+    scale_nm: float
+    spent: Spent | None
+
+
+def _flows(job: CompareJob, checkpoint: Path, peptide: Peptide) -> list[_Flow]:
+    """Flows to sample. Raises: ValueError for one that cannot take the peptide."""
+    spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
+    wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None)] if {"snis", "smc"} & set(job.methods) else []
+    found = []
+    for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
+        flow = models.checkpoint.outline(path)
+        flow.tables([peptide])
+        found.append(_Flow(path, flow.scale_nm, cost))
+    return found
+
+
 def _sample_all(
     job: CompareJob,
     out: Path,
     peptide: Peptide,
     reference: Reference,
-    checkpoint: Path,
-    spent: list[Spent],
+    flows: list[_Flow],
+    trained_at: float,
     resources: Cluster,
     tracker: Tracker,
 ) -> None:
-    """Leaves a file of conformations for each method, budget and repeat in out/runs."""
+    """Write a file of conformations for each method, budget and repeat to out/runs."""
     tica = reference.tica
     assert tica is not None
     (out / "runs").mkdir(exist_ok=True)
-    draws = RunPlan(
+    plan = RunPlan(
         folder=out, budgets=tuple(sorted(job.budgets)), repeats=job.repeats, frames=job.frames, seed=job.seed
     )
-    if "md" in job.methods and draws.missing("MD"):
-        simulate_all(draws, peptide, resources)
-        md_at(draws, peptide, lambda x: project(tica, x, peptide.topology)[:, 0])
-    target = Target(pdb=peptide.to_pdb(), temperature_k=REFERENCE_K, com=job.com, trained_at_k=trained_at_k(checkpoint))
-    wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None), *((s.checkpoint, s) for s in spent)]
-    for path, before in wanted:
-        snis = before is not None or "snis" in job.methods
-        smc = before is None and "smc" in job.methods
-        if not (snis and draws.missing(before.method if before else "SNIS")) and not (smc and draws.missing("SMC")):
+    if "md" in job.methods and plan.missing("MD"):
+        simulate_all(plan, peptide, resources)
+        md_at(plan, peptide, lambda x: project(tica, x, peptide.topology)[:, 0])
+    target = Target(pdb=peptide.to_pdb(), temperature_k=PUBLISHED_K, com=job.com, trained_at_k=trained_at)
+    for path, scale_nm, spent in flows:
+        snis = spent is not None or "snis" in job.methods
+        smc = spent is None and "smc" in job.methods
+        if not (snis and plan.missing(spent.method if spent else "SNIS")) and not (smc and plan.missing("SMC")):
             continue
         actors = start_actors(path, target, job.actors, job.energy, resources)
-        scale_nm = models.load(path).scale_nm
         try:
             if snis:
-                importance_at(draws, actors.flows, scale_nm, job.weights, before)
+                importance_at(plan, actors.flows, scale_nm, job.weights, spent)
             if smc:
-                anneal_at(draws, actors.flows, scale_nm, job.smc, target, tracker)
+                anneal_at(plan, actors.flows, scale_nm, job.smc, target, tracker)
         finally:
             actors.stop()
 
@@ -165,23 +185,23 @@ def _sample_all(
 
 
 def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int) -> list[BudgetRun]:
-    """The metrics of every file in out/runs, those that are not there yet in Ray tasks."""
+    """Read the metrics of every file in out/runs; those that are not there yet are computed in Ray tasks."""
     paths = sorted((out / "runs").glob("*.npz"))
     missing = [path for path in paths if not path.with_suffix(".json").exists()]
     task: Any = ray.remote(num_cpus=1)(_measure)
-    shared = ray.put((reference, peptide))
-    running = {task.remote(str(path), shared, frames): path for path in missing}
+    inputs = ray.put((reference, peptide))
+    running = {task.remote(str(path), inputs, frames): path for path in missing}
     with progress("compare", len(missing)) as update:
-        for done, (path, reference_to) in enumerate(as_they_end(running), start=1):
-            write_json(path.with_suffix(".json"), fetch(reference_to))
+        for done, (path, metrics) in enumerate(as_they_end(running), start=1):
+            write_json(path.with_suffix(".json"), fetch(metrics))
             update(done, path.stem)
     order = {"MD": 0, "SNIS": 1, "SMC": 2}
     runs = [_run(path) for path in paths]
     return sorted(runs, key=lambda r: (order.get(r.method, 3), r.method, r.budget, r.repeat))
 
 
-def _measure(path: str, shared: tuple[Reference, Peptide], frames: int) -> dict[str, float]:
-    reference, peptide = shared
+def _measure(path: str, inputs: tuple[Reference, Peptide], frames: int) -> dict[str, float]:
+    reference, peptide = inputs
     with np.load(path) as file:
         arrays = dict(file)
     assert reference.tica is not None

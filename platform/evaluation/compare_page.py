@@ -1,4 +1,4 @@
-"""The page of the curves: which sampler is closest to the reference, at which budget."""
+"""Page of the curves: the sampler that is closest to the reference, at each budget."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def write_budget_page(path: Path, sequence: str, curves: list[Curve], facts: dic
 
 
 def winners(curves: list[Curve]) -> list[tuple[int, dict[str, list[str]]]]:
-    """For each budget and metric the best method, and those whose 95 % interval overlaps with its own."""
+    """List for each budget and metric the best method, and those whose 95 % interval overlaps with its own."""
     result = []
     for budget in sorted({point.budget for curve in curves for point in curve.points}):
         points = {c.method: p for c in curves for p in c.points if p.budget == budget}

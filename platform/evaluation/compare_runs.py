@@ -1,4 +1,4 @@
-"""Conformations of one sampler at each budget, several times over; whatever is on disk already is not made again."""
+"""Conformations of one sampler at each budget, several times over; files that are there are not made again."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.runs import MDConfig, load_trajectory
 from boltzray.molecules.subsample import weighted_subsample
@@ -23,22 +24,22 @@ from ..runtime.cluster import Cluster
 from ..runtime.config import write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker
-from ..sampling.energy_actors import EnergyConfig, Molecule, batched
-from ..sampling.flow_actors import Target
+from ..sampling.block_files import save_part
+from ..sampling.energy_actors import EnergyConfig, batched
 from ..sampling.ray_population import Proposals
-from ..sampling.sample_files import SampleSet, rows
+from ..sampling.sample_files import rows
 from ..sampling.smc import Positions, SMCRun, run_smc_on_actors
-from ..sampling.smc_checkpoint import save_part
+from ..sampling.target import Target
 
 FS_PER_STEP = 1.0
 MD_FRAMES = 100_000  # of a trajectory, at most
-WARMUP_SHARE = 0.1  # of a trajectory is left out, but counts
+WARMUP_FRACTION = 0.1  # of a trajectory, discarded as warm-up; its energies still count
 PILOT = 64  # particles, the fewest that SMC is run with; what they cost tells how many a budget pays for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a finetuning has cost, and the flow that it left in `checkpoint`."""
+    """Cost of a finetuning, and the flow that it left in `checkpoint`."""
 
     method: str
     checkpoint: Path
@@ -47,7 +48,7 @@ class Spent:
 
     @classmethod
     def read(cls, folder: Path) -> "Spent":
-        """From a folder of jobs/finetune.py. Raises: FileNotFoundError when it is not finished."""
+        """Read it from a folder of jobs/finetune.py. Raises: FileNotFoundError when it is not finished."""
         path = folder / "rounds.json"  # four keys of a file; the room that writes it builds on this one, so no import
         rounds = json.loads(path.read_text()) if path.exists() else []
         if not rounds or not rounds[-1].get("final") or not (folder / "checkpoint").exists():
@@ -63,7 +64,7 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What is to be made: `frames` conformations at each of `budgets` in each of `repeats`, as files in folder/runs."""
+    """Files to be made in folder/runs: `frames` conformations at each of `budgets`, in each of `repeats`."""
 
     folder: Path
     budgets: tuple[int, ...]
@@ -91,21 +92,21 @@ class RunPlan:
 # --- molecular dynamics -------------------------------------------------------------------------
 
 
-def _md_config(draws: RunPlan) -> MDConfig:
+def _md_config(plan: RunPlan) -> MDConfig:
     """Frames close enough for the smallest budget, as far as the largest allows it."""
-    steps = max(1, draws.budgets[0] // 100, -(-draws.budgets[-1] // MD_FRAMES))
-    frames = max(1, min(1000, draws.budgets[-1] // steps // 10))
+    steps = max(1, plan.budgets[0] // 100, -(-plan.budgets[-1] // MD_FRAMES))
+    frames = max(1, min(1000, plan.budgets[-1] // steps // 10))
     return MDConfig(timestep_fs=FS_PER_STEP, warmup_ps=0.0, interval_ps=steps / 1000, frames_per_chunk=frames)
 
 
-def simulate_all(draws: RunPlan, peptide: Peptide, resources: Cluster) -> None:
-    """One trajectory a repeat, as long as the largest budget, all side by side in one batch in a Ray task."""
-    config, time_ps = _md_config(draws), draws.budgets[-1] * FS_PER_STEP / 1000
+def simulate_all(plan: RunPlan, peptide: Peptide, resources: Cluster) -> None:
+    """Run one trajectory a repeat, as long as the largest budget, all side by side in one batch in a Ray task."""
+    config, time_ps = _md_config(plan), plan.budgets[-1] * FS_PER_STEP / 1000
     runs = tuple(
         MDReplica(
-            peptide.sequence, r, peptide.to_pdb(), peptide.n_atoms, str(draws.folder / "md" / str(r)), draws.seed_of(r)
+            peptide.sequence, r, peptide.to_pdb(), peptide.n_atoms, str(plan.folder / "md" / str(r)), plan.seed_of(r)
         )
-        for r in range(draws.repeats)
+        for r in range(plan.repeats)
     )
     task: Any = ray.remote(num_cpus=1, num_gpus=int(resources.gpus > 0), num_returns="streaming")(run_batch)
     speeds = []
@@ -118,24 +119,24 @@ def simulate_all(draws: RunPlan, peptide: Peptide, resources: Cluster) -> None:
             speeds.append(state.ps_per_second)
             update(state.chunks_done, f"{state.ps_per_second:.1f} ps/s")
     if speeds:
-        write_json(draws.folder / "md" / "speed.json", float(np.median(speeds)))
+        write_json(plan.folder / "md" / "speed.json", float(np.median(speeds)))
 
 
-def md_at(draws: RunPlan, peptide: Peptide, slow: Any) -> None:
-    """The first part of each trajectory, without its warm-up; `slow` gives the slowest coordinate of conformations.
+def md_at(plan: RunPlan, peptide: Peptide, slow: Any) -> None:
+    """Save the first part of each trajectory at each budget, without its warm-up.
 
-    A repeat's seconds are its share of the batch.
+    `slow` gives the slowest coordinate of conformations. A repeat's seconds are those of the batch over the repeats.
     """
-    config = _md_config(draws)
-    energy = batched(Molecule(peptide.to_pdb(), config.temperature_k), EnergyConfig())
-    ps_per_second = json.loads((draws.folder / "md" / "speed.json").read_text())
-    for repeat in range(draws.repeats):
-        trajectory = load_trajectory(draws.folder / "md" / str(repeat))
-        for budget in draws.budgets:
+    config = _md_config(plan)
+    energy = batched(peptide, config.temperature_k, EnergyConfig())
+    ps_per_second = json.loads((plan.folder / "md" / "speed.json").read_text())
+    for repeat in range(plan.repeats):
+        trajectory = load_trajectory(plan.folder / "md" / str(repeat))
+        for budget in plan.budgets:
             frames = trajectory[: budget // config.steps_per_frame]
-            frames = frames[int(WARMUP_SHARE * len(frames)) :]
-            frames = frames[weighted_subsample(np.ones(len(frames)), draws.frames)[0]]
-            draws.save(
+            frames = frames[int(WARMUP_FRACTION * len(frames)) :]
+            frames = frames[weighted_subsample(np.ones(len(frames)), plan.frames)[0]]
+            plan.save(
                 "MD",
                 budget,
                 repeat,
@@ -161,65 +162,68 @@ def effective_frames(series: np.ndarray) -> float:
 
 
 def importance_at(
-    draws: RunPlan, flows: Sequence[Any], scale_nm: float, treatment: Treatment, before: Spent | None
+    plan: RunPlan, flows: Sequence[Any], scale_nm: float, treatment: Treatment, spent: Spent | None
 ) -> None:
-    """SNIS with the first draws of as many as the largest budget pays for; of a finetuned flow, with what is left."""
-    method, energies = (before.method, before.energies) if before else ("SNIS", 0)
-    for repeat in range(draws.repeats):
-        missing = [b for b, r in draws.missing(method) if r == repeat and b - energies >= PILOT]
+    """Save SNIS at each budget, less what a finetuned flow has spent, of the first proposals of the largest one."""
+    method, energies = (spent.method, spent.energies) if spent else ("SNIS", 0)
+    for repeat in range(plan.repeats):
+        missing = [b for b, r in plan.missing(method) if r == repeat and b - energies >= PILOT]
         if not missing:
             continue
-        folder = _made(draws, draws.path(method, draws.budgets[-1], repeat).stem)
-        drawn = Proposals.draw(
-            flows, draws.budgets[-1] - energies, SMCConfig().block_size, draws.seed_of(repeat), folder
+        folder = _folder(plan, plan.path(method, plan.budgets[-1], repeat).stem)
+        proposals = Proposals.sample(
+            flows, plan.budgets[-1] - energies, SMCConfig().block_size, plan.seed_of(repeat), folder
         )
-        seconds = drawn.seconds * len(flows) / len(drawn.log_q)
+        seconds = proposals.seconds * len(flows) / len(proposals.log_q)
         for budget in missing:
             n = budget - energies
-            result = snis(None, drawn.log_q[:n], drawn.log_p[:n], treatment)
+            result = snis(None, proposals.log_q[:n], proposals.log_p[:n], treatment)
             _save_weighted(
-                draws,
+                plan,
                 (method, budget, repeat),
-                Positions(drawn.paths, scale_nm),
+                Positions(proposals.paths, scale_nm),
                 result.log_w.numpy(),
-                drawn.energy[:n],
+                proposals.energy[:n],
                 effective=result.ess * n,
                 energies=float(budget),
-                seconds=seconds * n + (before.seconds if before else 0.0),
+                seconds=seconds * n + (spent.seconds if spent else 0.0),
             )
 
 
 def anneal_at(
-    draws: RunPlan, flows: Sequence[Any], scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
+    plan: RunPlan, flows: Sequence[Any], scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
 ) -> None:
-    """SMC with as many particles as the budget pays for. The pilot that tells the price of one is not counted."""
-    anneal_some = partial(_anneal, draws, flows, scale_nm, config, target, tracker)
+    """Save SMC at each budget, with as many particles as that pays for.
+
+    The price of a particle is not known before: a pilot tells it, whose energies are not counted.
+    """
+    run = partial(_run_smc, plan, flows, scale_nm, config, target, tracker)
     try:
-        pilot = anneal_some(PILOT, draws.seed_of(draws.repeats), "smc-pilot")
+        pilot = run(PILOT, plan.seed_of(plan.repeats), "smc-pilot")
     except RuntimeError as error:
         say(f"note: SMC is left out, it does not arrive: {error}")
         return
     price = pilot.diagnostics["n_evaluations"] / PILOT + 1
-    for budget, repeat in draws.missing("SMC"):
+    for budget, repeat in plan.missing("SMC"):
         n = int(budget / price)
         if n < PILOT:
             continue
-        done = anneal_some(n, draws.seed_of(repeat), draws.path("smc", budget, repeat).stem)
+        done = run(n, plan.seed_of(repeat), plan.path("smc", budget, repeat).stem)
         found = done.diagnostics
         _save_weighted(
-            draws,
+            plan,
             ("SMC", budget, repeat),
             done.chunks,
             done.log_weights,
-            done.energy_kt,
+            done.energy_kT,
             effective=min(found["ess"] * n, found["n_roots"]),
             energies=found["n_evaluations"] + n,
             seconds=found["seconds"] * min(len(flows), -(-n // config.block_size)),
         )
 
 
-def _anneal(
-    draws: RunPlan,
+def _run_smc(
+    plan: RunPlan,
     flows: Sequence[Any],
     scale_nm: float,
     config: SMCConfig,
@@ -228,26 +232,26 @@ def _anneal(
     n: int,
     seed: int,
     name: str,
-) -> SampleSet:
-    folder = _made(draws, name)
-    drawn = Proposals.draw(flows, n, config.block_size, seed, folder)
-    annealing = SMCRun(config=config, n=n, seed=seed, folder=folder, checkpoint_s=30.0)
+) -> Ensemble:
+    folder = _folder(plan, name)
+    proposals = Proposals.sample(flows, n, config.block_size, seed, folder)
+    smc = SMCRun(config=config, n=n, seed=seed, folder=folder, checkpoint_s=30.0)
     with Tracker.open("compare", folder, {"particles": n, "seed": seed}, parent=tracker) as child:
-        return run_smc_on_actors(annealing, drawn, flows, target, scale_nm, child)
+        return run_smc_on_actors(smc, proposals, flows, target, scale_nm, child)
 
 
-def _made(draws: RunPlan, name: str) -> Path:
-    folder = draws.folder / "draws" / name
+def _folder(plan: RunPlan, name: str) -> Path:
+    folder = plan.folder / "draws" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _save_weighted(
-    draws: RunPlan, key: tuple[str, int, int], chunks: Any, log_weights: np.ndarray, energy: np.ndarray, **facts: Any
+    plan: RunPlan, key: tuple[str, int, int], chunks: Any, log_weights: np.ndarray, energy: np.ndarray, **facts: Any
 ) -> None:
-    chosen, weights = weighted_subsample(normalised(log_weights), draws.frames)
+    chosen, weights = weighted_subsample(normalised(log_weights), plan.frames)
     with np.errstate(divide="ignore"):
         log_w = np.log(weights)
     positions = rows(chunks, chosen)
     method, budget, repeat = key
-    draws.save(method, budget, repeat, positions_nm=positions, log_weights=log_w, energy_kT=energy[chosen], **facts)
+    plan.save(method, budget, repeat, positions_nm=positions, log_weights=log_w, energy_kT=energy[chosen], **facts)

@@ -1,7 +1,7 @@
 """Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,30 @@ from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, display_path, results_folder, results_home
 from ..runtime.progress import say
 from ..runtime.tracking import Tracker, provenance, warn_on_error
-from ..sampling.sample import SampleJob, sample
+from ..sampling.sample import SampleJob, SamplingOptions, sample
 from ..sampling.sample_files import read_samples
 from .evaluate import INTERVALS, evaluate_folder, evaluation_key, print_verdict
+from .result import EvaluationResult
 from .summary import write_summary
 from .summary_rows import Row, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(SampleJob):
-    """`SampleJob` of peptides that are named later."""
+class PerPeptideOptions(SamplingOptions):
+    """Options of sampling each of several peptides. The job names these: the keys of `SampleJob` for one stay empty."""
+
+    sequence: str = ""
+    pdb: str | None = None
+    out: str = ""
 
     def __post_init__(self) -> None:
         if self.sequence or self.pdb or self.out:
             raise ValueError("name the peptides by split= or sequences=, and the folder by out=")
-        self.of("AA", "")
+        super().__post_init__()
 
-    def of(self, sequence: str, out: str) -> SampleJob:
-        """The job of one peptide."""
-        shared = {f.name: getattr(self, f.name) for f in fields(self)}
-        return SampleJob(**{**shared, "sequence": sequence, "out": out})
+    def job(self, sequence: str, out: Path) -> SampleJob:
+        """Make the job of one peptide."""
+        return SampleJob(**(vars(self) | {"sequence": sequence, "out": str(out)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class EvaluateJob:
     data_dir: str = "data"
     intervals: int = INTERVALS
     seed: int = 0
-    sample: Settings = field(default_factory=Settings)
+    sample: PerPeptideOptions = PerPeptideOptions(sampler="snis", samples=10_000)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
@@ -69,7 +73,7 @@ class EvaluateJob:
 
 
 def evaluate(job: EvaluateJob) -> None:
-    """Sample and compare all; one that fails does not stop the others.
+    """Sample and compare all peptides; one that fails does not stop the others.
 
     Raises: RuntimeError at the end, when some failed.
     """
@@ -100,12 +104,12 @@ def evaluate(job: EvaluateJob) -> None:
 
 
 def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
-    """One peptide after the other, each on the whole cluster; why some failed."""
+    """Sample one peptide after the other, each on the whole cluster; returns the reasons of those that failed."""
     failed = {}
     for number, (sequence, folder) in enumerate(folders.items(), start=1):
         say(f"\n{number}/{len(folders)}  {sequence}")
         try:
-            sample(job.sample.of(sequence, str(folder)))
+            sample(job.sample.job(sequence, folder))
         except Exception as error:
             failed[sequence] = _reason(error)
             say(f"  ✕ {sequence} failed: {failed[sequence]}")
@@ -113,7 +117,7 @@ def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
 
 
 def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: bool) -> dict[str, str]:
-    """A Ray task each, side by side; why some failed."""
+    """Compare side by side, a Ray task each; returns the reasons of those that failed."""
     task: Any = ray.remote(num_cpus=1)(evaluate_folder)
     running = {
         task.remote(folder, data, intervals=job.intervals, seed=job.seed, threads=1): name
@@ -128,16 +132,13 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
             failed[name] = _reason(error)
             say(f"  ✕ {name} failed: {failed[name]}")
             continue
-        say(f"{number}/{total}  {name}: {result['headline']}  {display_path(folders[name] / 'report.html')}")
+        say(f"{number}/{total}  {name}: {result.headline}  {display_path(folders[name] / 'report.html')}")
     return failed
 
 
 def _is_done(job: EvaluateJob, data: Path, folder: Path) -> bool:
-    path = folder / "metrics.json"
-    if not (path.exists() and (folder / "report.html").exists()):
-        return False
-    found = json.loads(path.read_text())
-    return found.get("key") == evaluation_key(folder, data, found["sequence"], job.intervals, job.seed)
+    found = EvaluationResult.read(folder) if (folder / "report.html").exists() else None
+    return found is not None and found.key == evaluation_key(folder, data, found.sequence, job.intervals, job.seed)
 
 
 def _reason(error: Exception) -> str:
@@ -147,8 +148,7 @@ def _reason(error: Exception) -> str:
 def _summarise(job: EvaluateJob, out: Path, folders: dict[str, Path], failed: dict[str, str], data: Path) -> None:
     rows: list[Row] = []
     for name, folder in folders.items():
-        path = folder / "metrics.json"
-        result = json.loads(path.read_text()) if name not in failed and path.exists() else None
+        result = EvaluationResult.read(folder) if name not in failed else None
         rows += rows_of(name, folder, result, failed.get(name, ""))
     settings = {"checkpoint": job.checkpoint, "peptides": len(folders), "intervals": job.intervals, "seed": job.seed}
     with Tracker.open("evaluate", out, settings) as tracker:

@@ -16,7 +16,7 @@ from .summary_rows import FLOOR, LABELS, OTHERS, PUBLISHED, Mean, Row, means
 
 @styled
 def write_summary(out: Path, rows: Sequence[Row], facts: dict[str, str]) -> list[Path]:
-    """`table.csv`, `table.parquet`, `means.csv`, `means.json` and `summary.html` in `out`; their paths."""
+    """Write `table` and `means` as .csv and .parquet, `means.json` and `summary.html` to `out`; returns their paths."""
     found = means(rows)
     flat_rows = [_flat(row) for row in rows]
     plain = [

@@ -10,7 +10,7 @@ from .summary_rows import Row
 
 
 def strips(rows: Sequence[Row], names: Sequence[str], labels: Mapping[str, str], floor: str) -> Iterator[Picture]:
-    """Each metric of each peptide, by length, a bar at the median."""
+    """Plot each metric of each peptide, by length, with a bar at the median."""
     usable = [row for row in rows if row.metrics]
     samplers = list(dict.fromkeys(row.sampler for row in usable))
     lengths = sorted({row.length for row in usable})

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ..report.curves import means_and_errors
+from .result import EvaluationResult, SamplerNumbers
 
 FLOOR = "MD, its two halves"
 PUBLISHED = ("ess", "energy_w2", "torus_w2", "tica_w2")  # columns of the papers' tables; the others follow
@@ -26,7 +27,7 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One sampler on one peptide; `error` says why there are no metrics. `report`: its page, where there is one."""
+    """One sampler on one peptide; `error`: why there are no metrics. `report`: its page, where there is one."""
 
     sequence: str
     sampler: str
@@ -54,31 +55,30 @@ class Mean:
     error: dict[str, float]
 
 
-def rows_of(name: str, folder: Path, result: dict[str, Any] | None, error: str) -> list[Row]:
-    """What metrics.json holds, a row for each sampler, and one for the two halves of the reference."""
+def rows_of(name: str, folder: Path, result: EvaluationResult | None, error: str) -> list[Row]:
+    """Rows of one peptide: one for each sampler, and one for the two halves of the reference."""
     if result is None:
         return [Row(sequence=name, sampler="", error=error or "not evaluated")]
-    shared: dict[str, Any] = {"sequence": result["sequence"], "report": folder / "report.html"}
-    shared |= {"level": result["level"], "headline": result["headline"]}
-    sets = {k: v for k, v in result.items() if isinstance(v, dict) and "metrics" in v}
+    shared: dict[str, Any] = {"sequence": result.sequence, "report": folder / "report.html"}
+    shared |= {"level": result.level, "headline": result.headline}
     rows = [
-        Row(**shared, sampler=sampler, diagnostics=found["diagnostics"], metrics=_with_ess(found))
-        for sampler, found in sets.items()
+        Row(**shared, sampler=sampler, diagnostics=found.diagnostics, metrics=_with_ess(found))
+        for sampler, found in result.samplers.items()
     ]
-    if result["noise_floor"]:
-        rows.append(Row(**shared, sampler=FLOOR, metrics=result["noise_floor"]))
+    if result.noise_floor:
+        rows.append(Row(**shared, sampler=FLOOR, metrics=result.noise_floor))
     return rows
 
 
-def _with_ess(found: dict[str, Any]) -> dict[str, float]:
-    """The ESS of the raw weights, as the sampler reports it, goes before that of the treated ones."""
-    kept = {name: value for name, value in found["metrics"].items() if not name.startswith("ess")}
-    ess = found["diagnostics"].get("ess", found["metrics"].get("ess"))
+def _with_ess(found: SamplerNumbers) -> dict[str, float]:
+    """Metrics with the ESS of the raw weights, if the sampler reported it, instead of that of the treated ones."""
+    kept = {name: value for name, value in found.metrics.items() if not name.startswith("ess")}
+    ess = found.diagnostics.get("ess", found.metrics.get("ess"))
     return kept | ({} if ess is None else {"ess": ess})
 
 
 def means(rows: Sequence[Row]) -> list[Mean]:
-    """Over the peptides of each length, in the order of lengths, then of samplers."""
+    """Average over the peptides of each length, in the order of lengths, then of samplers."""
     usable = [row for row in rows if row.metrics]
     keys = dict.fromkeys(
         (row.length, row.sampler) for row in sorted(usable, key=lambda r: (r.length, r.sampler == FLOOR))
@@ -86,15 +86,6 @@ def means(rows: Sequence[Row]) -> list[Mean]:
     result = []
     for length, sampler in keys:
         own = [row.metrics for row in usable if (row.length, row.sampler) == (length, sampler)]
-        columns = {name: np.array([m[name] for m in own if name in m]) for name in (*PUBLISHED, *OTHERS)}
-        columns = {name: values for name, values in columns.items() if len(values)}
-        result.append(
-            Mean(
-                length=length,
-                sampler=sampler,
-                peptides=len(own),
-                mean={k: float(v.mean()) for k, v in columns.items()},
-                error={k: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for k, v in columns.items()},
-            )
-        )
+        mean, error = means_and_errors(own, (*PUBLISHED, *OTHERS))
+        result.append(Mean(length=length, sampler=sampler, peptides=len(own), mean=mean, error=error))
     return result

@@ -14,8 +14,9 @@ from boltzray.samplers.importance_weights import Treatment
 from boltzray.samplers.types import FloatArray
 
 from ..runtime.progress import progress
+from ..sampling.block_files import load_part
 from ..sampling.ray_population import Proposals
-from ..sampling.smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from ..sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 from .config import FinetuneJob
 from .executors import Executor
 from .train_step import TermData

@@ -17,10 +17,12 @@ from boltzray.samplers import LocalPopulation, Particles, Population
 from ..runtime.actor_pool import fetch, run_on
 from ..runtime.cluster import cluster
 from ..runtime.progress import progress, say
-from ..sampling.energy_actors import BatchedEnergies, LocalOpenMMEnergies, Molecule
-from ..sampling.flow_actors import Target, start_actors
+from ..sampling.block_files import blocks_per_part, load_part, part_path, save_part
+from ..sampling.energy_actors import LocalEnergies
+from ..sampling.flow_actors import start_actors
 from ..sampling.ray_population import Proposals, RayPopulation
-from ..sampling.smc_checkpoint import Saves, blocks_per_part, load_part, part_path, save_part
+from ..sampling.smc_checkpoint import Saves
+from ..sampling.target import Target
 from .config import FinetuneJob
 from .server import FinetuneServer
 from .train_step import RoundData, RoundSpec, StepReport
@@ -67,9 +69,7 @@ class LocalExecutor:
 
     def __init__(self, job: FinetuneJob, folder: Path, target: Target) -> None:
         self.block_size = job.smc.block_size
-        molecule = Molecule(target.pdb, target.temperature_k)
-        energies = BatchedEnergies if job.energy.engine == "batched" else LocalOpenMMEnergies
-        self.server = FinetuneServer(str(folder), target, partial(energies, molecule, job.energy))
+        self.server = FinetuneServer(str(folder), target, partial(LocalEnergies, target.molecule, job.energy))
 
     def reload(self) -> None:
         self.server.reload()
@@ -87,7 +87,7 @@ class LocalExecutor:
     def _draw_part(self, path: Path, low: int, high: int, seed: int) -> None:
         began, parts = time.monotonic(), []
         for first in range(low, high, self.block_size):
-            x, log_q = self.server.draw(seed, first // self.block_size, min(self.block_size, high - first))
+            x, log_q = self.server.propose(seed, first // self.block_size, min(self.block_size, high - first))
             parts.append((x, log_q, *self.server.target_log_prob(x)))
         x, log_q, log_p, energy = (np.concatenate(column) for column in zip(*parts, strict=True))
         save_part(path, x=x, log_q=log_q, log_p=log_p, energy=energy, seconds=np.float64(time.monotonic() - began))
@@ -142,7 +142,7 @@ class RayExecutor:
             fetch(reference)
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
-        return Proposals.draw(self.flows, n, self.block_size, seed, folder)
+        return Proposals.sample(self.flows, n, self.block_size, seed, folder)
 
     def start(self, drawn: Proposals, n: int, seed: int) -> RayPopulation:
         return RayPopulation.start(self.flows, drawn.blocks(n), n, self.block_size, seed)

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from boltzray import models
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import snis
 
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
-from ..sampling.flow_actors import Target
 from ..sampling.ray_population import Proposals
 from ..sampling.sample import snis_diagnostics
-from ..sampling.sample_files import SampleSet, write_samples
+from ..sampling.sample_files import write_samples
 from ..sampling.smc import Positions
+from ..sampling.target import Target
 from .config import FinetuneJob
 from .round_record import RoundRecord
 
@@ -25,11 +26,11 @@ def write_final_samples(
     """Write the final draw, of out/checkpoint, as `jobs/sample.py` leaves its own."""
     checkpoint = out / "checkpoint"
     result = snis(None, drawn.log_q, drawn.log_p, job.weights)
-    final = SampleSet(
+    final = Ensemble(
         name="SNIS",
         chunks=Positions(drawn.paths, scale_nm),
         log_weights=result.log_w.numpy(),
-        energy_kt=drawn.energy,
+        energy_kT=drawn.energy,
         log_q=drawn.log_q,
         diagnostics=snis_diagnostics(result) | {"seconds": seconds},
     )

@@ -5,25 +5,24 @@ import numpy as np
 from boltzray.models.flow import Flow
 from boltzray.molecules import zmatrix
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import find_reference, load_reference
+from boltzray.molecules.references import PUBLISHED_K, find_reference, load_reference
 from boltzray.molecules.subsample import weighted_subsample
 
-from ..evaluation.evaluate import REFERENCE_K
 from ..runtime.config import data_folder
-from ..sampling.energy_actors import EnergyConfig, Molecule, batched
+from ..sampling.energy_actors import EnergyConfig, batched
 from .config import FinetuneJob
 
 REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
 
 
-def reference_energies(job: FinetuneJob, peptide: Peptide, pdb: str) -> np.ndarray | None:
+def reference_energies(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
     path = find_reference(data_folder(job.data_dir), peptide.sequence) if peptide.encodings else None
-    if path is None or job.temperature_k != REFERENCE_K:
+    if path is None or job.temperature_k != PUBLISHED_K:
         return None
     positions, _ = load_reference(path)
     positions = positions[weighted_subsample(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
-    energy = batched(Molecule(pdb, REFERENCE_K), EnergyConfig()).evaluate_arrays(positions, False)
+    energy = batched(peptide, PUBLISHED_K, EnergyConfig()).evaluate_arrays(positions, False)
     return energy.energy[energy.ok]
 
 
@@ -53,5 +52,6 @@ def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
     Many files number them by chance, 2 and 3 or 3 and 2; a flow of internal coordinates has learned one of the two.
     """
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
-    references, role = peptide.internal["references"], peptide.internal["role"]
-    return frames[:, zmatrix.roles(names, references, zmatrix.torsions(frames[0], references))][:, role]
+    z_matrix, permutation = peptide.internal["z_matrix"], peptide.internal["hydrogen_permutation"]
+    found = zmatrix.hydrogen_permutation(names, z_matrix, zmatrix.torsions(frames[0], z_matrix))
+    return frames[:, found][:, permutation]

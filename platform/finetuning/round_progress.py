@@ -44,12 +44,12 @@ class RoundProgress:
 
     @property
     def _between_rounds(self) -> bool:
-        """True if the learner's state is of the end of the round before the present one."""
+        """Return True if the learner's state is of the end of the round before the present one."""
         return self.learner is not None and bool(self.learner["step"] >= self.steps)
 
     @property
     def drawn(self) -> bool:
-        """True if the present round has its record."""
+        """Return True if the present round has its record."""
         return len(self.records) > self.index
 
     def weights(self) -> dict[str, torch.Tensor] | None:

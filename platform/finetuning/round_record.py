@@ -39,7 +39,7 @@ class RoundRecord:
 
     @property
     def on_target(self) -> bool:
-        """True if the proposals were drawn at the temperature of their target, which makes the ESS comparable."""
+        """Return True if proposals and target have one temperature, which makes the ESS comparable."""
         return self.draw_k == self.target_k
 
     def to_json(self) -> dict[str, Any]:

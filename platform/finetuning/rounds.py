@@ -37,8 +37,8 @@ from boltzray.molecules.storage import replacing
 
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
-from ..sampling.flow_actors import Target, trained_at_k
 from ..sampling.ray_population import Proposals
+from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
 from .executors import Executor
@@ -79,7 +79,7 @@ class FinetuneRun:
             say(f"goes on after {len(self.progress.records)} of {self.plan.rounds + 1} draws")
         self.folder.mkdir(exist_ok=True)
         self._save_weights()
-        self.reference = reference_energies(self.job, self.peptide, self.target.pdb)
+        self.reference = reference_energies(self.job, self.peptide)
         self.frames = real_frames(self.job, self.flow, self.peptide)
 
     def _save_weights(self) -> None:
@@ -165,7 +165,7 @@ class FinetuneRun:
         )
 
     def _is_best(self, record: RoundRecord) -> bool:
-        """True if no draw at the temperature of the job had a higher ESS than this one."""
+        """Return True if no draw at the temperature of the job had a higher ESS than this one."""
         if record.draw_k != self.job.temperature_k:
             return False
         comparable = [r.ess for r in self.progress.records if r.on_target and r.draw_k == record.draw_k]
@@ -178,7 +178,7 @@ class FinetuneRun:
         job, index = self.job, self.progress.index
         spec = RoundSpec(
             objective=job.objective, optimizer=job.optimizer, index=index, rounds=self.plan.rounds, steps=job.steps,
-            batch=job.batch, seed=job.seed, ratio=job.temperatures(index)[1] / self.target.trained_at_k,
+            batch=job.batch, seed=job.seed, temperature_ratio=job.temperatures(index)[1] / self.target.trained_at_k,
             teacher=str(self.checkpoint),
         )  # fmt: skip
         executor.begin(spec, self._round_data(buffer, executor), self.progress.learner)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.models.losses import Batch
+from boltzray.models.losses import TermBatch
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.samplers import Endpoints
 
 from ..runtime.config import write_json
 from ..sampling.energy_actors import Energies
-from ..sampling.flow_actors import FlowServer, Target
+from ..sampling.flow_actors import FlowServer
+from ..sampling.target import Target
 from .train_step import Finetuner, RoundData, RoundSpec, StepReport
 
 ROUND = "round.json"
@@ -64,7 +65,7 @@ class FinetuneServer(FlowServer):
     def _apply_round(self) -> None:
         now = RoundTarget(**json.loads((self.folder / ROUND).read_text()))
         self.target = replace(self.run_target, temperature_k=now.target_k)
-        self.proposal_ratio = replace(self.run_target, temperature_k=now.draw_k).ratio
+        self.proposal_ratio = replace(self.run_target, temperature_k=now.draw_k).temperature_ratio
         self.power = now.power
 
     def evaluate(self, x: Tensor) -> Endpoints:
@@ -92,7 +93,8 @@ class FinetuneServer(FlowServer):
         teacher = self._teacher_flow(checkpoint)
         with torch.no_grad():
             c = teacher.condition(self.peptide)
-            return teacher.log_prob(torch.tensor(x).to(self.device), c, self.target.ratio).double().cpu().numpy()
+            log_q = teacher.log_prob(torch.tensor(x).to(self.device), c, self.target.temperature_ratio)
+            return log_q.double().cpu().numpy()
 
     def _teacher_flow(self, checkpoint: str) -> Flow:
         if self._teacher is None or self._teacher[0] != checkpoint:
@@ -118,14 +120,14 @@ class FinetuneServer(FlowServer):
                 break
         return self._learner.report()
 
-    def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> Batch:
+    def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
         """Draw `n` conformations from the flow as it is now, with log π̃ and its gradient."""
         noise = stream.standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
-        x, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.target.ratio)
+        x, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.target.temperature_ratio)
         x = x.cpu().clone()
         energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
         log_p, grad_p, ok = self.target.log_density(x, energy, flow.scale_nm)
         assert grad_p is not None
         log_p = torch.where(ok, log_p, -torch.inf)
-        return Batch(x=x.to(self.device), log_p=log_p.to(self.device), grad_p=grad_p.to(self.device))
+        return TermBatch(x=x.to(self.device), log_p=log_p.to(self.device), grad_p=grad_p.to(self.device))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from boltzray.models.augment import augment
 from boltzray.models.flow import Flow
-from boltzray.models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig, TermBatch, term
 from boltzray.models.optimizer import make_optimizer
 from boltzray.models.pathwise import FlowModel
 from boltzray.molecules.peptide import Peptide
@@ -24,7 +24,7 @@ LEARN, FRESH = 40, 41  # stages of random streams; samplers have those below 16
 
 @dataclass(frozen=True, kw_only=True)
 class RoundSpec:
-    """One round of learning: number `index` of `rounds`, at `ratio` times the temperature of the flow's training."""
+    """One round of learning: number `index` of `rounds`, at `temperature_ratio` times the temperature of training."""
 
     objective: ObjectiveConfig
     optimizer: OptimizerConfig
@@ -33,7 +33,7 @@ class RoundSpec:
     steps: int
     batch: int
     seed: int
-    ratio: float
+    temperature_ratio: float
     teacher: str
 
 
@@ -70,7 +70,7 @@ def summary(state: Mapping[str, Any]) -> dict[str, float]:
     return {name: value / taken for name, value in state["sums"].items()} | {"skipped_steps": state["bad"]}
 
 
-Fresh = Callable[[Flow, np.random.Generator, int], Batch]
+Fresh = Callable[[Flow, np.random.Generator, int], TermBatch]
 
 
 class Finetuner:
@@ -103,7 +103,7 @@ class Finetuner:
     def advance(self) -> None:
         """Take one step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
         spec, stream = self.spec, generator(self.spec.seed, LEARN, self.spec.index, self.step)
-        model = FlowModel(self.flow, self.tables, spec.ratio)
+        model = FlowModel(self.flow, self.tables, spec.temperature_ratio)
         total, statistics = torch.zeros((), dtype=torch.float64, device=self.device), dict[str, Tensor]()
         for name, weight in spec.objective.active.items():
             loss, found = term(name, spec.objective, model, self._batch(name, stream))
@@ -135,7 +135,7 @@ class Finetuner:
                 f"{self.spec.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
             )
 
-    def _batch(self, name: str, stream: np.random.Generator) -> Batch:
+    def _batch(self, name: str, stream: np.random.Generator) -> TermBatch:
         reads, size = OBJECTIVES[name].reads, self.spec.batch
         if reads == "fresh":
             return self._with_teacher(self.fresh(self.flow, stream, size))
@@ -143,11 +143,11 @@ class Finetuner:
             frames = self.data.frames
             assert frames is not None
             x = augment(frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream)
-            return self._with_teacher(Batch(self._tensor(x)))
+            return self._with_teacher(TermBatch(self._tensor(x)))
         of_term, data = self.data.terms[name], self.data
         chosen = stream.integers(len(of_term.rows), size=size)
         rows = of_term.rows[chosen]
-        return Batch(
+        return TermBatch(
             x=self._tensor(data.x[rows]),
             weight=None if of_term.weight is None else self._tensor(of_term.weight[chosen]),
             log_p=self._tensor(data.log_p[rows]),
@@ -155,11 +155,11 @@ class Finetuner:
             log_teacher=None if data.log_teacher is None else self._tensor(data.log_teacher[rows]),
         )
 
-    def _with_teacher(self, batch: Batch) -> Batch:
+    def _with_teacher(self, batch: TermBatch) -> TermBatch:
         if self.teacher is None or self.teacher_condition is None:
             return batch
         with torch.no_grad():
-            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.spec.ratio).double()
+            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.spec.temperature_ratio).double()
         return batch._replace(log_teacher=log_teacher)
 
     def _tensor(self, values: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""A few conformations that stand for a weighted ensemble, and the viewer that turns them in the page."""
+"""Representative conformations of a weighted ensemble, and the viewer that turns them in the page."""
 
 import base64
 import gzip
@@ -12,10 +12,11 @@ import mdtraj
 import numpy as np
 from sklearn.cluster import KMeans
 
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import chirality_signs, dihedrals, unmirror
 from boltzray.molecules.subsample import weighted_subsample
 
-from .contents import Ensemble, HasChain
+from .contents import HasChain
 from .plotting import Floats
 
 STATES = 4
@@ -25,15 +26,18 @@ ASSETS = Path(__file__).with_name("assets")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conformer:
-    """One of the states of an ensemble. `share` of its weight; `positions_nm` (N, 3) laid over those of the others."""
+    """One of the states of an ensemble, with the fraction of its weight.
 
-    share: float
-    energy_kt: float
+    Shape: positions_nm (N, 3), superposed on those of the other states.
+    """
+
+    fraction: float
+    energy_kT: float
     positions_nm: Floats
 
 
 def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
-    """Clusters of the backbone angles, the heaviest first; of each a conformation near its middle.
+    """Cluster by backbone angles; return of each cluster, the heaviest first, a conformation near its middle.
 
     Empty when no conformation has a weight.
     """
@@ -57,41 +61,41 @@ def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
         row = likely[np.square(circles[likely] - centre).sum(1).argmin()]
         found.append((float(weights[members].sum() / weights.sum()), int(row)))
     found.sort(reverse=True)
-    laid = _superposed(positions[[row for _, row in found]], peptide)
+    superposed = _superposed(positions[[row for _, row in found]], peptide)
     return [
-        Conformer(share=share, energy_kt=float(ensemble.energy_kT[candidates[row]]), positions_nm=x)
-        for (share, row), x in zip(found, laid, strict=True)
+        Conformer(fraction=fraction, energy_kT=float(ensemble.energy_kT[candidates[row]]), positions_nm=x)
+        for (fraction, row), x in zip(found, superposed, strict=True)
     ]
 
 
 def bonds(peptide: HasChain) -> list[tuple[int, int]]:
-    """Pairs of bonded atoms."""
+    """Pairs of bonded atoms, by index."""
     return [(bond[0].index, bond[1].index) for bond in peptide.topology.bonds()]
 
 
 def elements(peptide: HasChain) -> list[str]:
-    """The symbol of each atom."""
+    """Element symbol of each atom."""
     return [atom.element.symbol for atom in peptide.topology.atoms()]
 
 
 def _superposed(positions: Floats, peptide: HasChain) -> Floats:
-    """The first along its long axes, the others laid over its backbone. Shape: (k, N, 3)."""
+    """Turn the first along its long axes, and superpose the others on its backbone. Shape: (k, N, 3)."""
     backbone = [atom.index for atom in peptide.topology.atoms() if atom.name in ("N", "CA", "C")]
     centred = positions - positions[:, backbone].mean(axis=1, keepdims=True)
     axes = np.linalg.svd(centred[0] - centred[0].mean(0), full_matrices=False)[2]
     centred[0] = centred[0] @ (axes.T * [1, 1, np.linalg.det(axes)])
-    laid = mdtraj.Trajectory(centred, mdtraj.Topology.from_openmm(peptide.topology))
-    return np.asarray(laid.superpose(laid[0], atom_indices=backbone).xyz, np.float64)
+    states = mdtraj.Trajectory(centred, mdtraj.Topology.from_openmm(peptide.topology))
+    return np.asarray(states.superpose(states[0], atom_indices=backbone).xyz, np.float64)
 
 
 # --- for the page -------------------------------------------------------------------------------
 
 
 def viewer_data(found: list[Conformer], peptide: HasChain) -> str:
-    """JSON for the script of the page; safe within it. Units: Å."""
+    """Return JSON for the script of the page, safe within HTML. Units: Å."""
     states = [
         {
-            "label": f"{100 * c.share:.0f} %",
+            "label": f"{100 * c.fraction:.0f} %",
             "xyz": (10 * c.positions_nm).round(2).ravel().tolist(),
         }
         for c in found
@@ -102,7 +106,7 @@ def viewer_data(found: list[Conformer], peptide: HasChain) -> str:
 
 @cache
 def viewer_code() -> str:
-    """3Dmol.js with its licence, gzipped, as base64: a quarter of a megabyte less in every page."""
+    """Return 3Dmol.js with its licence, gzipped, as base64: a quarter of a megabyte less in every page."""
     licence = (ASSETS / "3Dmol-LICENSE.txt").read_text(encoding="utf-8").replace("*/", "* /")
     code = (ASSETS / "3Dmol-min.js").read_text(encoding="utf-8")
     return base64.b64encode(gzip.compress(f"/*\n{licence}\n*/\n{code}".encode(), 9, mtime=0)).decode()

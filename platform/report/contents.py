@@ -1,27 +1,25 @@
-"""What a report is about: weighted ensembles, the reference beside them, and numbers written for a reader.
+"""Contents of a report: ensembles, the reference beside them, and numbers written for a reader.
 
-Shapes: n draws, N atoms. Units: nm, kT.
+Shapes: T frames, N atoms. Units: nm, kT.
 """
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzray.molecules.ensemble import Ensemble, Floats
 from boltzray.molecules.observables import Tica
 
 from .curves import Curve
 
-Floats = NDArray[np.float64]
-
-MIN_ROOTS, MIN_ROOT_SHARE = 50, 0.05
+MIN_ANCESTORS, MIN_ANCESTOR_FRACTION = 50, 0.05
 
 
 class HasChain(Protocol):
-    """What the report needs of a peptide."""
+    """Peptide, as far as a report needs it."""
 
     @property
     def sequence(self) -> str: ...
@@ -32,54 +30,10 @@ class HasChain(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ensemble:
-    """One weighted set of conformations. `diagnostics` and `metrics`: any of the keys above; `ess` a share of n.
-
-    Shape: positions_nm (n, N, 3); log_weights, energy_kT (n,), −inf and +inf for what failed. `steps`: SMC's.
-    Raises: ValueError for shapes that differ, or a weight of NaN or +inf.
-    """
-
-    name: str
-    positions_nm: NDArray[np.float32]
-    log_weights: Floats
-    energy_kT: Floats
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    steps: list[dict[str, Any]] | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.positions_nm)
-        if n == 0 or not self.log_weights.shape == self.energy_kT.shape == (n,):
-            shapes = f"{self.log_weights.shape} log-weights and {self.energy_kT.shape} energies"
-            raise ValueError(f"{self.name}: {n} conformations with {shapes}; give one of each, at least one")
-        if not (self.log_weights < np.inf).all():
-            raise ValueError(f"{self.name}: log-weights hold NaN or +inf; give failed conformations -inf")
-
-    @cached_property
-    def weights(self) -> Floats:
-        """They sum to 1, or are all zero. Shape: (n,)."""
-        log_w = self.log_weights.astype(np.float64)
-        weights = np.exp(log_w - max(log_w.max(), np.finfo(np.float64).min))
-        return weights / max(weights.sum(), 1.0)
-
-    @property
-    def effective(self) -> float:
-        """Effective draws, of the sampler's raw weights if it reported them (smoothing hides a collapse)."""
-        squares = float(np.square(self.weights).sum())
-        share = self.diagnostics.get("ess", 1.0 / squares / len(self.weights) if squares else 0.0)
-        return share * len(self.weights)
-
-    @property
-    def roots_needed(self) -> float:
-        """Distinct ancestors below which particles are copies of too few draws."""
-        return max(MIN_ROOTS, MIN_ROOT_SHARE * len(self.weights))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
     """Molecular dynamics to compare with, in order of time; `floor`: metrics of its one half against the other.
 
-    Shape: (T, N, 3), (T,).
+    Shape: positions_nm (T, N, 3), energy_kT (T,).
     Raises: ValueError if the shapes differ or no energy is finite.
     """
 
@@ -97,7 +51,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """All that the page shows. `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets."""
+    """Contents of the page. `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets."""
 
     peptide: HasChain
     ensembles: list[Ensemble]
@@ -125,6 +79,11 @@ def number(value: float, digits: int = 3) -> str:
     return mantissa.replace(",", "\u202f").replace("-", "−") + power
 
 
-def percent(share: float) -> str:
-    """A share of one for a reader."""
-    return f"{number(100 * share)}\u00a0%"
+def percent(fraction: float) -> str:
+    """A fraction of one for a reader."""
+    return f"{number(100 * fraction)}\u00a0%"
+
+
+def ancestors_needed(n: int) -> float:
+    """Distinct ancestors below which n particles of SMC are copies of too few draws."""
+    return max(MIN_ANCESTORS, MIN_ANCESTOR_FRACTION * n)

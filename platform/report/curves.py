@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Curve:
 
 
 def curves(runs: Iterable[BudgetRun], floor: dict[str, float]) -> list[Curve]:
-    """Mean and standard error over the repeats of each method and budget, in the order of the runs."""
+    """Average over the repeats of each method and budget, in the order of the runs."""
     groups: dict[str, dict[int, list[BudgetRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         groups[run.method][run.budget].append(run)
@@ -72,21 +72,31 @@ def curves(runs: Iterable[BudgetRun], floor: dict[str, float]) -> list[Curve]:
     ]
 
 
-def _point(budget: int, runs: list[BudgetRun]) -> Point:
-    columns = {name: np.array([r.metrics[name] for r in runs if name in r.metrics]) for name in CURVE_METRICS}
+def means_and_errors(
+    rows: Sequence[Mapping[str, float]], names: Iterable[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean, and its standard error (0 of a single value), of each of `names` over the rows that have it."""
+    columns = {name: np.array([row[name] for row in rows if name in row]) for name in names}
     columns = {name: values for name, values in columns.items() if len(values)}
+    mean = {name: float(v.mean()) for name, v in columns.items()}
+    error = {name: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for name, v in columns.items()}
+    return mean, error
+
+
+def _point(budget: int, runs: list[BudgetRun]) -> Point:
+    mean, error = means_and_errors([run.metrics for run in runs], CURVE_METRICS)
     return Point(
         budget=budget,
         runs=len(runs),
         energies=float(np.mean([r.energies for r in runs])),
         seconds=float(np.mean([r.seconds for r in runs])),
-        mean={name: float(v.mean()) for name, v in columns.items()},
-        error={name: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for name, v in columns.items()},
+        mean=mean,
+        error=error,
     )
 
 
 def save_curves(folder: Path, runs: list[BudgetRun], floor: dict[str, float]) -> None:
-    """`curves.json` for the report, and every run as a row of `runs.csv` and `runs.parquet`."""
+    """Write `curves.json` for the report, and every run as a row of `runs.csv` and `runs.parquet`."""
     rows = [{k: v for k, v in asdict(r).items() if k != "metrics"} | r.metrics for r in runs]
     for name in ("runs.csv", "runs.parquet"):
         write_table(folder / name, rows)
@@ -94,7 +104,7 @@ def save_curves(folder: Path, runs: list[BudgetRun], floor: dict[str, float]) ->
 
 
 def load_curves(folder: Path) -> list[Curve]:
-    """What `save_curves` left in `folder`; nothing where there is nothing."""
+    """Read the curves that `save_curves` left in `folder`; none where there are none."""
     path = folder / "curves.json"
     if not path.exists():
         return []

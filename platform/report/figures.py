@@ -1,4 +1,4 @@
-"""All figures of a report, in the order of its page."""
+"""Figures of a report, in the order of its page."""
 
 from .contents import Report
 from .figures_budgets import budgets
@@ -10,8 +10,8 @@ from .plotting import Picture, styled
 
 
 @styled
-def draw(report: Report) -> list[Picture]:
-    """All figures for which the report has data."""
+def plot_report(report: Report) -> list[Picture]:
+    """Plot all figures for which the report has data."""
     pictures = [*conformations(report), *ramachandran(report), *tica_plane(report)]
     if report.ensembles:
         pictures += [*energies(report), *weights(report.ensembles)]

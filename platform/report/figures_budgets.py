@@ -1,12 +1,13 @@
 """Figures of samplers at equal budgets."""
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from .curves import Curve
-from .plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, colours
+from .plotting import MARKERS, REFERENCE_COLOUR, WIDTH_IN, Picture, colours
 
 PANELS = (
     ("effective", "effective draws"),
@@ -14,12 +15,11 @@ PANELS = (
     ("torus_w2", "torus W₂ / rad"),
     ("tica_w2", "TICA W₂"),
 )
-MARKERS = "osD^vP"
 AXES = {"energies": "energy evaluations", "seconds": "seconds of one core or GPU"}
 
 
 def budgets(curves: Sequence[Curve]) -> Iterator[Picture]:
-    """Each metric over energies, and over time."""
+    """Plot each metric over energies, and over time."""
     if not curves:
         return
     runs = max(point.runs for curve in curves for point in curve.points)
@@ -38,7 +38,7 @@ def _grid(curves: Sequence[Curve], name: str, xlabel: str) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 5.0), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).ravel()
     for axis, (metric, label) in zip(axes, PANELS, strict=True):
-        for curve, colour, marker in zip(curves, colours(), MARKERS, strict=False):
+        for curve, colour, marker in zip(curves, colours(), cycle(MARKERS), strict=False):
             points = [point for point in curve.points if metric in point.mean]
             x = [getattr(point, name) for point in points]
             y = np.array([point.mean[metric] for point in points])

@@ -11,10 +11,10 @@ from .plotting import REFERENCE_COLOUR, Floats, Picture, colours, finite, stacke
 
 
 def energies(report: Report) -> Iterator[Picture]:
-    """Densities, and where draws lie far outside the range of these, shares below an energy too."""
+    """Plot densities and, where draws lie far outside the range of these, cumulative distributions too."""
     reference = finite(report.reference.energy_kT) if report.reference else np.array([])
-    drawn = np.concatenate([finite(e.energy_kT) for e in report.ensembles])
-    low, high = _range(reference, 0.999) if len(reference) else _range(drawn, 0.75)
+    generated = np.concatenate([finite(e.energy_kT) for e in report.ensembles])
+    low, high = _range(reference, 0.999) if len(reference) else _range(generated, 0.75)
     edges = np.linspace(low, high, 41)
     figure, axes = stacked(len(report.ensembles), 0.7 + 1.7 * len(report.ensembles))
     for axis, ensemble, colour in zip(axes, report.ensembles, colours(), strict=False):
@@ -33,9 +33,9 @@ def energies(report: Report) -> Iterator[Picture]:
     caption = f"Potential energy, in the range of {chosen}; what lies outside still counts in the densities."
     yield Picture(name="energy", section="Energy", caption=caption, figure=figure)
 
-    shown = [reference, *(finite(e.energy_kT) for e in report.ensembles)]
-    lowest = min((e.min() for e in shown if len(e)), default=0.0)
-    if all((e <= high).mean() > 0.9 for e in shown[1:] if len(e)):
+    sets = [reference, *(finite(e.energy_kT) for e in report.ensembles)]
+    lowest = min((e.min() for e in sets if len(e)), default=0.0)
+    if all((e <= high).mean() > 0.9 for e in sets[1:] if len(e)):
         return
     figure, (axis,) = stacked(1, 2.9)
     if len(reference):
@@ -52,7 +52,7 @@ def energies(report: Report) -> Iterator[Picture]:
 
 
 def _range(values: Floats, top: float) -> tuple[float, float]:
-    """Where to look: up to the quantile `top`, because draws can reach 10⁷ kT, and room above."""
+    """Range of the axis: up to the quantile `top`, because draws can reach 10⁷ kT, and room above."""
     if not len(values):
         return 0.0, 1.0
     low, middle, high = np.quantile(values, (0.001, 0.5, top))
@@ -61,15 +61,15 @@ def _range(values: Floats, top: float) -> tuple[float, float]:
 
 
 def _density(values: Floats, weights: Floats | None, edges: Floats) -> Floats:
-    """Density on the edges; what lies outside still counts in the normalisation."""
-    shares = np.full(len(values), 1.0 / len(values)) if weights is None else weights
+    """Histogram density; values outside the edges still count in the normalisation."""
+    fractions = np.full(len(values), 1.0 / len(values)) if weights is None else weights
     inside = np.isfinite(values)
-    counts = np.histogram(values[inside], edges, weights=shares[inside])[0]
+    counts = np.histogram(values[inside], edges, weights=fractions[inside])[0]
     return counts / np.diff(edges)
 
 
 def _cumulative(axis: Axes, values: Floats, weights: Floats | None, **line: Any) -> None:
     order = np.argsort(values)
-    shares = np.full(len(values), 1.0 / len(values)) if weights is None else weights
-    shown = order[np.isfinite(values[order])]
-    axis.step(np.maximum(values[shown], 1.0), np.cumsum(shares[shown]), where="post", **line)
+    fractions = np.full(len(values), 1.0 / len(values)) if weights is None else weights
+    order = order[np.isfinite(values[order])]
+    axis.step(np.maximum(values[order], 1.0), np.cumsum(fractions[order]), where="post", **line)

@@ -1,4 +1,4 @@
-"""The states of an ensemble as sticks, for paper; the page has a viewer too."""
+"""Figure of an ensemble's states as sticks, for paper; the page has a viewer too."""
 
 from collections.abc import Iterator
 
@@ -18,21 +18,21 @@ FADED = 0.55  # of the farthest atoms
 
 
 def conformations(report: Report) -> Iterator[Picture]:
-    """The states of the last ensemble, side by side."""
+    """Plot the states of the last ensemble, side by side."""
     found = conformers(report.ensembles[-1], report.peptide) if report.ensembles else []
     if not found:
         return
     rows = -(-len(found) // 2)
-    laid = np.array([c.positions_nm[:, :2] for c in found])
-    low, high = laid.min(axis=(0, 1)) - 0.06, laid.max(axis=(0, 1)) + 0.06
+    planar = np.array([c.positions_nm[:, :2] for c in found])
+    low, high = planar.min(axis=(0, 1)) - 0.06, planar.max(axis=(0, 1)) + 0.06
     width, height = high - low
     figure = Figure(figsize=(WIDTH_IN, rows * (0.3 + WIDTH_IN / 2 * height / width)), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for axis, conformer in zip(axes, found, strict=False):
         _sticks(axis, conformer, report.peptide, min(1.0, 1.6 / width))
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-        energy = number(round(conformer.energy_kt, 1))
-        axis.set_title(f"{100 * conformer.share:.0f} % of the weight, U = {energy} kT", fontsize=9)
+        energy = number(round(conformer.energy_kT, 1))
+        axis.set_title(f"{100 * conformer.fraction:.0f} % of the weight, U = {energy} kT", fontsize=9)
     for axis in axes:
         axis.set_axis_off()
     yield Picture(
@@ -45,7 +45,7 @@ def conformations(report: Report) -> Iterator[Picture]:
 
 
 def _sticks(axis: Axes, conformer: Conformer, peptide: HasChain, thickness: float) -> None:
-    """Half a stick for each end of a bond, the nearest last, each with a dark rim."""
+    """Add half a stick for each end of a bond, the nearest last, each with a dark rim."""
     x, symbols = conformer.positions_nm, elements(peptide)
     halves = [(i, (x[i] + x[j]) / 2) for bond in bonds(peptide) for i, j in (bond, bond[::-1])]
     halves.sort(key=lambda half: float(x[half[0], 2] + half[1][2]))

@@ -6,27 +6,29 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .contents import Ensemble
+from boltzray.molecules.ensemble import Ensemble
+
+from .contents import ancestors_needed
 from .plotting import COLOURS, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours, stacked
 
 
 def weights(ensembles: Sequence[Ensemble]) -> Iterator[Picture]:
-    """Sorted weights, and how the effective number grows with that of the draws."""
+    """Plot sorted weights, and how the effective number grows with that of the draws."""
     figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     for ensemble, colour in zip(ensembles, colours(), strict=False):
         ordered = np.sort(ensemble.weights)[::-1]
         n = len(ordered)
-        share = np.arange(1, n + 1) / n
-        some = n * ordered > 1e-6  # below, a draw has no say
+        rank = np.arange(1, n + 1) / n
+        some = n * ordered > 1e-6  # smaller ones would stretch the axis, and change no average
         marker = "o" if some.sum() < 10 else None
         label = ensemble.name
         if (k_hat := ensemble.diagnostics.get("k_hat")) is not None:
             label += f", k̂ {k_hat:.2f}"
-        left.plot(share[some], n * ordered[some], color=colour, marker=marker, markersize=3, label=label)
-        right.plot(np.r_[0.0, share], np.r_[0.0, np.cumsum(ordered)], color=colour)
-    shown = np.concatenate([len(e.weights) * e.weights for e in ensembles] + [np.ones(1)])
-    low, high = shown[shown > 1e-6].min() / 2, shown.max() * 2  # given, because log axes fail without data
+        left.plot(rank[some], n * ordered[some], color=colour, marker=marker, markersize=3, label=label)
+        right.plot(np.r_[0.0, rank], np.r_[0.0, np.cumsum(ordered)], color=colour)
+    heights = np.concatenate([len(e.weights) * e.weights for e in ensembles] + [np.ones(1)])
+    low, high = heights[heights > 1e-6].min() / 2, heights.max() * 2  # given, because log axes fail without data
     left.axhline(1.0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     left.set(xscale="log", yscale="log", xlabel="rank / number of draws", ylabel="weight / mean weight")
     left.set(xlim=(0.5 / max(len(e.weights) for e in ensembles), 1.5), ylim=(low, high))
@@ -60,13 +62,13 @@ def _growth(ensembles: Sequence[Ensemble]) -> Picture:
 
 
 def path(ensemble: Ensemble) -> Picture:
-    """SMC from the flow to the target, step by step."""
+    """Plot SMC from the flow to the target, step by step."""
     steps = ensemble.steps or []
 
     def column(key: str) -> Floats:
         return np.array([s.get(key, np.nan) for s in steps], dtype=np.float64)
 
-    figure, (lam, ess, acceptance, roots) = stacked(4, 5.4)
+    figure, (lam, ess, acceptance, ancestors) = stacked(4, 5.4)
     colour, second = COLOURS[0], COLOURS[1]
     line: dict[str, Any] = {"linewidth": 1.4, "marker": "o" if len(steps) < 10 else None, "markersize": 3}
     lam.plot(column("step"), column("lam"), color=colour, **line)
@@ -77,10 +79,12 @@ def path(ensemble: Ensemble) -> Picture:
     ess.legend(loc="lower right", ncols=2)
     acceptance.plot(column("step"), column("acceptance"), color=colour, **line)
     acceptance.set(ylabel="acceptance", ylim=(0, 1.05))
-    roots.plot(column("step"), column("n_roots"), color=colour, **line)
-    roots.axhline(ensemble.roots_needed, color=REFERENCE_COLOUR, linestyle="--", linewidth=0.8, label="needed")
-    roots.set(ylabel="ancestors", yscale="log", xlabel="step", ylim=(0.8, None))
-    roots.legend(loc="lower left")
+    ancestors.plot(column("step"), column("n_roots"), color=colour, **line)
+    ancestors.axhline(
+        ancestors_needed(len(ensemble.weights)), color=REFERENCE_COLOUR, linestyle="--", linewidth=0.8, label="needed"
+    )
+    ancestors.set(ylabel="ancestors", yscale="log", xlabel="step", ylim=(0.8, None))
+    ancestors.legend(loc="lower left")
     figure.align_ylabels()
     caption = (
         f"{ensemble.name}, from the flow (λ = 0) to the target (λ = 1): effective sample size before resampling, "
@@ -91,7 +95,7 @@ def path(ensemble: Ensemble) -> Picture:
 
 
 def training(history: list[dict[str, Any]]) -> Picture:
-    """Loss over steps."""
+    """Plot the loss over steps."""
     figure, (axis,) = stacked(1, 2.7)
     rows = [(r["step"], r["loss"]) for r in history if "loss" in r]
     steps, losses = np.array(rows, dtype=np.float64).reshape(-1, 2).T

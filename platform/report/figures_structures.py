@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import Tica, dihedrals, project
 
-from .contents import Ensemble, Report
+from .contents import Report, ancestors_needed
 from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
 
 BINS = 36  # of 10 degrees
@@ -26,7 +27,7 @@ MEANING = "free energy in kT above the lowest bin of each panel; white: no sampl
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
-    """One set of conformations to draw: those with a weight. Shape: positions_nm (T, N, 3), weights (T,)."""
+    """One set of conformations to plot: those with a weight. Shape: positions_nm (T, N, 3), weights (T,)."""
 
     title: str
     positions_nm: NDArray[np.floating]
@@ -35,7 +36,7 @@ class Panel:
 
 
 def panels(report: Report) -> list[Panel]:
-    """All ensembles, then the reference."""
+    """List all ensembles, then the reference."""
     sets = [(f"{e.name}\n{effective(e)}", e.positions_nm, e.weights) for e in report.ensembles]
     if report.reference:
         n = len(report.reference.positions_nm)
@@ -49,17 +50,18 @@ def panels(report: Report) -> list[Panel]:
 
 
 def effective(ensemble: Ensemble) -> str:
-    """How many draws the panel is worth."""
-    roots = ensemble.diagnostics.get("n_roots", np.inf)
-    few = f", {roots:.0f} ancestor{'s' * (roots != 1)}" if roots < ensemble.roots_needed else ""
-    return f"ESS {ensemble.effective:.{0 if ensemble.effective >= 10 else 1}f}{few}"
+    """Describe how many draws the panel is worth."""
+    n, ancestors = ensemble.effective_draws, ensemble.diagnostics.get("n_roots", np.inf)
+    few = ancestors < ancestors_needed(len(ensemble.weights))
+    copies = f", {ancestors:.0f} ancestor{'s' * (ancestors != 1)}" if few else ""
+    return f"ESS {n:.{0 if n >= 10 else 1}f}{copies}"
 
 
 # --- backbone angles ----------------------------------------------------------------------------
 
 
 def angle_pairs(phi: Floats, psi: Floats, sequence: str) -> list[tuple[str, str, Floats, Floats]]:
-    """Names and angles in degrees, (φ name, ψ name, φ, ψ), of each inner residue; of a dipeptide φ2 and ψ1.
+    """Return names and angles in degrees, (φ name, ψ name, φ, ψ), of each inner residue; of a dipeptide φ2 and ψ1.
 
     Shape: (T, R - 1) each -> lists of (T,). The first residue has no φ and the last no ψ.
     """
@@ -71,26 +73,29 @@ def angle_pairs(phi: Floats, psi: Floats, sequence: str) -> list[tuple[str, str,
     ]
 
 
-def shares(x: Floats, y: Floats, weights: Floats, edges: tuple[Floats, Floats]) -> Floats:
-    """Share of the weight in each bin, zero without any weight. Shape: (T,) each -> (bins, bins)."""
+def weight_fractions(x: Floats, y: Floats, weights: Floats, edges: tuple[Floats, Floats]) -> Floats:
+    """Fraction of the weight in each bin, zero without any weight. Shape: (T,) each -> (bins, bins)."""
     counts = np.histogram2d(x, y, bins=edges, weights=weights)[0]
     return counts / max(weights.sum(), np.finfo(np.float64).tiny)
 
 
-def free_energy(share: Floats) -> Floats:
-    """−ln of the share, its minimum at zero. NaN where there is nothing, or less than the colour scale shows."""
+def free_energy(fractions: Floats) -> Floats:
+    """−ln of the fractions, its minimum at zero. NaN where there is nothing, or less than the colour scale shows."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        surface = -np.log(share / share.max())
+        surface = -np.log(fractions / fractions.max())
     return np.where(surface <= MAX_FREE_ENERGY_KT, surface, np.nan)
 
 
 def ramachandran(report: Report) -> Iterator[Picture]:
-    """For each residue: every set, and below it what differs from the reference."""
+    """Plot for each residue every set, and below it the difference from the reference."""
     found, edges = panels(report), np.linspace(-180, 180, BINS + 1)
     angles = [dihedrals(panel.positions_nm, report.peptide.topology)[:2] for panel in found]
     columns = [angle_pairs(*pair, report.peptide.sequence) for pair in angles]
     for row in range(len(columns[0]) if columns else 0):
-        maps = [shares(*c[row][2:], panel.weights, (edges, edges)) for c, panel in zip(columns, found, strict=True)]
+        maps = [
+            weight_fractions(*c[row][2:], panel.weights, (edges, edges))
+            for c, panel in zip(columns, found, strict=True)
+        ]
         phi_name, psi_name = columns[0][row][:2]
         names = f"{phi_name.replace(' ', '')} and {psi_name.replace(' ', '')}"
         caption = f"{names}: {MEANING}; bins of 10°. Generated conformations count with their weight."
@@ -114,13 +119,13 @@ def _maps(
     side = (WIDTH_IN - 1.3) / max(columns, 2)
     figure = Figure(figsize=(WIDTH_IN, 0.35 + rows * (side + 0.62)), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axis, panel, share in zip(axes[0], found, maps, strict=True):
-        image = _panel(axis, edges, free_energy(share), cmap="viridis", vmin=0, vmax=MAX_FREE_ENERGY_KT)
+    for axis, panel, fractions in zip(axes[0], found, maps, strict=True):
+        image = _panel(axis, edges, free_energy(fractions), cmap="viridis", vmin=0, vmax=MAX_FREE_ENERGY_KT)
         axis.set_title(panel.title)
     bar: dict[str, Any] = {"location": "right", "aspect": 14, "pad": 0.02, "shrink": 0.85}
     figure.colorbar(image, ax=axes[0], label="free energy / kT", **bar)
     if compared and reference is not None:
-        differences = [100 * (_coarse(share) - _coarse(reference)) for share in maps[:-1]]
+        differences = [100 * (_coarse(fractions) - _coarse(reference)) for fractions in maps[:-1]]
         limit = max(0.1, *(float(np.abs(d).max()) for d in differences))
         for axis, difference in zip(axes[1], differences, strict=False):
             kept = np.where(difference == 0, np.nan, difference)
@@ -143,15 +148,15 @@ def _maps(
 def _halves(x: Floats, y: Floats, edges: tuple[Floats, Floats]) -> float:
     """Per cent misplaced between the first and the second half of a set."""
     half = len(x) // 2
-    first = shares(x[:half], y[:half], np.ones(half), edges)
-    second = shares(x[half:], y[half:], np.ones(len(x) - half), edges)
+    first = weight_fractions(x[:half], y[:half], np.ones(half), edges)
+    second = weight_fractions(x[half:], y[half:], np.ones(len(x) - half), edges)
     return float(50 * np.abs(_coarse(first) - _coarse(second)).sum())
 
 
-def _coarse(share: Floats) -> Floats:
+def _coarse(fractions: Floats) -> Floats:
     """Bins added up, `COARSE` by `COARSE`."""
-    n = len(share) // COARSE
-    return share.reshape(n, COARSE, n, COARSE).sum(axis=(1, 3))
+    n = len(fractions) // COARSE
+    return fractions.reshape(n, COARSE, n, COARSE).sum(axis=(1, 3))
 
 
 def _panel(axis: Axes, edges: tuple[Floats, Floats], values: Floats, **colours: Any) -> Any:
@@ -165,14 +170,14 @@ def _panel(axis: Axes, edges: tuple[Floats, Floats], values: Floats, **colours: 
 
 
 def tica_plane(report: Report) -> Iterator[Picture]:
-    """Free energy in the plane of the two slowest coordinates, and along the slowest."""
+    """Plot the free energy in the plane of the two slowest coordinates, and along the slowest."""
     if report.reference is None or report.reference.tica is None:
         return
     found = panels(report)
     planes = [_project(report.reference.tica, panel, report) for panel in found]
     edges = tuple(_edges([plane[:, k] for plane in planes], planes[-1][:, k]) for k in range(2))
     maps = [
-        shares(plane[:, 0], plane[:, 1], panel.weights, (edges[0], edges[1]))
+        weight_fractions(plane[:, 0], plane[:, 1], panel.weights, (edges[0], edges[1]))
         for plane, panel in zip(planes, found, strict=True)
     ]
     yield Picture(

@@ -1,25 +1,27 @@
 """The report of a sampling run: one HTML file that says first whether the ensemble can be used."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from boltzray.molecules.ensemble import Ensemble
+from boltzray.molecules.storage import replacing
+
 from .conformers import conformers, viewer_code, viewer_data
-from .contents import Ensemble, Report, number
-from .figures import draw
+from .contents import Report, number
+from .figures import plot_report
 from .plotting import Picture
 from .verdict import Finding, headline, verdict
 
-NOTHING = 1e-9  # a share below it is none to a reader
-# key: (label, kind of number, what it means)
+NOTHING = 1e-9  # a fraction below it is printed as 0
+# name in files: (label, kind of number, meaning)
 DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "n": ("Draws", "count", "conformations in this ensemble"),
     "ess": ("Effective sample size", "ess", "equally weighted draws that would be as good"),
     "k_hat": ("Pareto k̂", "number", "tail of the weights; above 0.7 no average can be trusted"),
-    "max_weight_share": ("Largest weight", "share", "share of the total that one draw holds"),
+    "max_weight_share": ("Largest weight", "fraction", "share of the total that one draw holds"),
     "n_roots": ("Distinct ancestors", "count", "draws of the flow from which all particles descend"),
     "log_z": ("log Z", "number", "free energy of the target against the flow, −ΔF in kT"),
     "log_z_error": ("log Z, standard error", "number", "near 1 or above: unknown"),
@@ -35,10 +37,10 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "torus_jsd": ("Torus JSD / bit", "number", "divergence over clusters of φ, ψ, ω; 0 same, 1 disjoint"),
     "tica_w2": ("TICA W₂", "number", "distance in the two slowest coordinates"),
     "tica_jsd": ("TICA JSD / bit", "number", "divergence over clusters of slow states; 0 same, 1 disjoint"),
-    "chirality": ("Correct chirality", "share", "share of draws with every chiral centre as in the reference"),
-    "mirrored": ("Mirrored", "share", "mirror images, which have been mirrored back"),
-    "clashing": ("Overlapping atoms", "share", "weight on conformations with a pair of atoms too close"),
-    "bad_bonds": ("Stretched bonds", "share", "weight on conformations with a bond off by more than 0.03 nm"),
+    "chirality": ("Correct chirality", "fraction", "share of draws with every chiral centre as in the reference"),
+    "mirrored": ("Mirrored", "fraction", "mirror images, which have been mirrored back"),
+    "clashing": ("Overlapping atoms", "fraction", "weight on conformations with a pair of atoms too close"),
+    "bad_bonds": ("Stretched bonds", "fraction", "weight on conformations with a bond off by more than 0.03 nm"),
 }
 
 
@@ -49,7 +51,7 @@ def rows(
     findings: list[Finding],
     floor: dict[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """A table's rows: label, meaning, and for each ensemble value, text and level; last what the `floor` has."""
+    """Return a table's rows: label, meaning, and a cell (value, text, level) for each ensemble and for the floor."""
     levels = {(f.ensemble, f.quantity): f.level for f in findings}
     tables = [(e, getattr(e, which)) for e in ensembles]
     found = dict.fromkeys(key for _, table in tables for key in table)  # in order
@@ -71,19 +73,19 @@ def rows(
 
 
 def _cell(table: dict[str, float], key: str, kind: str, ensemble: Ensemble | None = None) -> str:
-    scale, unit = (100.0, "\u00a0%") if kind in ("share", "ess") else (1.0, "")
-    if kind == "share" and abs(table[key]) < NOTHING:
+    scale, unit = (100.0, "\u00a0%") if kind in ("fraction", "ess") else (1.0, "")
+    if kind == "fraction" and abs(table[key]) < NOTHING:
         return f"0{unit}"
     text = number(scale * table[key]) + unit
     if kind == "ess" and ensemble:
-        text += f" ({number(ensemble.effective)} of {number(len(ensemble.weights))})"
+        text += f" ({number(ensemble.effective_draws)} of {number(len(ensemble.weights))})"
     if (low := table.get(f"{key}_low", math.nan)) < (high := table.get(f"{key}_high", math.nan)):
         text += f" [{number(scale * low, 2)}, {number(scale * high, 2)}]"
     return text
 
 
 def write_report(path: Path, report: Report, pictures: list[Picture] | None = None) -> Path:
-    """Write the page, with the figures that were drawn or with its own."""
+    """Write the page, with `pictures` if they are plotted already."""
     findings = verdict(report)
     states = conformers(report.ensembles[-1], report.peptide) if report.ensembles else []
     floor = report.reference.floor if report.reference else {}
@@ -96,14 +98,14 @@ def write_report(path: Path, report: Report, pictures: list[Picture] | None = No
         diagnostics=rows(report.ensembles, "diagnostics", DIAGNOSTICS, findings),
         metrics=rows(report.ensembles, "metrics", METRICS, findings, floor),
         floor=floor,
-        pictures=draw(report) if pictures is None else pictures,
+        pictures=plot_report(report) if pictures is None else pictures,
         states=viewer_data(states, report.peptide) if states else "",
         viewer=viewer_code() if states else "",
     )
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render a template of this folder to a temporary name, then rename."""
+    """Render a template of this folder, whole or not at all."""
     folder = Path(__file__).parent
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
@@ -113,13 +115,13 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     text = page.get_template(template).render(**values)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
 def save_figures(folder: Path, pictures: list[Picture]) -> list[Path]:
-    """The page's figures as PNG files, made in `folder`; figures of an earlier page are removed."""
+    """Write the page's figures as PNG files in `folder`; figures of an earlier page are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

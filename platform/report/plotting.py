@@ -1,6 +1,6 @@
-"""What all figures share: their look, and how a page gets them.
+"""Style of all figures, and their form in a page.
 
-Drawn without pyplot, so that any thread or actor may do it. Energies in kT, angles in degrees.
+Plotted without pyplot, so that any thread or actor may do it. Energies in kT, angles in degrees.
 """
 
 import base64
@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from itertools import cycle
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
@@ -23,7 +24,9 @@ T = TypeVar("T")
 WIDTH_IN = 5.6  # a phone shows this at two thirds: ten-point type stays readable
 MAX_FREE_ENERGY_KT = 7.0
 MAX_SVG_BYTES = 200_000
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart by colour-blind readers
+# Okabe & Ito, and black: told apart by colour-blind readers.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vP*"
 REFERENCE_COLOUR = "#8a8a8a"
 STYLE: Any = {  # matplotlib types the keys one by one
     "font.size": 10,
@@ -47,11 +50,11 @@ class Picture:
     figure: Figure
 
     def png(self) -> bytes:
-        """For MLflow, and for the page where the SVG is too large."""
+        """Return PNG bytes, for MLflow, and for the page where the SVG is too large."""
         return self._saved("png", dpi=200)
 
     def data_uri(self) -> str:
-        """The figure as text that a page can hold: SVG, or PNG if that is large."""
+        """Return the figure as text that a page can hold: SVG, or PNG if that is large."""
         svg = self._saved("svg", metadata={"Date": None})
         kind, data = ("svg+xml", svg) if len(svg) <= MAX_SVG_BYTES else ("png", self.png())
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -64,28 +67,27 @@ class Picture:
 
 
 def styled(make: Callable[P, T]) -> Callable[P, T]:
-    """Run a function that draws in our style."""
+    """Wrap a function that plots, so that it does so in our style."""
 
     @wraps(make)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         with matplotlib.rc_context(STYLE):
             return make(*args, **kwargs)
 
-    return drawn
+    return wrapped
 
 
 def stacked(rows: int, height_in: float) -> tuple[Figure, list[Axes]]:
-    """Plots above each other on one x axis."""
+    """Return a figure of plots above each other on one x axis."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def colours() -> Iterator[str]:
-    """For ensembles in order, again from the start when there are more."""
-    while True:
-        yield from COLOURS
+    """Colours of ensembles in order, again from the start when there are more."""
+    return cycle(COLOURS)
 
 
 def finite(values: Floats) -> Floats:
-    """Those that are."""
+    """Values that are finite."""
     return values[np.isfinite(values)]

@@ -1,4 +1,4 @@
-"""What a report concludes: whether an ensemble can be used."""
+"""Verdict of a report: whether an ensemble can be used."""
 
 import math
 from collections.abc import Iterator
@@ -7,15 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from .contents import Ensemble, Reference, Report, number, percent
+from boltzray.molecules.ensemble import Ensemble
+
+from .contents import Reference, Report, ancestors_needed, number, percent
 
 Level = Literal["bad", "warn", "good"]
 
 MIN_EFFECTIVE, MIN_ESS = 50, 0.01
 FEW_EFFECTIVE = 200  # averages are fine from fewer, histograms are not
 MAX_K_HAT = 0.7  # Vehtari et al. 2024; below it, n draws settle a k̂ of up to 1 − 1/log₁₀ n
-MAX_WEIGHT_SHARE = 0.05
-MAX_FAILED_SHARE = 0.01
+MAX_WEIGHT_FRACTION = 0.05
+MAX_FAILED_FRACTION = 0.01
 # In interquartile ranges of the reference, 8 kT for two residues.
 MAX_DRAW_SHIFT, MAX_WEIGHTED_SHIFT = 10.0, 0.5
 MIN_CHIRALITY = 0.99
@@ -36,7 +38,7 @@ class Finding:
 
 
 def verdict(report: Report) -> list[Finding]:
-    """What the numbers say, the worst first."""
+    """Judge every ensemble by its numbers; the worst findings first."""
     findings = [f for e in report.ensembles for f in _judge(e, report.reference)]
     if not report.ensembles:
         findings.append(Finding(level="bad", text="There is no ensemble in this report."))
@@ -47,7 +49,7 @@ def verdict(report: Report) -> list[Finding]:
 
 
 def headline(report: Report, findings: list[Finding]) -> Finding:
-    """The findings in one sentence."""
+    """Conclude from the findings in one sentence."""
     bad = {f.ensemble for f in findings if f.level == "bad"}
     usable = [e.name for e in report.ensembles if e.name not in bad]
     if not usable:
@@ -66,7 +68,7 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
     def finding(level: Level, quantity: str, text: str) -> Finding:
         return Finding(level=level, text=f"{ensemble.name}: {text}", ensemble=ensemble.name, quantity=quantity)
 
-    effective = ensemble.effective
+    effective = ensemble.effective_draws
     text = f"{number(effective)} effective of {number(n)} draws ({percent(effective / n)}); "
     if not (effective >= MIN_EFFECTIVE and effective >= MIN_ESS * n):
         yield finding("bad", "ess", f"{text}at least {MIN_EFFECTIVE} and {percent(MIN_ESS)} are needed.")
@@ -86,21 +88,22 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
         else:
             yield finding("good", "k_hat", f"Pareto k̂ is {number(k_hat)}, at most {number(reliable)} as it should be.")
 
-    if (largest := numbers.get("max_weight_share", float(ensemble.weights.max()))) > MAX_WEIGHT_SHARE:
-        text = f"one draw holds {percent(largest)} of the weight, more than {percent(MAX_WEIGHT_SHARE)}."
+    if (largest := numbers.get("max_weight_share", float(ensemble.weights.max()))) > MAX_WEIGHT_FRACTION:
+        text = f"one draw holds {percent(largest)} of the weight, more than {percent(MAX_WEIGHT_FRACTION)}."
         yield finding("warn", "max_weight_share", text)
 
-    if (roots := numbers.get("n_roots")) is not None:
-        few = not roots >= ensemble.roots_needed
-        text = f"{number(roots)} distinct ancestor{'s' * (roots != 1)} for {number(n)} particles; "
-        text += f"at least {number(math.ceil(ensemble.roots_needed))} are needed."
+    if (ancestors := numbers.get("n_roots")) is not None:
+        needed = ancestors_needed(n)
+        few = not ancestors >= needed  # NaN is few, too
+        text = f"{number(ancestors)} distinct ancestor{'s' * (ancestors != 1)} for {number(n)} particles; "
+        text += f"at least {number(math.ceil(needed))} are needed."
         yield finding("bad" if few else "good", "n_roots", text)
     if ensemble.steps and not ensemble.steps[-1]["lam"] >= 1.0:
         reached = number(ensemble.steps[-1]["lam"])
         yield finding("bad", "lam", f"the path stopped at λ = {reached}; the target is at λ = 1.")
     failed = numbers.get("n_failed", 0) / max(numbers.get("n_evaluations", n), 1)
-    if failed > MAX_FAILED_SHARE:
-        text = f"{percent(failed)} of the energy evaluations failed, more than {percent(MAX_FAILED_SHARE)}."
+    if failed > MAX_FAILED_FRACTION:
+        text = f"{percent(failed)} of the energy evaluations failed, more than {percent(MAX_FAILED_FRACTION)}."
         yield finding("warn", "n_failed", text)
     if (correct := ensemble.metrics.get("chirality", 1.0)) < MIN_CHIRALITY:
         text = f"{percent(correct)} of the draws have the right chirality, fewer than {percent(MIN_CHIRALITY)}."
@@ -108,18 +111,17 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
     floor = reference.floor if reference else {}
     for name, what in (("clashing", "overlapping atoms"), ("bad_bonds", "a bond far from its usual length")):
         usual = floor.get(name, 0.0)
-        if (share := ensemble.metrics.get(name, 0.0)) > usual + MAX_CLASHING:
-            text = (
-                f"{percent(share)} of the weight lies on conformations with {what}, in the reference {percent(usual)}."
-            )
+        if (fraction := ensemble.metrics.get(name, 0.0)) > usual + MAX_CLASHING:
+            text = f"{percent(fraction)} of the weight lies on conformations with {what}, "
+            text += f"in the reference {percent(usual)}."
             yield finding("warn", name, text)
 
     if reference is not None:
         low, middle, high = np.quantile(reference.energy_kT[np.isfinite(reference.energy_kT)], (0.25, 0.5, 0.75))
-        drawn = float(np.median(ensemble.energy_kT) - middle)
+        above = float(np.median(ensemble.energy_kT) - middle)
         limit = MAX_DRAW_SHIFT * max(high - low, 1.0)
-        if not drawn <= limit:
-            text = f"the median unweighted draw lies {number(drawn)} kT above the reference's median energy"
+        if not above <= limit:
+            text = f"the median unweighted draw lies {number(above)} kT above the reference's median energy"
             yield finding("bad", "energy", f"{text}, over the limit of {number(limit)} kT.")
         shift, limit = _median(ensemble) - float(middle), MAX_WEIGHTED_SHIFT * max(high - low, 1.0)
         text = f"the weighted median energy differs by {number(shift)} kT from the reference's; "

@@ -1,4 +1,4 @@
-"""Work for a set of actors: results in order, at most a few calls in flight, and a dead actor's calls done again."""
+"""Distribute calls over actors; resubmit the calls of an actor that died."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ MAX_TRIES = 5  # of one call; an input that kills its actor every time must end 
 
 
 def fetch(reference: Any) -> Any:
-    """The value of a reference; what a task raised comes as itself, not wrapped in its remote traceback."""
+    """Get the value of a reference; raises the task's own error, not wrapped in its remote traceback."""
     try:
         return ray.get(reference)
     except RayActorError:
@@ -26,7 +26,7 @@ def fetch(reference: Any) -> Any:
 
 
 def as_they_end(tasks: Mapping[Any, T]) -> Iterator[tuple[T, Any]]:
-    """What each task's reference stands for, and the reference, in the order in which the tasks end."""
+    """Yield value and key of each item of `tasks`, whose keys are references, in the order in which they end."""
     running = list(tasks)
     while running:
         done, running = ray.wait(running, num_returns=1)
@@ -38,10 +38,11 @@ def run_on(
     calls: Sequence[Callable[[Any], Any]],
     on_done: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """Give each of `calls` to some actor; returns what `ray.get` gives of the last reference of each, in order.
+    """Give each of `calls` to some actor; returns their results, in the order of `calls`.
 
-    A call takes an actor and returns a reference, or a list of them of which the last is waited for. The actors
-    restart by themselves (`max_restarts`); a call lost with one is made again, on any.
+    A call takes an actor and returns a reference, or a list of them, of which the last is waited for and replaced by
+    its value. Actors restart by themselves (`max_restarts`); a call lost with one is made again, on any. `on_done` is
+    called with the number of results so far.
     Raises: the error of a call that raised; RuntimeError when a call killed its actor `MAX_TRIES` times.
     """
     results: dict[int, Any] = {}
@@ -53,19 +54,17 @@ def run_on(
 
 
 def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> Iterator[tuple[int, Any]]:
-    """The index and the result of each call, in the order in which they end; see `run_on`.
-
-    An actor that died gets nothing until it answers again: one whose node is gone may never find another.
-    """
+    """Yield the index and the result of each call, in the order in which they end; see `run_on`."""
     waiting = deque(range(len(calls)))
     tries = [0] * len(calls)
     load = [0] * len(actors)
     running: dict[Any, tuple[int, int, int, Any]] = {}
-    away: dict[Any, int] = {}
+    restarting: dict[Any, int] = {}
     while waiting or running:
         while waiting:
             index = waiting[0]
-            # A call that was lost is made again with an actor to itself: so a death counts against its cause alone.
+            # A lost call gets an actor to itself. An actor that dies takes all its calls along, one of which may have
+            # killed it: alone, that one uses up its own tries, and never those of its neighbours.
             weight = IN_FLIGHT if tries[index] else 1
             actor = load.index(min(load))
             if load[actor] + weight > IN_FLIGHT:
@@ -77,10 +76,10 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
             load[actor] += weight
             tries[index] += 1
         set_gauge("boltzray_queue_depth", len(waiting) + len(running))
-        for reference in ray.wait([*running, *away], num_returns=1)[0]:
-            if reference in away:
+        for reference in ray.wait([*running, *restarting], num_returns=1)[0]:
+            if reference in restarting:
                 fetch(reference)
-                load[away.pop(reference)] -= IN_FLIGHT
+                load[restarting.pop(reference)] -= IN_FLIGHT
                 continue
             index, actor, weight, references = running.pop(reference)
             load[actor] -= weight
@@ -91,8 +90,10 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
                 if tries[index] >= MAX_TRIES:
                     raise RuntimeError(f"part {index} of the work ended {MAX_TRIES} actors: {error}") from error
                 waiting.appendleft(index)
-                if actor not in away.values():
-                    away[actors[actor].__ray_ready__.options(max_task_retries=-1).remote()] = actor
+                # A dead actor counts as full until its restart is confirmed by `__ray_ready__`, which Ray repeats: one
+                # whose node is gone may never find another place, and its calls would wait while the others idle.
+                if actor not in restarting.values():
+                    restarting[actors[actor].__ray_ready__.options(max_task_retries=-1).remote()] = actor
                     load[actor] += IN_FLIGHT
                 continue
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)

@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 def _forbid_extra(kind: Any) -> None:
-    """Make pydantic refuse unknown keys of a dataclass and of every dataclass within it."""
+    """Make pydantic refuse unknown keys of a dataclass and of every dataclass within it.
+
+    Set here, on classes of other packages: pydantic's own way, a decorator of each class, would make it a dependency of
+    molecules, models and samplers, which do without.
+    """
     for inner in get_args(kind):
         _forbid_extra(inner)
     if is_dataclass(kind) and "__pydantic_config__" not in vars(kind):
@@ -26,7 +30,7 @@ def _forbid_extra(kind: Any) -> None:
 
 
 def parse(kind: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `kind` from a plain, nested mapping.
+    """Make an instance of the dataclass `kind` from a plain, nested mapping.
 
     Raises: ValueError of one line that names the key and what is wrong with it.
     """
@@ -47,7 +51,7 @@ def parse(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def results_home() -> Path:
-    """The folder that relative result paths and the MLflow store refer to.
+    """Return the folder that relative result paths and the MLflow store refer to.
 
     `BOLTZRAY_HOME` if set. Else the working folder, unless Ray unpacked that from a job's `--working-dir`: such a
     snapshot is deleted with the job, so results go to ~/boltzray.
@@ -59,24 +63,24 @@ def results_home() -> Path:
 
 
 def results_folder(out: str) -> Path:
-    """`out` made absolute below `results_home`, and created."""
+    """Make `out` absolute below `results_home`, and create it."""
     folder = results_home() / Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def data_folder(path: str) -> Path:
-    """A data folder as given, or below `results_home` when relative."""
+    """Make the path of a data folder absolute, below `results_home` when relative."""
     return results_home() / Path(path).expanduser()
 
 
 def display_path(path: Path) -> str:
-    """A path for people: below `results_home` where it is."""
+    """Format a path for people: relative to `results_home` where it lies there."""
     return str(path.relative_to(results_home())) if path.is_relative_to(results_home()) else str(path)
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of a JSON-able value or a dataclass."""
+    """Hash a JSON-able value or a dataclass, in 12 hexadecimal digits."""
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -88,7 +92,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dataclass or mapping as dotted keys, for MLflow parameters."""
+    """Flatten a nested dataclass or mapping to dotted keys."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, Mapping):

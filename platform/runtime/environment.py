@@ -1,11 +1,11 @@
-"""Environment variables that Ray reads when it is imported: call `prepare` before that."""
+"""Environment variables for Ray, which reads them when it is imported: call `prepare` before that."""
 
 import os
 import secrets
 
 
 def prepare() -> None:
-    """Defaults for Ray in this process and its children; whatever is set already stays.
+    """Set defaults for Ray in this process and its children; a variable that is set already stays.
 
     A local cluster listens on loopback alone, and is guarded from other users by a token of its own, which leaves no
     file behind (Ray would write one to the home folder, and later commands of Ray would stumble over it).

@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LOG_EVERY_S = 10.0
-QUICK_S = 2.0  # what is done by then needs no line
+QUICK_S = 2.0  # work done by then needs no line
 
 Update = Callable[[float, str], None]
 
 
 def say(text: str) -> None:
-    """One line to the user."""
+    """Print one line to the user."""
     print(text, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 45 s, 12 min, 3.5 h."""
+    """Format seconds: 45 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(label: str, total: float, done: float = 0.0) -> Iterator[Update]:
-    """Gives `update(done, note)`; `done` is what a resumed run starts from, and counts as no work of this one."""
+    """Give `update(value, note)`. A resumed run starts from `done`, which does not count for the rate."""
     with (_bar if sys.stdout.isatty() else _lines)(label, total, done) as update:
         yield update
 
@@ -57,14 +57,14 @@ def _bar(label: str, total: float, done: float) -> Iterator[Update]:
 @contextmanager
 def _lines(label: str, total: float, done: float) -> Iterator[Update]:
     started = time.monotonic()
-    shown, last = -LOG_EVERY_S, done
+    printed, last = -LOG_EVERY_S, done
 
     def update(value: float, note: str = "") -> None:
-        nonlocal shown, last
+        nonlocal printed, last
         now = time.monotonic() - started
-        if value == last or now < QUICK_S or (now - shown < LOG_EVERY_S and value < total):
+        if value == last or now < QUICK_S or (now - printed < LOG_EVERY_S and value < total):
             return
-        shown, last = now, value
+        printed, last = now, value
         rate = (value - done) / now if now > 0 else 0.0
         eta = f"ETA {duration((total - value) / rate)}" if rate > 0 and value < total else ""
         say("  ".join(part for part in (f"{label} {100 * value / total:3.0f}%", eta, note) if part))

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from boltzray.molecules.storage import replacing
+
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Rows, whose keys may differ, as `path` says: .csv or .parquet. A column of mixed kinds becomes text.
+    """Write rows, whose keys may differ, as CSV where `path` ends in .csv, else as Parquet; returns `path`.
 
-    Under a temporary name first.
+    A column of mixed kinds becomes text. A reader sees the whole file or the one before it.
     """
     columns: dict[str, pa.Array] = {}
     for key in dict.fromkeys(key for row in rows for key in row):
@@ -22,6 +24,6 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             columns[key] = pa.array([None if value is None else str(value) for value in values])
     write = pyarrow.csv.write_csv if path.suffix == ".csv" else pq.write_table
-    temporary = path.with_name(f".{path.name}")
-    write(pa.table(columns), str(temporary))
-    return temporary.replace(path)
+    with replacing(path) as temporary:
+        write(pa.table(columns), str(temporary))
+    return path

@@ -1,4 +1,4 @@
-"""What Ray's dashboard and Prometheus see of the work: counts, of which Grafana makes rates. MLflow's system metrics.
+"""Metrics for Prometheus and Ray's dashboard: counts, of which Grafana makes rates. System metrics for MLflow.
 
 Prometheus knows `boltzray_energies` as `ray_boltzray_energies_total`; see cluster/grafana.json.
 """
@@ -13,7 +13,7 @@ from ray.util.metrics import Counter, Gauge
 
 
 class Meaning(NamedTuple):
-    """A metric: what it counts, and its label, if it has one."""
+    """Description of a metric, and the name of its label, if it has one."""
 
     text: str
     label: str | None = None
@@ -42,21 +42,21 @@ def _gauge(name: str) -> Gauge:
 
 
 def count(name: str, amount: int, label: str | None = None) -> None:
-    """Add `amount` to a counter; without Ray there is nobody to see it, and nothing is done."""
+    """Add `amount` to a counter. Does nothing without Ray, which would export it."""
     if amount > 0 and ray.is_initialized():
         key = COUNTERS[name].label
         _counter(name).inc(amount, {key: label} if key and label else {})
 
 
 def set_gauge(name: str, value: float) -> None:
-    """Set a gauge; nothing without Ray, see `count`."""
+    """Set a gauge. Does nothing without Ray, as `count`."""
     if ray.is_initialized():
         _gauge(name).set(value)
 
 
 @contextmanager
 def system_metrics(run_id: str, uri: str) -> Iterator[None]:
-    """CPU, memory, disk, network and GPU of this node in an MLflow run, as `system/…`.
+    """Log CPU, memory, disk, network and GPU of this node to an MLflow run, as `system/…`, during a `with`.
 
     Only with MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true; MLflow needs nvidia-ml-py to see a GPU.
     """

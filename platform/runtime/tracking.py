@@ -1,4 +1,4 @@
-"""One MLflow run a job, found again when the job is resumed."""
+"""MLflow runs: one for each job, found again when the job is resumed."""
 
 import hashlib
 import logging
@@ -26,13 +26,13 @@ PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or an SQLite file in the results' home: always absolute."""
+    """Return `MLFLOW_TRACKING_URI`, or an SQLite file in the results' home: always absolute."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_home() / 'mlflow.db'}"
 
 
 @contextmanager
 def warn_on_error(what: str) -> Iterator[None]:
-    """A store of metrics that is down for a while must not end a run of days."""
+    """Print an error instead of raising it: a store that is down for a while must not end a run of days."""
     try:
         yield
     except Exception as error:
@@ -40,7 +40,7 @@ def warn_on_error(what: str) -> Iterator[None]:
 
 
 def provenance() -> dict[str, str]:
-    """Commit, versions and command: what is needed to run the same thing again."""
+    """Collect commit, versions and command, to run the same thing again."""
     facts = {"command": " ".join([Path(sys.executable).name, *sys.argv]), "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def provenance() -> dict[str, str]:
 
 
 def _experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
-    """A client, and the id of an experiment, which is made when there is none.
+    """Return a client, and the id of an experiment, which is made when there is none.
 
     The first job of a folder makes the database: others that start at the same time wait for it.
     """
@@ -83,7 +83,7 @@ class Tracker:
         self.run_id, self.uri = run_id, uri
 
     def __getstate__(self) -> dict[str, str]:
-        return {"run_id": self.run_id, "uri": self.uri}  # whoever entered the run watches the system, and nobody else
+        return {"run_id": self.run_id, "uri": self.uri}  # system metrics are logged by the process that entered the run
 
     @property
     def client(self) -> MlflowClient:
@@ -93,7 +93,7 @@ class Tracker:
     def open(
         cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None
     ) -> "Tracker":
-        """The run of results folder `out`: the one begun there earlier with the same parameters, or a new one."""
+        """Open the run of results folder `out`: the one begun there with the same parameters, or a new one."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = tracking_uri()
@@ -119,7 +119,7 @@ class Tracker:
 
     @classmethod
     def find(cls, out: Path) -> "Tracker | None":
-        """The run that made results folder `out`, if there is one."""
+        """Find the run that made results folder `out`, if there is one."""
         path = out / "mlflow_run"
         if not path.exists():
             return None
@@ -131,37 +131,40 @@ class Tracker:
         return tracker
 
     def facts(self) -> dict[str, str]:
-        """Commit, versions and command under which the run was begun."""
+        """Return the run's tags: commit, versions and command that it was begun with, and what was tagged since."""
         tags = self.client.get_run(self.run_id).data.tags
         return {k: v for k, v in tags.items() if not k.startswith("mlflow.") and k != "boltzray_out"}
 
     def history(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric, in the order of steps."""
+        """Return (step, value) of a metric, in the order of steps."""
         return sorted((m.step, m.value) for m in self.client.get_metric_history(self.run_id, metric))
 
-    def log(self, metrics: Mapping[str, Any], step: int = 0) -> None:
-        """All finite numbers among `metrics`, in one call."""
+    def log(self, metrics: Mapping[str, Any], step: int = 0, *, synchronous: bool = True) -> None:
+        """Log all finite numbers among `metrics` in one call, or give them to MLflow's queue: see `flush`."""
         now = int(time.time() * 1000)
         items = [
             Metric(name, float(value), now, step)
             for name, value in metrics.items()
             if isinstance(value, int | float) and abs(float(value)) < float("inf")
         ]
-        self.client.log_batch(self.run_id, metrics=items)
+        self.client.log_batch(self.run_id, metrics=items, synchronous=synchronous)
+
+    def flush(self) -> None:
+        """Wait until MLflow's queue is empty. What the store did not take is lost; MLflow prints why."""
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.flush_async_logging()
 
     def tag(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run, cut to MLflow's limit of length."""
         self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()])
 
     def latest(self) -> dict[str, float]:
-        """The last value of each metric."""
+        """Return the last value of each metric."""
         return dict(self.client.get_run(self.run_id).data.metrics)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file, or a folder with all its files."""
-        if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), folder or path.name)
-        else:
-            self.client.log_artifact(self.run_id, str(path), folder)
+        """Copy a file, or a folder with all its files, to the run's artifacts, below `folder` if given."""
+        self.client.log_artifact(self.run_id, str(path), folder)
 
     def __enter__(self) -> "Tracker":
         self._watching = ExitStack()
@@ -170,7 +173,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """The run ends as its work did: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
+        """End the run as its work ended: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
         with warn_on_error("watching the system"):
             self._watching.close()
         status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"

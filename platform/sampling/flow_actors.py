@@ -1,4 +1,4 @@
-"""What holds a flow: a plain class, made into Ray actors at the end of the file."""
+"""The flow server, a plain class, and how actors of it are started."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,25 +14,23 @@ import torch
 from torch import Tensor
 
 from boltzray import models
-from boltzray.models.conditioning import Precision
 from boltzray.models.flow import Flow
 from boltzray.molecules.energy import EnergyBatch
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
-from boltzray.samplers.com import CenterOfMass, com_log_density
 from boltzray.samplers.rng import Stage, generator
 
 from ..runtime.actor_pool import IN_FLIGHT
 from ..runtime.cluster import Cluster
 from ..runtime.progress import say
 from ..runtime.telemetry import count
-from .energy_actors import BatchedEnergies, Energies, EnergyActors, EnergyConfig, Molecule, start_servers
+from .energy_actors import Energies, EnergyActors, EnergyConfig, LocalEnergies, start_servers
+from .target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
-    """How many hold a flow, how many an energy (of OpenMM). 0: one flow a GPU, or a core; one energy a core."""
+    """Numbers of flow actors and of energy actors (of OpenMM). 0: one flow a GPU, or a core; one energy a core."""
 
     flow_replicas: int = 0
     energy_actors: int = 0
@@ -42,51 +40,11 @@ class ActorsConfig:
             raise ValueError("flow_replicas and energy_actors cannot be negative: 0 stands for automatic")
 
 
-PATIENCE_S = 30.0  # before a wait for actors is worth a word
-DEFAULT_TRAINED_AT_K = 310.0  # of the public data and weights, which do not record it
-
-
-def trained_at_k(checkpoint: Path) -> float:
-    """Temperature of the data that a flow was trained on."""
-    if not checkpoint.is_dir():
-        return DEFAULT_TRAINED_AT_K
-    return float(models.checkpoint.describe(checkpoint)["provenance"].get("temperature_k", DEFAULT_TRAINED_AT_K))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """The density to sample: a peptide at a temperature, and the law of its centre of mass; and how draws are made.
-
-    The flow is drawn from at the same temperature: its latents, and the centre of mass, get `ratio` times the
-    variance that they had when it was trained at `trained_at_k`.
-    """
-
-    pdb: str
-    temperature_k: float
-    com: CenterOfMass = "gaussian"
-    trained_at_k: float = DEFAULT_TRAINED_AT_K
-    draw_precision: Precision = "float32"
-    forcefield: str = DEFAULT_FORCEFIELD
-
-    @property
-    def ratio(self) -> float:
-        return self.temperature_k / self.trained_at_k
-
-    def log_density(self, x: Tensor, energy: EnergyBatch, scale_nm: float) -> tuple[Tensor, Tensor | None, Tensor]:
-        """log π̃, its gradient and ok, in normalised coordinates, from energies at scale_nm · x.
-
-        Shape: x (B, N, 3) → (B,), (B, N, 3) or None, (B,) bool.
-        """
-        com, com_gradient = com_log_density(x, self.com, self.ratio)
-        log_p = com - torch.from_numpy(energy.energy)
-        gradient = None
-        if energy.gradient is not None:
-            gradient = com_gradient - scale_nm * torch.from_numpy(energy.gradient)
-        return log_p, gradient, torch.from_numpy(energy.ok)
+PATIENCE_S = 30.0  # of waiting for actors to start, after which a message says so
 
 
 class Origin(NamedTuple):
-    """Where the particles of a resampled block are: their numbers, and those of the blocks that hold them."""
+    """Source rows of a resampled block, and the blocks that contain them."""
 
     ancestors: np.ndarray
     block_size: int
@@ -98,13 +56,13 @@ class BlockServer(ABC):
 
     @abstractmethod
     def evaluate(self, x: Tensor) -> Endpoints:
-        """Both ends of the path at x (B, N, 3), with gradients."""
+        """Evaluate both ends of the path at x (B, N, 3), with gradients."""
 
     def ready(self) -> bool:
         return True
 
     def start(self, x: np.ndarray, n: int) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """The first `n` proposals → particles with densities and gradients; and the scalars that the driver needs."""
+        """Make particles, with densities and gradients, of the first `n` proposals; and the driver's scalars."""
         return _out(evaluate_particles(torch.tensor(x[:n]), self.evaluate))
 
     def move(
@@ -138,15 +96,16 @@ class FlowServer(BlockServer):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
         self.target, self.energies = target, energies()
-        self.proposal_ratio = target.ratio  # of q; finetuning may draw hotter than the target that it weights to
+        self.proposal_ratio = (
+            target.temperature_ratio
+        )  # of q; finetuning may draw hotter than the target that it weights to
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
-        self.target_log_prob(
-            self.peptide.positions[None] / self.flow.scale_nm
-        )  # gets energies ready before two calls want them
+        # Energies are made ready by the first call for them: now, before two calls at once would do it.
+        self.target_log_prob(self.peptide.positions[None] / self.flow.scale_nm)
 
-    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Block `block` of proposals: x (n, N, 3) normalised float32, and the log q of each from the same pass."""
+    def propose(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample block `block` of proposals: x (n, N, 3) normalised float32, and log q (n,) from the same pass."""
         noise = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
         with self._alone:
@@ -155,13 +114,13 @@ class FlowServer(BlockServer):
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log π̃ (B,) and energies (B,) in kT of proposals."""
+        """Evaluate log π̃ (B,) and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
         log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
         return log_p.numpy(), energy.energy
 
     def evaluate(self, x: Tensor) -> Endpoints:
-        """Both ends of the path; the energies are computed elsewhere while this computes log q."""
+        """Evaluate both ends of the path; the energies are computed elsewhere while this computes log q."""
         asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
         with self._alone:
             here = x.to(self.device)
@@ -174,6 +133,28 @@ class FlowServer(BlockServer):
 
     def _nm(self, x: np.ndarray) -> np.ndarray:
         return x.astype(np.float64) * self.flow.scale_nm
+
+
+class ActorResources(NamedTuple):
+    """Numbers of actors, what each flow actor reserves by Ray's name of the resource, and the CPUs of each energy."""
+
+    n_flow: int
+    n_energy: int
+    flow: dict[str, float]
+    energy_cpus: float
+
+
+def actor_resources(config: ActorsConfig, energy: EnergyConfig, resources: Cluster) -> ActorResources:
+    """Decide how many actors there are on a cluster, and what each reserves.
+
+    Batched energies need no actors: each flow's process has its own. Without GPUs both kinds have half a CPU each: a
+    flow mostly waits while energies are computed.
+    """
+    n_energy = config.energy_actors or max(1, resources.cpus - (resources.gpus > 0))
+    n_energy = n_energy if energy.engine == "openmm" else 0
+    n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
+    cpus = 0.5 if n_energy and not resources.gpus else 1.0
+    return ActorResources(n_flow, n_energy, {"GPU": 1.0} if resources.gpus else {"CPU": cpus}, cpus)
 
 
 class Actors(NamedTuple):
@@ -198,27 +179,23 @@ def start_actors(
 ) -> Actors:
     """Flow and energy actors, ready; each restarts by itself when its process dies.
 
-    A lost call to an energy is made again by Ray, one to a flow by `pool`: Ray would keep the history of every block.
-    Without GPUs both kinds share the cores, half a CPU each: a flow mostly waits while energies are computed. Batched
-    energies need no actors: each flow's process has its own.
+    A lost call to an energy is made again by Ray, one to a flow by `actor_pool`: Ray would keep the history of every
+    block.
+    Raises: ValueError where a local cluster has fewer CPUs than they take.
     """
-    n_energy = config.energy_actors or max(1, resources.cpus - (resources.gpus > 0))
-    n_energy = n_energy if energy.engine == "openmm" else 0
-    n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
-    share = 0.5 if n_energy and not resources.gpus else 1.0
-    if resources.local and share * (n_energy + n_flow) > resources.cpus:
+    n_flow, n_energy, flow_resources, energy_cpus = actor_resources(config, energy, resources)
+    cpus = n_flow * flow_resources.get("CPU", 0.0) + n_energy * energy_cpus
+    if resources.local and cpus > resources.cpus:
         raise ValueError(
-            f"{n_flow} flow replicas and {n_energy} energy actors need {share * (n_energy + n_flow):g} CPUs, "
+            f"{n_flow} flow replicas and {n_energy} energy actors need {cpus:g} CPUs, "
             f"the cluster has {resources.cpus}: lower actors.flow_replicas or actors.energy_actors"
         )
     # What makes the energies is small. An object in the store could be gone when an actor starts again.
-    molecule = Molecule(target.pdb, target.temperature_k, target.forcefield)
-    names, servers = start_servers(energy, n_energy, share)
-    energies = partial(EnergyActors, names, molecule) if servers else partial(BatchedEnergies, molecule, energy)
-    gpus = 1 if resources.gpus else 0
-    resource = {"num_cpus": 0 if gpus else share, "num_gpus": gpus}
-    at_once = IN_FLIGHT if n_energy else 1  # what computes its own energies has nothing to wait for
-    flow = ray.remote(server).options(**resource, max_restarts=-1, max_concurrency=at_once)
+    names, servers = start_servers(target.molecule, n_energy, energy_cpus)
+    energies = partial(EnergyActors, names) if servers else partial(LocalEnergies, target.molecule, energy)
+    reserved = {"num_cpus": flow_resources.get("CPU", 0), "num_gpus": flow_resources.get("GPU", 0)}
+    at_once = IN_FLIGHT if n_energy else 1  # a server that computes its own energies has nothing to wait for
+    flow = ray.remote(server).options(**reserved, max_restarts=-1, max_concurrency=at_once)
     flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
     everyone: list[Any] = [*servers, *flows]
     waiting = [actor.ready.remote() for actor in everyone]

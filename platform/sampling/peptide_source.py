@@ -30,9 +30,15 @@ class PeptideSource:
         return self.sequence or Path(str(self.pdb)).stem
 
     def load(self) -> Peptide:
-        """Read the file, or the one that lies with the data, or build the peptide from its sequence."""
+        """Read the file, or the one that lies with the data, or build the peptide from its sequence.
+
+        The same peptide to the last bit as `Peptide.from_pdb` makes of its text, which is what actors are sent.
+        """
         if self.pdb:
             return Peptide.from_pdb(results_home() / self.pdb)
         sequence = check_sequence(self.sequence)
         path = find_pdb(data_folder(self.data_dir), sequence)
-        return Peptide.from_pdb(path) if path else Peptide.from_sequence(sequence)
+        if path:
+            return Peptide.from_pdb(path)
+        # A built peptide lists its bonds in another order than a parsed one, and energies are summed in that order.
+        return Peptide.from_pdb(Peptide.from_sequence(sequence).to_pdb())

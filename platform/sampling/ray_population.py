@@ -15,14 +15,14 @@ from boltzray.samplers.types import FloatArray, IntArray
 
 from ..runtime.actor_pool import completed, run_on
 from ..runtime.progress import progress
+from .block_files import blocks_per_part, load_part, part_path, save_part
 from .flow_actors import Origin
-from .smc_checkpoint import blocks_per_part, load_part, part_path, save_part
 
 
 class Proposals:
-    """Draws of the flow: their scalars here, their coordinates in parts on disk.
+    """Samples of the flow before weighting: their scalars here, their coordinates in block files.
 
-    A part is written when its last block is drawn; a draw begun again makes only the parts that are missing.
+    A file is written when its last block is there; sampling that is begun again makes only the files that are missing.
     No block is kept: Ray holds what is below 100 kB, as a block of a small peptide is, in the driver itself.
     """
 
@@ -35,15 +35,15 @@ class Proposals:
         self.seconds = float(sum(column["seconds"] for column in columns))
 
     @classmethod
-    def draw(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
-        """Draw `n` conformations and evaluate their energies."""
+    def sample(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
+        """Sample `n` conformations and evaluate their energies."""
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
         group = blocks_per_part(block_size)
         paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
         todo = [block for block in range(len(sizes)) if not paths[block // group].exists()]
 
         def call(block: int, actor: Any) -> list[Any]:
-            x, log_q = actor.draw.options(num_returns=2).remote(seed, block, sizes[block])
+            x, log_q = actor.propose.options(num_returns=2).remote(seed, block, sizes[block])
             return [x, log_q, actor.target_log_prob.remote(x)]
 
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
@@ -53,14 +53,14 @@ class Proposals:
                 block, part = todo[index], todo[index] // group
                 waiting[part][block] = result
                 if len(waiting[part]) == min(group, len(sizes) - part * group):
-                    _save_draws(paths[part], waiting.pop(part), time.monotonic() - began)
+                    _save_proposals(paths[part], waiting.pop(part), time.monotonic() - began)
                     began = time.monotonic()
                 done += 1
                 update(done, f"{min(n, done * block_size)}/{n} conformations")
         return cls(paths, block_size)
 
     def blocks(self, n: int) -> Iterator[Any]:
-        """References to the blocks that hold the first `n` draws."""
+        """References to the blocks that hold the first `n` proposals."""
         rows = self.block_size * blocks_per_part(self.block_size)
         for path in self.paths[: -(-n // rows)]:
             x = load_part(path, "x")["x"]
@@ -69,7 +69,7 @@ class Proposals:
             n -= len(x)
 
 
-def _save_draws(path: Path, results: dict[int, Any], seconds: float) -> None:
+def _save_proposals(path: Path, results: dict[int, Any], seconds: float) -> None:
     order = [results[block] for block in sorted(results)]
     save_part(
         path,
@@ -137,7 +137,7 @@ class RayPopulation:
         return Origin(part, self.block_size, needed), [self.blocks[i] for i in needed]
 
     def save(self, folder: Path) -> None:
-        """All particles with their densities and gradients, in parts below `folder`."""
+        """Write all particles with their densities and gradients, in block files below `folder`."""
         assert self._ancestors is None
         group = blocks_per_part(self.block_size)
         for part, low in enumerate(range(0, len(self.blocks), group)):
@@ -149,7 +149,7 @@ class RayPopulation:
 
     @classmethod
     def load(cls, servers: Sequence[Any], paths: Sequence[Path], block_size: int, seed: int) -> "RayPopulation":
-        """The population that was saved, bit for bit."""
+        """Read the population that was saved, bit for bit."""
         blocks, log_q, log_p = [], [], []
         for path in paths:
             arrays = load_part(path, *Particles._fields)

@@ -11,6 +11,7 @@ from ray.exceptions import ObjectLostError
 from boltzray import models
 from boltzray.models.conditioning import Precision
 from boltzray.models.hub import DEFAULT_CHECKPOINT
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
@@ -22,29 +23,27 @@ from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
 from .energy_actors import EnergyConfig
-from .flow_actors import ActorsConfig, Target, start_actors, trained_at_k
+from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
 from .ray_population import Proposals
-from .sample_files import SampleSet, finished, write_samples
+from .sample_files import finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
+from .target import Target, trained_at_k
 
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleJob:
-    """Draw weighted conformations of one peptide from a flow.
+class SamplingOptions:
+    """Options of sampling, whichever the peptide.
 
-    `sequence`, or `pdb` for one that has a file. `samples` are drawn by the flow; `sampler=smc` anneals the first
-    `smc_particles` of them, with a checkpoint every `checkpoint_s` seconds. At another temperature than the flow was
-    trained at, its latents are drawn from a wider or narrower normal. `data_dir`: where to look for reference MD.
+    `samples` are drawn from the flow; `sampler=smc` anneals the first `smc_particles` of them, with a checkpoint every
+    `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
+    narrower normal. `data_dir`: where to look for structures and reference MD.
     """
 
-    sequence: str = ""
-    pdb: str | None = None
     checkpoint: str = DEFAULT_CHECKPOINT
-    out: str = ""
     sampler: Literal["snis", "smc"] = "smc"
     samples: int = 1000
     smc_particles: int = 512
@@ -62,7 +61,6 @@ class SampleJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.source
         if self.samples < 2:
             raise ValueError(f"samples={self.samples}: at least 2 are needed for a weight to mean anything")
         if self.sampler == "smc" and not 2 <= self.smc_particles <= self.samples:
@@ -70,6 +68,19 @@ class SampleJob:
         check_forcefield(self.forcefield)
         if not 0.0 < self.temperature_k < float("inf"):
             raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob(SamplingOptions):
+    """Sample weighted conformations of one peptide, named by `sequence`, or by `pdb` if it has a file, with a flow."""
+
+    sequence: str = ""
+    pdb: str | None = None
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        _ = self.source
+        super().__post_init__()
 
     @property
     def source(self) -> PeptideSource:
@@ -86,7 +97,7 @@ def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
     peptide = job.source.load()
-    flow = models.load(checkpoint)
+    flow = models.checkpoint.outline(checkpoint)
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
@@ -102,15 +113,13 @@ def sample(job: SampleJob) -> Path:
         draw_precision=job.draw_precision,
         forcefield=job.forcefield,
     )
-    scale_nm = flow.scale_nm
-    del flow
     with folder.track() as tracker, cluster(job.cluster) as resources:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
-            sets = _undeterred(job, out / "run", actors.flows, target, scale_nm, tracker)
+            sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
         finally:
             actors.stop()
         write_samples(out, peptide, sets, seed=job.seed)
@@ -118,10 +127,10 @@ def sample(job: SampleJob) -> Path:
     return out
 
 
-def _undeterred(
+def _sample_despite_losses(
     job: SampleJob, folder: Path, flows: list[Any], target: Target, scale_nm: float, tracker: Tracker
-) -> list[SampleSet]:
-    """All samples. What a lost node held is gone: the run goes on from what is in `folder`."""
+) -> list[Ensemble]:
+    """Make all ensembles; when a node is lost, with what it held, go on from what is in `folder`."""
     folder.mkdir(exist_ok=True)
     for losses in range(MAX_LOSSES + 1):
         try:
@@ -135,30 +144,27 @@ def _undeterred(
 
 def _sample(
     job: SampleJob, folder: Path, flows: list[Any], target: Target, scale_nm: float, tracker: Tracker
-) -> Iterator[SampleSet]:
-    """SNIS on all draws; then, if asked for, SMC from the first of them."""
-    smc = job.sampler == "smc"
-    drawn = Proposals.draw(flows, job.samples, job.smc.block_size, job.seed, folder)
-    result = snis(None, drawn.log_q, drawn.log_p, job.weights)
-    diagnostics = snis_diagnostics(result) | {"seconds": drawn.seconds}
+) -> Iterator[Ensemble]:
+    """SNIS of all proposals; then, if asked for, SMC from the first of them."""
+    proposals = Proposals.sample(flows, job.samples, job.smc.block_size, job.seed, folder)
+    result = snis(None, proposals.log_q, proposals.log_p, job.weights)
+    diagnostics = snis_diagnostics(result) | {"seconds": proposals.seconds}
     with warn_on_error("logging to MLflow"):
         tracker.log({f"snis_{k}": v for k, v in diagnostics.items()})
-    yield SampleSet(
+    yield Ensemble(
         name="SNIS",
-        chunks=Positions(drawn.paths, scale_nm),
+        chunks=Positions(proposals.paths, scale_nm),
         log_weights=result.log_w.numpy(),
-        energy_kt=drawn.energy,
-        log_q=drawn.log_q,
+        energy_kT=proposals.energy,
+        log_q=proposals.log_q,
         diagnostics=diagnostics,
     )
-    if smc:
-        annealing = SMCRun(
-            config=job.smc, n=job.smc_particles, seed=job.seed, folder=folder, checkpoint_s=job.checkpoint_s
-        )
-        yield run_smc_on_actors(annealing, drawn, flows, target, scale_nm, tracker)
+    if job.sampler == "smc":
+        smc = SMCRun(config=job.smc, n=job.smc_particles, seed=job.seed, folder=folder, checkpoint_s=job.checkpoint_s)
+        yield run_smc_on_actors(smc, proposals, flows, target, scale_nm, tracker)
 
 
 def snis_diagnostics(result: SNISResult) -> dict[str, float]:
-    """The scalars of an SNIS result, for tables and MLflow."""
+    """Scalars of an SNIS result, for tables and MLflow."""
     skip = ("x", "log_w")
     return {k: float(v) for k, v in result._asdict().items() if k not in skip and v is not None}

@@ -1,12 +1,10 @@
-"""What `sample` leaves in its folder, and how it is read again; nothing here holds all coordinates at once to write."""
+"""Files of a folder of samples. They are written chunk by chunk: coordinates are never all in memory for it."""
 
 import json
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,69 +13,47 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.storage import replacing
 from boltzray.molecules.subsample import weighted_subsample
 from boltzray.samplers import Stage, generator, normalised, resample
 
 from ..runtime.config import write_json
 
+COLUMNS = ("log_weights", "energy_kT", "log_q")
 ENSEMBLE_FRAMES = 1000
-RESAMPLE_FOR_FILES = 16 + Stage.RESAMPLE  # a stream of its own
+RESAMPLE_FOR_FILES = 16 + Stage.RESAMPLE  # a random stream of its own
 SHARD_ROWS = 65_536
 NPZ_MAX_BYTES = 2_000_000_000  # of coordinates; more are left in Parquet only
-READ_ROWS = 100_000  # of those, the ones that stand for all
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SampleSet:
-    """Weighted conformations from one sampler.
-
-    Shape: chunks are (…, N, 3) in nm, n rows in all; log_weights, energy_kt, log_q (n,). `steps` is SMC's path.
-    """
-
-    name: str
-    chunks: Iterable[np.ndarray]
-    log_weights: np.ndarray
-    energy_kt: np.ndarray
-    log_q: np.ndarray
-    diagnostics: dict[str, float]
-    steps: list[dict[str, Any]] | None = None
-
-    @cached_property
-    def positions_nm(self) -> np.ndarray:
-        """All conformations (n, N, 3), in memory."""
-        return np.concatenate(list(self.chunks))
-
-    def scalars(self) -> dict[str, np.ndarray]:
-        """The columns beside the positions, under the names they have in files."""
-        return {"log_weights": self.log_weights, "energy_kT": self.energy_kt, "log_q": self.log_q}
+READ_ROWS = 100_000  # of those read at most so many, subsampled by weight
 
 
 def finished(out: Path) -> bool:
-    """Whether a run has left all its results in `out`."""
+    """Return True if a run has left all its results in `out`."""
     return (out / "sampling.json").exists()
 
 
-def write_samples(out: Path, peptide: Peptide, sets: Sequence[SampleSet], seed: int) -> None:
-    """`samples.npz` and `samples/` of the last set, `ensemble.xtc` drawn from it by weight, the proposals apart.
+def write_samples(out: Path, peptide: Peptide, sets: Sequence[Ensemble], seed: int) -> None:
+    """Write `samples.npz` and `samples/` of the last set, `ensemble.xtc` resampled from it, the proposals apart.
 
-    sampling.json is written last: where it stands, the run is finished.
+    sampling.json is written last: where it is, the run is finished.
     """
     final = sets[-1]
-    (out / "topology.pdb").write_text(peptide.to_pdb())
+    with replacing(out / "topology.pdb") as temporary:
+        temporary.write_text(peptide.to_pdb())
     n = min(ENSEMBLE_FRAMES, len(final.log_weights))
     chosen = np.sort(resample(final.log_weights, n, generator(seed, RESAMPLE_FOR_FILES), "systematic"))
-    for sample_set in sets:
-        _save(out, "samples" if sample_set is final else sample_set.name.lower(), sample_set, peptide.n_atoms)
-    temporary = out / ".ensemble.xtc"
+    for one in sets:
+        _save(out, "samples" if one is final else one.name.lower(), one, peptide.n_atoms)
     topology = mdtraj.Topology.from_openmm(peptide.topology)
-    mdtraj.Trajectory(rows(final.chunks, chosen), topology).save_xtc(str(temporary))
-    temporary.replace(out / "ensemble.xtc")
+    with replacing(out / "ensemble.xtc") as temporary:
+        mdtraj.Trajectory(rows(final.chunks, chosen), topology).save_xtc(str(temporary))
     write_json(out / "sampling.json", {s.name: {"diagnostics": s.diagnostics, "steps": s.steps} for s in sets})
 
 
 def rows(chunks: Iterable[np.ndarray], index: np.ndarray) -> np.ndarray:
-    """The conformations at ascending `index`, of which each may come more than once."""
+    """Conformations at ascending `index`, of which each may come more than once."""
     found, low = [], 0
     for chunk in chunks:
         here = index[(index >= low) & (index < low + len(chunk))]
@@ -86,25 +62,29 @@ def rows(chunks: Iterable[np.ndarray], index: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _save(out: Path, name: str, sample_set: SampleSet, n_atoms: int) -> None:
-    """`NAME/part-*.parquet`, and `NAME.npz` where that can be read at once."""
-    n = len(sample_set.log_weights)
-    shards, archive = out / f".{name}", out / f".{name}.npz"
+def _columns(ensemble: Ensemble) -> dict[str, np.ndarray]:
+    """Columns beside the positions, by name in files."""
+    return {name: getattr(ensemble, name) for name in COLUMNS}
+
+
+def _save(out: Path, name: str, ensemble: Ensemble, n_atoms: int) -> None:
+    """Write `NAME/part-*.parquet`, and `NAME.npz` where that can be read at once."""
+    n = len(ensemble.log_weights)
+    shards = out / f".{name}"
     shutil.rmtree(shards, ignore_errors=True)
-    with ExitStack() as stack:
-        columns: list[_Column] = [stack.enter_context(_parquet(shards, sample_set))]
+    with ExitStack() as stack:  # the .npz gets its name when all is written
+        sinks: list[_Sink] = [stack.enter_context(_parquet(shards, ensemble))]
         if n * n_atoms * 12 <= NPZ_MAX_BYTES:
-            columns.append(stack.enter_context(_npz(archive, sample_set, (n, n_atoms, 3))))
-        for chunk in sample_set.chunks:
-            for column in columns:
-                column.write(np.ascontiguousarray(chunk, np.float32))
+            temporary = stack.enter_context(replacing(out / f"{name}.npz"))
+            sinks.append(stack.enter_context(_npz(temporary, ensemble, (n, n_atoms, 3))))
+        for chunk in ensemble.chunks:
+            for sink in sinks:
+                sink.write(np.ascontiguousarray(chunk, np.float32))
     shutil.rmtree(out / name, ignore_errors=True)
     shards.rename(out / name)
-    if archive.exists():
-        archive.replace(out / f"{name}.npz")
 
 
-class _Column(Protocol):
+class _Sink(Protocol):
     def write(self, chunk: np.ndarray) -> None: ...
 
 
@@ -117,10 +97,10 @@ class _Npz:
 
 
 @contextmanager
-def _npz(path: Path, sample_set: SampleSet, shape: tuple[int, ...]) -> Iterator[_Npz]:
-    """Takes positions chunk by chunk, as np.savez would have written them at once."""
+def _npz(path: Path, ensemble: Ensemble, shape: tuple[int, ...]) -> Iterator[_Npz]:
+    """Open an .npz for positions chunk by chunk: np.savez wants all of them at once, and gives the same file."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        for name, values in {**sample_set.scalars(), "sampler": np.array(sample_set.name)}.items():
+        for name, values in {**_columns(ensemble), "sampler": np.array(ensemble.name)}.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, values)
         with archive.open("positions_nm.npy", "w", force_zip64=True) as file:
@@ -156,18 +136,18 @@ class _Parquet:
 
 
 @contextmanager
-def _parquet(folder: Path, sample_set: SampleSet) -> Iterator[_Parquet]:
-    shards = _Parquet(folder, sample_set.scalars(), sample_set.name)
+def _parquet(folder: Path, ensemble: Ensemble) -> Iterator[_Parquet]:
+    shards = _Parquet(folder, _columns(ensemble), ensemble.name)
     try:
         yield shards
     finally:
         shards.close()
 
 
-def read_samples(out: Path) -> tuple[Peptide, list[SampleSet]]:
-    """Everything in a results folder, the final set last.
+def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
+    """Read all ensembles of a results folder, the final one last.
 
-    Of sets too large for an .npz, the rows that stand for all by weight (`molecules.metrics.weighted_subsample`).
+    Of one too large for an .npz, `READ_ROWS` rows (`molecules.subsample.weighted_subsample`).
     Raises: FileNotFoundError when there is no finished run.
     """
     if not finished(out):
@@ -179,18 +159,9 @@ def read_samples(out: Path) -> tuple[Peptide, list[SampleSet]]:
     for name in ("snis", "samples"):
         if not (out / f"{name}.npz").exists() and not (out / name).exists():
             continue
-        columns = _read(out, name)
-        sampler = str(columns["sampler"])
-        sets.append(
-            SampleSet(
-                name=sampler,
-                chunks=[columns["positions_nm"]],
-                log_weights=columns["log_weights"],
-                energy_kt=columns["energy_kT"],
-                log_q=columns["log_q"],
-                **details[sampler],
-            )
-        )
+        arrays = _read(out, name)
+        sampler, positions = str(arrays.pop("sampler")), arrays.pop("positions_nm")
+        sets.append(Ensemble(name=sampler, chunks=[positions], **arrays, **details[sampler]))
     return Peptide.from_pdb(out / "topology.pdb"), sets
 
 
@@ -198,14 +169,14 @@ def _read(out: Path, name: str) -> dict[str, Any]:
     if (out / f"{name}.npz").exists():
         with np.load(out / f"{name}.npz") as arrays:
             return dict(arrays)
-    names = ("log_weights", "energy_kT", "log_q")
     paths = sorted((out / name).glob("part-*.parquet"))
-    table = pq.read_table(paths, columns=list(names))
-    columns = {column: table[column].to_numpy() for column in names}
-    chosen, weights = weighted_subsample(normalised(columns["log_weights"]), READ_ROWS)
+    table = pq.read_table(paths, columns=list(COLUMNS))
+    columns = {column: table[column].to_numpy() for column in COLUMNS}
+    chosen, weights = weighted_subsample(normalised(columns.pop("log_weights")), READ_ROWS)
     with np.errstate(divide="ignore"):
-        thinned = {"log_weights": np.log(weights), **{k: columns[k][chosen] for k in names[1:]}}
+        log_weights = np.log(weights)
     tensors = (pq.read_table(path, columns=["positions_nm"])["positions_nm"].combine_chunks() for path in paths)
     positions = rows((tensor.to_numpy_ndarray() for tensor in tensors), chosen)
     sampler = pq.read_schema(paths[0]).metadata[b"sampler"].decode()
-    return {"positions_nm": positions, "sampler": sampler, **thinned}
+    kept = {column: values[chosen] for column, values in columns.items()}
+    return {"positions_nm": positions, "sampler": sampler, "log_weights": log_weights, **kept}

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
 
 from ..runtime.progress import Update, progress, say
 from ..runtime.tracking import Tracker, warn_on_error
-from .flow_actors import Target
+from .block_files import load_part
 from .ray_population import Proposals, RayPopulation
-from .sample_files import SampleSet
-from .smc_checkpoint import last_checkpoint, load_part, save_checkpoint
+from .smc_checkpoint import last_checkpoint, save_checkpoint
 from .smc_log import StepLog
+from .target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,13 @@ class SMCRun:
     folder: Path
     checkpoint_s: float
 
-    def run(self, drawn: Proposals, servers: Sequence[Any], tracker: Tracker) -> tuple[SMCState, list[SMCStep], float]:
+    def run(
+        self, proposals: Proposals, servers: Sequence[Any], tracker: Tracker
+    ) -> tuple[SMCState, list[SMCStep], float]:
         """Anneal the first `n` of the proposals; the particles are left in the last checkpoint."""
-        population, state, steps, before = self._begin(drawn, servers)
+        population, state, steps, before = self._begin(proposals, servers)
         began = saved = time.monotonic()
-        with StepLog(tracker, "smc") as log, progress("SMC", 1.0, _share(state.lam)) as update:
+        with StepLog(tracker, "smc") as log, progress("SMC", 1.0, _progress(state.lam)) as update:
             for record, after in smc_steps(population, self.config, self.seed, state):
                 state = after
                 steps.append(record)
@@ -45,21 +48,23 @@ class SMCRun:
                     saved = time.monotonic()
         return state, steps, before + time.monotonic() - began
 
-    def _begin(self, drawn: Proposals, servers: Sequence[Any]) -> tuple[RayPopulation, SMCState, list[SMCStep], float]:
+    def _begin(
+        self, proposals: Proposals, servers: Sequence[Any]
+    ) -> tuple[RayPopulation, SMCState, list[SMCStep], float]:
         block_size = self.config.block_size
         found = last_checkpoint(self.folder)
         if found:
             say(f"SMC goes on after step {found.state.step}, λ {found.state.lam:.2e}")
             population = RayPopulation.load(servers, found.paths, block_size, self.seed)
             return population, found.state, found.steps, found.seconds
-        population = RayPopulation.start(servers, drawn.blocks(self.n), self.n, block_size, self.seed)
-        # log q of the drawing pass and of the forward pass differ in the last digits; this makes it exact.
-        log_w = population.log_q - drawn.log_q[: self.n]
+        population = RayPopulation.start(servers, proposals.blocks(self.n), self.n, block_size, self.seed)
+        # log q of the sampling pass and of the forward pass differ in the last digits; these weights make it exact.
+        log_w = population.log_q - proposals.log_q[: self.n]
         return population, SMCState.start(self.n, self.config, log_w), [], 0.0
 
 
 class Positions:
-    """Conformations of parts on disk, in nm, a part at a time; it can be gone through again."""
+    """Conformations in block files, in nm, a file at a time; it can be gone through again."""
 
     def __init__(self, paths: Sequence[Path], scale_nm: float) -> None:
         self.paths, self.scale_nm = paths, scale_nm
@@ -70,23 +75,23 @@ class Positions:
 
 
 def run_smc_on_actors(
-    annealing: SMCRun, drawn: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
-) -> SampleSet:
-    """Weighted particles at λ = 1."""
-    state, steps, seconds = annealing.run(drawn, servers, tracker)
-    final = last_checkpoint(annealing.folder)
+    smc: SMCRun, proposals: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
+) -> Ensemble:
+    """Run SMC, and return its weighted particles at λ = 1."""
+    state, steps, seconds = smc.run(proposals, servers, tracker)
+    final = last_checkpoint(smc.folder)
     assert final is not None  # the last step is always kept
     energy, log_q = [], []
     for path in final.paths:
         part = load_part(path, "x", "log_q", "log_p")
-        com = com_log_density(torch.from_numpy(part["x"]), target.com, target.ratio)[0].numpy()
-        energy.append(com - part["log_p"])  # no new evaluation
+        com = com_log_density(torch.from_numpy(part["x"]), target.com, target.temperature_ratio)[0].numpy()
+        energy.append(com - part["log_p"])  # −log π̃ less the centre of mass: needs no new evaluation
         log_q.append(part["log_q"])
     diagnostics = {
-        "n": annealing.n,
+        "n": smc.n,
         "ess": ess(state.log_w),
         "log_z": steps[-1].log_z,
-        "log_z_error": log_z_error(state.log_w, state.roots),
+        "log_z_error": log_z_error(state.log_w, state.eve),
         "n_roots": steps[-1].n_roots,
         "n_failed": sum(step.n_failed for step in steps),
         "n_evaluations": state.n_evaluations,
@@ -95,19 +100,19 @@ def run_smc_on_actors(
     }
     with warn_on_error("logging to MLflow"):
         tracker.log({f"smc_{k}": v for k, v in diagnostics.items()}, step=len(steps))
-    return SampleSet(
+    return Ensemble(
         name="SMC",
         chunks=Positions(final.paths, scale_nm),
         log_weights=state.log_w,
-        energy_kt=np.concatenate(energy),
+        energy_kT=np.concatenate(energy),
         log_q=np.concatenate(log_q),
         diagnostics=diagnostics,
         steps=[step._asdict() for step in steps],
     )
 
 
-def _share(lam: float) -> float:
-    """About half of the steps of an adaptive path go by in the logarithm of λ, the others in its square root."""
+def _progress(lam: float) -> float:
+    """Fraction of the path that is done: half of an adaptive path's steps go by in log λ, half in √λ."""
     decades = 10.0
     logarithm = np.clip(1 + np.log10(max(lam, 1e-300)) / decades, 0.0, 1.0)
     return float(logarithm + np.sqrt(lam)) / 2
@@ -115,7 +120,7 @@ def _share(lam: float) -> float:
 
 def _show(update: Update, record: SMCStep) -> None:
     update(
-        _share(record.lam),
+        _progress(record.lam),
         f"step {record.step}  λ {record.lam:.2e}  ESS {record.ess:.2f}  acceptance {record.acceptance:.2f}  "
         f"ancestors {record.n_roots}",
     )

@@ -1,6 +1,5 @@
-"""Blocks of conformations on disk, some thousand rows a file: what a run that was stopped goes on from.
+"""Checkpoints of SMC: the driver's state and the particles, in a folder that is renamed whole.
 
-out/run/draws-00000.npz …        proposals with their scalars
 out/run/smc-000012/part-00000.npz …, state.npz, state.json
 """
 
@@ -9,35 +8,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple, Protocol
 
 from boltzray.samplers import SMCState, SMCStep
 
-PART_ROWS = 4096  # rows that a stopped run may have to draw again
-
-
-def blocks_per_part(block_size: int) -> int:
-    return max(1, PART_ROWS // block_size)
-
-
-def part_path(folder: Path, index: int, name: str = "part") -> Path:
-    return folder / f"{name}-{index:05d}.npz"
-
-
-def save_part(path: Path, **arrays: Any) -> None:
-    """Write arrays to a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
-
-
-def load_part(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The arrays `names` of a part; the others are not read."""
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in names}
+from .block_files import load_part, save_part
 
 
 class SMCCheckpoint(NamedTuple):
@@ -50,7 +25,7 @@ class SMCCheckpoint(NamedTuple):
 
 
 class Saves(Protocol):
-    """What can write itself in parts below a folder."""
+    """A population that can write itself in block files below a folder."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -61,25 +36,26 @@ def save_checkpoint(folder: Path, population: Saves, state: SMCState, steps: Seq
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     population.save(temporary)
-    save_part(temporary / "state.npz", log_w=state.log_w, roots=state.roots)
-    scalars = {name: value for name, value in state._asdict().items() if name not in ("log_w", "roots")}
+    save_part(temporary / "state.npz", log_w=state.log_w, roots=state.eve)
+    scalars = {name: value for name, value in state._asdict().items() if name not in ("log_w", "eve")}
     description = {"state": scalars, "steps": [step._asdict() for step in steps], "seconds": seconds}
     (temporary / "state.json").write_text(json.dumps(description))
     final = folder / f"smc-{state.step:06d}"
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
+    # Only now: a process that dies in between leaves two, of which the later one is read.
     for older in folder.glob("smc-*"):
         if older != final:
             shutil.rmtree(older)
 
 
 def last_checkpoint(folder: Path) -> SMCCheckpoint | None:
-    """The latest checkpoint below `folder`, if there is one."""
+    """Read the latest checkpoint below `folder`, if there is one."""
     found = sorted(folder.glob("smc-*"))
     if not found:
         return None
     description = json.loads((found[-1] / "state.json").read_text())
     arrays = load_part(found[-1] / "state.npz", "log_w", "roots")
-    state = SMCState(**description["state"], log_w=arrays["log_w"], roots=arrays["roots"])
+    state = SMCState(**description["state"], log_w=arrays["log_w"], eve=arrays["roots"])
     steps = [SMCStep(**step) for step in description["steps"]]
     return SMCCheckpoint(state, steps, description["seconds"], sorted(found[-1].glob("part-*.npz")))

@@ -1,4 +1,4 @@
-"""How the trials of a sweep ended: in their folders, and in their runs of MLflow, which are nested in the sweep's."""
+"""Record ends of trials: in their folders, and in their runs of MLflow, which are nested in the sweep's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -61,13 +61,13 @@ class Records(tune.Callback):
                 run.client.set_terminated(run.run_id, RUN_STATUS[status])
 
     def best(self, ended: int, top: Outcome | None, metric: Metric) -> None:
-        """The sweep's own curve: the best so far, over the number of trials that have ended."""
+        """Log the sweep's own curve: the best so far, over the number of trials that have ended."""
         found = {f"best_{metric}": top.score(metric), "best_trial": top.trial.number} if top else {}
         with warn_on_error("logging the best trial"):
             self.tracker.log({"trials_ended": ended, **found}, step=ended)
 
     def close(self) -> None:
-        """Trials that were under way when the sweep ended are so no longer."""
+        """End the MLflow runs of trials that were under way when the sweep ended."""
         for number in sorted(self.running):
             with warn_on_error("closing a trial's MLflow run"):
                 if run := Tracker.find(self.trials[number].folder):

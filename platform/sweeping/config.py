@@ -1,4 +1,4 @@
-"""What a user may choose about a sweep, and the trials that follow from it."""
+"""Settings of a sweep, checked, and the trials that follow from them."""
 
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -11,7 +11,7 @@ from ..finetuning.config import FinetuneJob
 from ..runtime.config import data_folder, parse, results_home
 from ..runtime.tracking import tracking_uri
 from ..sampling.flow_actors import ActorsConfig
-from .space import Settings, dimensions, draw
+from .space import Settings, dimensions, sample_settings
 
 Metric = Literal["ess", "energy_w2"]
 MODES: dict[Metric, Literal["max", "min"]] = {"ess": "max", "energy_w2": "min"}
@@ -81,7 +81,7 @@ class SweepJob(FinetuneJob):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One of a sweep: an objective with settings, and the job that they make."""
+    """Trial of a sweep: an objective with settings, and the job that they make."""
 
     number: int
     objective: str
@@ -98,12 +98,12 @@ class Trial:
 
 
 def trials(job: SweepJob, out: Path) -> list[Trial]:
-    """All trials, the first settings of every objective first; each is checked.
+    """Return all trials, the first settings of every objective first; each is checked.
 
     Raises: ValueError that names the trial.
     """
     found: list[Trial] = []
-    for settings in draw(dimensions(job.space), job.samples, job.seed):
+    for settings in sample_settings(dimensions(job.space), job.samples, job.seed):
         for name in job.only or job.objectives:
             meant = {k: v for k, v in settings.items() if _matters(k, job, job.objectives[name], settings)}
             if any(trial.objective == name and trial.settings == meant for trial in found):
@@ -120,7 +120,7 @@ def trials(job: SweepJob, out: Path) -> list[Trial]:
 
 
 def _matters(key: str, job: SweepJob, objective: ObjectiveConfig, settings: Settings) -> bool:
-    """Whether a setting makes a difference to trials of this objective."""
+    """Return True if a setting makes a difference to trials of this objective."""
     if key.startswith("smc"):
         return settings.get("sampler", job.sampler) == "smc"
     return key not in MEANT_FOR or any(term in objective.active for term in MEANT_FOR[key])
@@ -134,7 +134,7 @@ def _job(job: SweepJob, objective: str, settings: Settings, out: Path) -> Finetu
         if values[name] and "://" not in values[name]:
             values[name] = str(results_home() / Path(values[name]).expanduser())
     values["data_dir"] = str(data_folder(job.data_dir))
-    if not job.in_process:  # a share of the cluster, not all of it
+    if not job.in_process:  # part of the cluster, not all of it
         kept = ActorsConfig(
             flow_replicas=job.actors.flow_replicas or 1,
             energy_actors=(job.actors.energy_actors or 1) if job.energy.engine == "openmm" else 0,
@@ -160,6 +160,6 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What a trial must know of the driver's environment, wherever it runs."""
+    """Return variables of the driver's environment that a trial needs, wherever it runs."""
     kept = {"BOLTZRAY_HOME": str(results_home()), "MLFLOW_TRACKING_URI": tracking_uri()}
     return kept | {k: os.environ[k] for k in ("HF_HOME", "HF_HUB_OFFLINE") if k in os.environ}

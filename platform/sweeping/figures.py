@@ -1,4 +1,4 @@
-"""The figures of a sweep: ESS and energy W2 against energies, and against what was swept."""
+"""Figures of a sweep: ESS and energy W2 against energies, and against what was swept."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..report.plotting import REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
+from ..report.plotting import COLOURS, MARKERS, REFERENCE_COLOUR, WIDTH_IN, Picture, stacked, styled
 from .config import Metric, SweepJob
 from .outcomes import Outcome, best_of_each, score
 
-# Okabe & Ito, and black: told apart by colour-blind readers.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "osD^vP*"
 LABELS: dict[Metric, tuple[str, float]] = {"ess": ("ESS / %", 100.0), "energy_w2": ("energy W₂ / kT", 1.0)}
 COLUMNS = 3
 WIDE = 20.0  # a ratio of values that asks for a logarithmic axis
@@ -22,36 +19,36 @@ MAX_NAMED = 8  # values of a swept key on an axis
 
 
 @styled
-def draw(job: SweepJob, found: Sequence[Outcome]) -> list[Picture]:
-    """All figures for which there are numbers, in the order of the page."""
-    shown: list[Metric] = [m for m in LABELS if any(o.curve(m) for o in found)]
-    looks = _looks(found)
+def plot_sweep(job: SweepJob, found: Sequence[Outcome]) -> list[Picture]:
+    """Plot all figures for which there are numbers, in the order of the page."""
+    metrics: list[Metric] = [m for m in LABELS if any(o.curve(m) for o in found)]
+    styles = _styles(found)
     return [
-        *_champions(job, found, shown, looks),
-        *_everyone(found, shown, looks),
-        *_settings(job, found, looks),
+        *_best_trials(job, found, metrics, styles),
+        *_all_trials(found, metrics, styles),
+        *_settings(job, found, styles),
     ]
 
 
-def _looks(found: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+def _styles(found: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(o.trial.objective for o in found)
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
     }
 
 
-def _champions(
-    job: SweepJob, found: Sequence[Outcome], shown: Sequence[Metric], looks: dict[str, dict[str, Any]]
+def _best_trials(
+    job: SweepJob, found: Sequence[Outcome], metrics: Sequence[Metric], styles: dict[str, dict[str, Any]]
 ) -> Iterator[Picture]:
-    """The best trial of each objective, together."""
+    """Plot the best trial of each objective, together."""
     leaders = best_of_each(found, job.metric)
-    if not leaders or not shown:
+    if not leaders or not metrics:
         return
-    figure, axes = stacked(len(shown), 0.9 + 2.3 * len(shown))
-    for axis, metric in zip(axes, shown, strict=True):
+    figure, axes = stacked(len(metrics), 0.9 + 2.3 * len(metrics))
+    for axis, metric in zip(axes, metrics, strict=True):
         for name, o in leaders.items():
-            _line(axis, o, metric, looks[name], label=f"{name} ({o.trial.number})")
-        _scale(axis, metric, found)
+            _plot_curve(axis, o, metric, styles[name], label=f"{name} ({o.trial.number})")
+        _scale_axis(axis, metric, found)
     axes[-1].set_xlabel("energies spent")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     yield Picture(
@@ -64,25 +61,27 @@ def _champions(
     )
 
 
-def _everyone(found: Sequence[Outcome], shown: Sequence[Metric], looks: dict[str, dict[str, Any]]) -> Iterator[Picture]:
-    """Every trial, a panel an objective, the others' in grey behind."""
-    for metric in shown:
-        rows = math.ceil(len(looks) / COLUMNS)
-        columns = min(COLUMNS, len(looks))
+def _all_trials(
+    found: Sequence[Outcome], metrics: Sequence[Metric], styles: dict[str, dict[str, Any]]
+) -> Iterator[Picture]:
+    """Plot every trial, a panel an objective, the others' in grey behind."""
+    for metric in metrics:
+        rows = math.ceil(len(styles) / COLUMNS)
+        columns = min(COLUMNS, len(styles))
         figure = Figure(figsize=(WIDTH_IN, 0.5 + 1.55 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis in panels.flat[len(looks) :]:
+        for axis in panels.flat[len(styles) :]:
             axis.set_axis_off()
-        for axis, (name, look) in zip(panels.flat, looks.items(), strict=False):
+        for axis, (name, style) in zip(panels.flat, styles.items(), strict=False):
             for o in found:
                 if o.trial.objective != name:
-                    _line(axis, o, metric, {"color": "#d5d8db", "marker": ""}, linewidth=0.8)
+                    _plot_curve(axis, o, metric, {"color": "#d5d8db", "marker": ""}, linewidth=0.8)
             for o in found:
                 if o.trial.objective == name:
-                    _line(axis, o, metric, look, linewidth=1.1, markersize=2.5)
-                    _end(axis, o, metric)
-            axis.set_title(name, color=look["color"])
-            _scale(axis, metric, found, label=False)
+                    _plot_curve(axis, o, metric, style, linewidth=1.1, markersize=2.5)
+                    _plot_end(axis, o, metric)
+            axis.set_title(name, color=style["color"])
+            _scale_axis(axis, metric, found, label=False)
         figure.supylabel(LABELS[metric][0], fontsize=10)
         figure.supxlabel("energies spent", fontsize=10)
         yield Picture(
@@ -94,8 +93,8 @@ def _everyone(found: Sequence[Outcome], shown: Sequence[Metric], looks: dict[str
         )
 
 
-def _settings(job: SweepJob, found: Sequence[Outcome], looks: dict[str, dict[str, Any]]) -> Iterator[Picture]:
-    """The last metric of each trial against each swept setting."""
+def _settings(job: SweepJob, found: Sequence[Outcome], styles: dict[str, dict[str, Any]]) -> Iterator[Picture]:
+    """Plot the last metric of each trial against each swept setting."""
     keys = list(dict.fromkeys(key for o in found for key in o.trial.settings))
     reached = [(o, curve[-1][1]) for o in found if (curve := o.curve(job.metric)) and o.status in ("done", "stopped")]
     if not keys or len(reached) < 2:
@@ -107,17 +106,17 @@ def _settings(job: SweepJob, found: Sequence[Outcome], looks: dict[str, dict[str
         axis.set_axis_off()
     label, factor = LABELS[job.metric]
     for axis, key in zip(panels.flat, keys, strict=False):
-        place = _axis_of(axis, key, [o.trial.settings[key] for o, _ in reached if key in o.trial.settings])
+        position = _value_axis(axis, key, [o.trial.settings[key] for o, _ in reached if key in o.trial.settings])
         for o, value in reached:
             if key in o.trial.settings:
                 filled = "full" if o.status == "done" else "none"
-                at = place(o.trial.settings[key])
-                axis.plot(at, factor * value, linestyle="", fillstyle=filled, markersize=5, **looks[o.trial.objective])
+                at = position(o.trial.settings[key])
+                axis.plot(at, factor * value, linestyle="", fillstyle=filled, markersize=5, **styles[o.trial.objective])
         axis.set_xlabel(key)
     for row in panels:
         row[0].set_ylabel(label)
-    for name, look in looks.items():
-        panels.flat[0].plot([], [], linestyle="", label=name, **look)
+    for name, style in styles.items():
+        panels.flat[0].plot([], [], linestyle="", label=name, **style)
     figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     yield Picture(
         name="settings",
@@ -127,8 +126,8 @@ def _settings(job: SweepJob, found: Sequence[Outcome], looks: dict[str, dict[str
     )
 
 
-def _axis_of(axis: Axes, key: str, values: Sequence[Any]) -> Any:
-    """Prepare the axis of a setting; returns what places a value on it."""
+def _value_axis(axis: Axes, key: str, values: Sequence[Any]) -> Any:
+    """Prepare the axis of a setting; returns a function from a value to its position there."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if numbers and len(set(values)) > 1:
         if min(values) > 0 and max(values) / min(values) > 8:
@@ -140,20 +139,20 @@ def _axis_of(axis: Axes, key: str, values: Sequence[Any]) -> Any:
     return lambda value: names.index(str(value))
 
 
-def _line(axis: Axes, o: Outcome, metric: Metric, look: dict[str, Any], **line: Any) -> None:
+def _plot_curve(axis: Axes, o: Outcome, metric: Metric, style: dict[str, Any], **line: Any) -> None:
     if curve := o.curve(metric):
         energies, values = np.array(curve).T
-        options: dict[str, Any] = {"linewidth": 1.5, "markersize": 4} | look | line
+        options: dict[str, Any] = {"linewidth": 1.5, "markersize": 4} | style | line
         axis.plot(energies, LABELS[metric][1] * values, **options)
 
 
-def _end(axis: Axes, o: Outcome, metric: Metric) -> None:
+def _plot_end(axis: Axes, o: Outcome, metric: Metric) -> None:
     if (curve := o.curve(metric)) and o.status in ("stopped", "diverged", "failed"):
         marker = "|" if o.status == "stopped" else "x"
         axis.plot(curve[-1][0], LABELS[metric][1] * curve[-1][1], marker=marker, markersize=9, color="#000000")
 
 
-def _scale(axis: Axes, metric: Metric, found: Sequence[Outcome], label: bool = True) -> None:
+def _scale_axis(axis: Axes, metric: Metric, found: Sequence[Outcome], label: bool = True) -> None:
     values = [value for o in found for _, value in o.curve(metric)]
     if metric == "energy_w2" and min(values) > 0 and max(values) > WIDE * min(values):
         axis.set_yscale("log")

@@ -1,32 +1,29 @@
-"""What a sweep has found: read from the folders of its trials, whoever wrote there and however that ended."""
+"""Outcomes of trials, read from their folders: status, rounds, the best; tables, and the command for one again."""
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
-
 from ..finetuning.config import FinetuneJob
 from ..finetuning.round_record import RoundRecord, read_records
-from ..runtime.config import display_path, flat, write_json
+from ..runtime.config import display_path, write_json
 from ..runtime.tables import write_table
-from .config import MODES, Metric, SweepJob, Trial
+from .config import MODES, Metric, Trial
 
 Status = Literal["waiting", "begun", "done", "stopped", "diverged", "failed"]
 ENDED = ("done", "stopped", "diverged")  # nothing is left to do; what failed is tried again
 STATE = "state.json"
 LAST = ("ess", "ess_error", "k_hat", "energy_w2", "seconds")  # of the last round, in tables
-NOT_REPEATED = ("out", "in_process", "cluster", "actors", "objective", "checkpoint_s")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a trial: `rounds` as `finetune` tells them, the status and, of a bad one, why."""
+    """State of a trial: `rounds` as `finetune` reports them, the status and, of a bad one, the reason."""
 
     trial: Trial
     status: Status
@@ -49,14 +46,14 @@ class Outcome:
 
 
 def score(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
-    """The metric of one round; NaN if unknown, or of draws at another temperature, which say nothing about this one."""
+    """Metric of one round; NaN if unknown, or of draws at another temperature, which say nothing about this one."""
     value = record.ess if metric == "ess" else record.energy_w2
     here = record.on_target and record.draw_k == job.temperature_k
     return float(value) if here and value is not None else math.nan
 
 
-def judged(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
-    """What the scheduler is told of a round: its score, or NaN for the flow before any learning."""
+def scheduler_score(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
+    """Metric of one round for the scheduler: NaN also before any learning, where settings make no difference."""
     return score(record, job, metric) if record.round else math.nan
 
 
@@ -132,54 +129,20 @@ def write_tables(out: Path, outcomes: Sequence[Outcome]) -> list[Path]:
     return [write_table(path, content) for path, content in zip(paths, (trial_rows, per_round), strict=True)]
 
 
-# --- the command that does a trial again --------------------------------------------------------
+# --- a trial on its own -------------------------------------------------------------------------
 
 
-def command(trial: Trial, job: SweepJob, out: Path) -> str:
-    """The line that makes the flow of this trial again, on all of the machine's cores."""
-    done = trial.job
-    values = flat({k: v for k, v in asdict(done).items() if k not in NOT_REPEATED})
-    usual = flat(asdict(FinetuneJob(sequence=done.sequence, pdb=done.pdb)))
-    always = ("sequence", "pdb", "checkpoint", "budget", "rounds", "steps", "batch", "optimizer.lr", "sampler")
-    chosen = {k: v for k, v in values.items() if k in always or v != usual.get(k)}
-    chosen = {k: v for k, v in chosen.items() if v not in ("", None) and not k.startswith("smc.")}
-    # The default of smc= is a preset: all its keys are given, or what matters without SMC.
-    chosen |= {k: v for k, v in values.items() if k.startswith("smc.") and done.sampler == "smc"}
-    chosen |= {"smc.block_size": done.smc.block_size}
-    for name in ("checkpoint", "pdb", "data_dir"):
-        if chosen.get(name) and "://" not in chosen[name]:
-            chosen[name] = display_path(Path(chosen[name]))
-    words = [
-        *_objective(trial),
-        *(f"{k}={_word(v)}" for k, v in chosen.items()),
-        f"out={_word(display_path(out / 'best'))}",
-    ]
-    return "python jobs/finetune.py " + " ".join(shlex.quote(word) for word in words)
+def write_configuration(trial: Trial) -> None:
+    """Write `trial.yaml` into the folder of a trial: its job, as a configuration of its own for Hydra."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    # JSON is YAML, and leaves no doubt of what is a string. `_hydra` lies in conf/, where jobs look first.
+    write_json(trial.folder / "trial.yaml", {"defaults": ["_hydra", "_self_"], **asdict(trial.job)})
 
 
-def _objective(trial: Trial) -> Iterator[str]:
-    """The objective as arguments: one that has a name by that, others as a mixture."""
-    objective, usual = trial.job.objective, asdict(ObjectiveConfig())
-    if objective.terms == {trial.objective: 1.0}:
-        yield f"objective={trial.objective}"
-    else:
-        yield "objective=mixture"
-        for name in OBJECTIVES:
-            yield f"objective.terms.{name}={objective.terms.get(name, 0.0)}"
-    yield f"objective.teacher={_word(objective.teacher)}"
-    for key, value in asdict(objective).items():
-        if key not in ("terms", "teacher") and value != usual[key]:
-            yield f"++objective.{key}={_word(value)}"
-
-
-def _word(value: Any) -> str:
-    """A value as Hydra reads it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_word(v) for v in value) + "]"
-    text = str(value)
-    if isinstance(value, str) and not re.fullmatch(r"[\w./:@~+-]+", text):
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return text
+def command(trial: Trial, out: Path) -> str:
+    """Return the line that makes the flow of a trial again, on all of the machine's cores."""
+    target = display_path(out / "best")
+    if not re.fullmatch(r"[\w./:@~+-]+", target):  # what Hydra reads without quotes
+        target = "'" + target.replace("'", "\\'") + "'"
+    words = ["python", "jobs/finetune.py", "--config-dir", display_path(trial.folder), "--config-name", "trial"]
+    return shlex.join([*words, "in_process=false", f"out={target}"])

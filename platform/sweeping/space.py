@@ -1,4 +1,4 @@
-"""What a sweep varies: lists and ranges under the keys of a job, and how settings are drawn from them."""
+"""Search space of a sweep: lists and ranges under the keys of a job, and settings drawn from them."""
 
 import itertools
 import re
@@ -14,24 +14,24 @@ Settings = dict[str, Any]  # dotted keys and values
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of some values."""
+    """Choice of one of some values."""
 
     values: tuple[Any, ...]
 
     def at(self, u: float) -> Any:
-        """The value at a share u ∈ [0, 1) of them."""
+        """Return the value at a fraction u ∈ [0, 1) of them."""
         return self.values[int(u * len(self.values))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A number between two, on a logarithmic scale unless it begins at 0 or below; whole where both ends are."""
+    """Range of numbers, on a logarithmic scale unless it begins at 0 or below; whole where both ends are."""
 
     low: float
     high: float
 
     def at(self, u: float) -> float:
-        """The number at a share u ∈ [0, 1) of the way, with three digits: it is read and typed by people."""
+        """Return the number at a fraction u ∈ [0, 1) of the way, with three digits: people read and type it."""
         low, high = self.low, self.high
         value = low * (high / low) ** u if low > 0 else low + (high - low) * u
         if isinstance(low, int) and isinstance(high, int):
@@ -40,7 +40,7 @@ class Range:
 
 
 def dimensions(space: Mapping[str, Any], prefix: str = "") -> dict[str, Choice | Range]:
-    """The swept keys, dotted, from a nested mapping whose leaves are lists or LOW..HIGH; null sweeps nothing.
+    """Return the swept keys, dotted, of a nested mapping whose leaves are lists or LOW..HIGH; null sweeps nothing.
 
     Raises: ValueError that names the key.
     """
@@ -73,8 +73,8 @@ def _number(text: str) -> float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def draw(space: Mapping[str, Choice | Range], samples: int, seed: int) -> list[Settings]:
-    """`samples` settings, spread over each key's whole range (a Latin hypercube); 0: all combinations of lists.
+def sample_settings(space: Mapping[str, Choice | Range], samples: int, seed: int) -> list[Settings]:
+    """Return `samples` settings, spread over each key's range (a Latin hypercube); 0: all combinations of lists.
 
     The values of one key do not depend on which other keys there are.
     Raises: ValueError for all combinations of a range.

@@ -1,4 +1,4 @@
-"""Sweeps over finetuning: Ray Tune runs the trials, their folders hold what they found, the driver keeps the books."""
+"""Run a sweep over finetuning: Ray Tune runs the trials, their folders hold the results, the driver aggregates them."""
 
 import logging
 import os
@@ -11,9 +11,8 @@ from typing import Any
 from ray import tune
 
 from boltzray import models
-from boltzray.molecules.references import find_reference
+from boltzray.molecules.references import PUBLISHED_K, find_reference
 
-from ..evaluation.evaluate import REFERENCE_K
 from ..finetuning.finetune import flow_and_peptide
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
@@ -22,13 +21,13 @@ from ..runtime.run_folder import check_or_record_settings, deciding
 from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
-from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_tables
+from .outcomes import ENDED, STATE, Outcome, best, command, outcome, write_configuration, write_tables
 from .sweep_page import write_sweep_report
 from .tune import placement, run_trial, scheduler, watched
 
 __all__ = ["SweepJob", "sweep"]
 
-# What a sweep may go on with changed: none of it changes a trial.
+# Keys that may differ when a sweep goes on: none of them changes a trial's results.
 INCIDENTAL = (
     "cluster.",
     "actors.",
@@ -57,13 +56,15 @@ def sweep(job: SweepJob) -> Path:
     planned = trials(job, out)
     settings = _settings(job)
     check_or_record_settings(out, "sweep", settings)
+    for trial in planned:
+        write_configuration(trial)
     found = [outcome(trial) for trial in planned]
     if all(o.status in ENDED for o in found):
         say(f"already swept: {finish(job, out, found)}")
         return out
     with (
         Tracker.open("finetune", out, {**settings, "trials": len(planned)}) as tracker,
-        cluster(job.cluster) as resources,
+        cluster(job.cluster, dashboard=True) as resources,
     ):
         records = Records(planned, tracker)
         try:
@@ -80,23 +81,23 @@ def sweep(job: SweepJob) -> Path:
 
 
 def _settings(job: SweepJob) -> dict[str, Any]:
-    """What decides the results, checked as far as that is possible before anything is started."""
+    """Return the settings that decide the results, checked as far as possible before anything is started."""
     checkpoint, _, peptide = flow_and_peptide(job)
     fingerprint = models.checkpoint.fingerprint(checkpoint)
-    known = peptide.encodings and job.temperature_k == REFERENCE_K
+    known = peptide.encodings and job.temperature_k == PUBLISHED_K
     if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
         raise ValueError(
-            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {REFERENCE_K:g} K below "
+            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {PUBLISHED_K:g} K below "
             f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
         )
     return deciding(job, INCIDENTAL) | {"weights_sha256": fingerprint}
 
 
 def finish(job: SweepJob, out: Path, found: Sequence[Outcome]) -> Path:
-    """Tables and report of what has been found so far."""
+    """Write tables and report of the results so far; returns the report."""
     write_tables(out, found)
     top = best(found, job.metric)
-    return write_sweep_report(out, job, found, command(top.trial, job, out) if top else "")
+    return write_sweep_report(out, job, found, command(top.trial, out) if top else "")
 
 
 def _summarise(job: SweepJob, out: Path, found: Sequence[Outcome], page: Path) -> None:
@@ -106,18 +107,18 @@ def _summarise(job: SweepJob, out: Path, found: Sequence[Outcome], page: Path) -
         if o.status in ("diverged", "failed"):
             say(f"  {o.trial.name} {o.status}: {o.message}")
     if top := best(found, job.metric):
-        say(f"best: {top.trial.name}, {described(top, job)}\n  {command(top.trial, job, out)}")
+        say(f"best: {top.trial.name}, {described(top, job)}\n  {command(top.trial, out)}")
     say(f"report: {page}")
 
 
 def described(o: Outcome, job: SweepJob) -> str:
-    """The metric of a trial, for people."""
+    """Format the metric of a trial."""
     value = o.score(job.metric)
     return f"ESS {100 * value:.3g} %" if job.metric == "ess" else f"energy W2 {value:.3g} kT"
 
 
 def _run(job: SweepJob, out: Path, found: Sequence[Outcome], records: Records, resources: Cluster) -> None:
-    """All trials that have not ended yet."""
+    """Run all trials that have not ended yet."""
     left = {o.trial.number: o.trial for o in found if o.status not in ENDED}
     for trial in left.values():
         (trial.folder / STATE).unlink(missing_ok=True)  # of those that failed
@@ -127,7 +128,10 @@ def _run(job: SweepJob, out: Path, found: Sequence[Outcome], records: Records, r
         + (f"; {len(found) - len(left)} ended earlier" if len(left) < len(found) else "")
     )
     shutil.rmtree(out / "tune", ignore_errors=True)  # of an earlier driver
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # we tell in our own words
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }  # progress and ends are printed here
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_parameters(
         run_trial, tasks=left, metric=job.metric, env=environment(), parent=records.tracker
@@ -154,7 +158,7 @@ def _run(job: SweepJob, out: Path, found: Sequence[Outcome], records: Records, r
     with progress("sweep", total, _spent(job, found)) as update:
         ended = -1
 
-        def poll() -> None:
+        def poll() -> None:  # not in Records: Tune's own thread must not wait for figures to be plotted
             nonlocal ended
             now = [outcome(o.trial) for o in found]
             if ended < (ended := sum(o.status in (*ENDED, "failed") for o in now)):
@@ -170,5 +174,5 @@ def _run(job: SweepJob, out: Path, found: Sequence[Outcome], records: Records, r
 
 
 def _spent(job: SweepJob, found: Sequence[Outcome]) -> int:
-    """Energies done with: a trial that has ended needs no more."""
+    """Energies done with: an ended trial counts with its whole budget."""
     return sum(job.budget if o.status in (*ENDED, "failed") else o.energies for o in found)

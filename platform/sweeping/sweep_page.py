@@ -1,4 +1,4 @@
-"""The page of a sweep: the best trial first, with the command that makes it again."""
+"""Page of a sweep: the best trial first, with the command that makes it again."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from ..report.verdict import MAX_K_HAT
 from ..runtime.config import display_path
 from ..runtime.tracking import provenance
 from .config import MODES, Metric, SweepJob
-from .figures import draw
+from .figures import plot_sweep
 from .outcomes import Outcome, Status, best, best_of_each, score
 
 LEFT: tuple[Status, ...] = ("begun", "waiting")
@@ -38,7 +38,7 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
         peptide=job.sequence or Path(str(job.pdb)).stem,
         job=job,
         headline=_headline(job, found, top),
-        level="good" if top and _surely(found, top, job.metric) else "warn",
+        level="good" if top and _surely_better(found, top, job.metric) else "warn",
         findings=list(_findings(job, found, top)),
         command=command,
         weights=display_path(top.trial.folder / "checkpoint") if top else "",
@@ -46,7 +46,7 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
         objectives=[_objective_row(name, o, found, job) for name, o in best_of_each(found, job.metric).items()],
         keys=keys,
         rows=[_row(o, keys, o is top) for o in found],
-        pictures=draw(job, found),
+        pictures=plot_sweep(job, found),
         provenance={"sweep": display_path(out), **provenance()},
         names=NAMES,
     )
@@ -54,17 +54,17 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
 
 def _headline(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> str:
     if top:
-        value = _shown(job.metric, top.score(job.metric), top.rounds[-1])
+        value = _formatted(job.metric, top.score(job.metric), top.rounds[-1])
         reached = f"{NAMES[job.metric]} {value} after {number(top.energies)} energies"
         return f"Best: {top.trial.objective} (trial {top.trial.number}), {reached}."
     return "No trial has finished yet." if any(o.status in LEFT for o in found) else "No trial finished."
 
 
 def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> Iterator[tuple[str, str]]:
-    """(level, sentence) for what a reader must know of the result."""
+    """Yield (level, sentence) for each thing that a reader must know of the result."""
     if top:
         first = _first(found, job.metric)
-        before = _shown(job.metric, _start(found, job.metric), first)
+        before = _formatted(job.metric, _start(found, job.metric), first)
         text = f"{NAMES[job.metric]} of the flow as it was given, on its first draws: {before}."
         if _within_error(top, first, job.metric):
             yield "warn", f"{text} The difference is within twice its error: compare with more draws (jobs/sample.py)."
@@ -78,7 +78,7 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
         others = [o for o in best_of_each(found, job.metric).values() if o.trial.objective != top.trial.objective]
         for second in [o for o in others if math.isfinite(o.score(job.metric))][:1]:
             text = f"The best other objective is {second.trial.objective} (trial {second.trial.number})"
-            yield "good", f"{text} with {_shown(job.metric, second.score(job.metric))}."
+            yield "good", f"{text} with {_formatted(job.metric, second.score(job.metric))}."
     bad: tuple[Status, ...] = ("diverged", "failed")
     for status in bad:
         if those := [str(o.trial.number) for o in found if o.status == status]:
@@ -88,30 +88,30 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
 
 
 def _better(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:
-    """Whether the best trial is better than the flow that all began with, or that is not known."""
+    """Return True if the best trial is better than the flow that all began with, or if that is not known."""
     before, after = _start(found, metric), top.score(metric)
     return not (after <= before if MODES[metric] == "max" else after >= before)
 
 
-def _surely(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:
-    """Whether it is better by more than the error."""
+def _surely_better(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:
+    """Return True if it is better by more than twice the error."""
     return _better(found, top, metric) and not _within_error(top, _first(found, metric), metric)
 
 
 def _first(found: Sequence[Outcome], metric: Metric) -> RoundRecord | None:
-    """The first round of a trial that drew at this temperature then, before any learning."""
+    """Return the first round of a trial that drew at this temperature then, before any learning."""
     firsts = (o for o in found if o.rounds and math.isfinite(score(o.rounds[0], o.trial.job, metric)))
     return next((o.rounds[0] for o in firsts), None)
 
 
 def _start(found: Sequence[Outcome], metric: Metric) -> float:
-    """The metric of the flow that was given, NaN if it is not known."""
+    """Metric of the flow that was given, NaN if it is not known."""
     first = _first(found, metric)
     return float(getattr(first, metric)) if first else math.nan
 
 
 def _within_error(top: Outcome, first: RoundRecord | None, metric: Metric) -> bool:
-    """Whether the best trial and the flow that was given may be as good as each other, by the error of their ESS."""
+    """Return True if the best trial and the flow that was given lie within twice their error of each other."""
     if metric != "ess" or first is None:
         return False
     return abs(top.score(metric) - first.ess) < 2 * math.hypot(first.ess_error, top.rounds[-1].ess_error)
@@ -126,14 +126,14 @@ def _objective_row(name: str, o: Outcome, found: Sequence[Outcome], job: SweepJo
         "settings": ", ".join(f"{k} {_setting(v)}" for k, v in o.trial.settings.items()),
         "trials": ", ".join(f"{n} {status}" for status, n in counts.items()),
         "energies": number(o.energies),
-        **{metric: _shown(metric, score(last, o.trial.job, metric), last) for metric in NAMES},
+        **{metric: _formatted(metric, score(last, o.trial.job, metric), last) for metric in NAMES},
         "k_hat": _number(last.k_hat),
         "unsure": (last.k_hat or 0.0) > MAX_K_HAT,
     }
 
 
 def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
-    """A row of the table of trials; each cell is (sortable value, text)."""
+    """Row of the table of trials; each cell is (sortable value, text)."""
     last = o.rounds[-1] if o.rounds else None
     k_hat, seconds = (last.k_hat, last.seconds) if last else (None, None)
     numbers = {metric: score(last, o.trial.job, metric) if last else math.nan for metric in NAMES}
@@ -145,7 +145,7 @@ def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
         "level": LEVELS[o.status],
         "message": o.message,
         "energies": (o.energies, number(o.energies)),
-        "metrics": {m: (v if math.isfinite(v) else "", _shown(m, v, last)) for m, v in numbers.items()},
+        "metrics": {m: (v if math.isfinite(v) else "", _formatted(m, v, last)) for m, v in numbers.items()},
         "k_hat": (k_hat or "", _number(k_hat)),
         "seconds": (seconds or "", _number(seconds)),
         "top": top,
@@ -160,8 +160,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _shown(metric: Metric, value: float, record: RoundRecord | None = None) -> str:
-    """A metric, with the standard error that its record has."""
+def _formatted(metric: Metric, value: float, record: RoundRecord | None = None) -> str:
+    """Format a metric, with the standard error that its record has."""
     if not math.isfinite(value):
         return "–"
     if metric == "energy_w2":

@@ -1,4 +1,4 @@
-"""What a run goes on from: written by the first worker, kept by Ray Train, shown to users as a flow."""
+"""Training checkpoints: written by the first worker, kept by Ray Train, exported as a flow for users."""
 
 import json
 import platform
@@ -16,24 +16,24 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from boltzray import models
 from boltzray.models.flow import Flow
+from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
 from ..data.windows import StreamState
 from .train_step import Learner
 
 FLOW, STATE = "flow", "state.pt"
-PACKAGES = ("torch", "ray", "numpy")
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Where the data stands: the start of the pool that the last step took from, and what was found bad so far."""
+class DataState:
+    """State of the data: start of the bucket group that the last step took from, and the problems found so far."""
 
     start: StreamState = field(default_factory=StreamState)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
-def report_checkpoint(learner: Learner, saved: Saved, data: Catalogue, metrics: Mapping[str, Any]) -> None:
+def report_checkpoint(learner: Learner, data_state: DataState, data: Catalogue, metrics: Mapping[str, Any]) -> None:
     """Write all that a run needs to go on, and leave it to Ray Train, which copies it while training goes on.
 
     A checkpoint counts once it is there as a whole.
@@ -41,8 +41,8 @@ def report_checkpoint(learner: Learner, saved: Saved, data: Catalogue, metrics: 
     folder = Path(tempfile.mkdtemp(prefix="boltzray-"))
     try:
         models.save(learner.averaged(), folder / FLOW, provenance(learner, data))
-        state = {**learner.state(), "start": tuple(saved.start), "problems": saved.problems}
-        torch.save(state, folder / STATE)
+        lines = [str(problem) for problem in data_state.problems]
+        torch.save({**learner.state(), "start": tuple(data_state.start), "problems": lines}, folder / STATE)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -54,19 +54,19 @@ def report_checkpoint(learner: Learner, saved: Saved, data: Catalogue, metrics: 
     )
 
 
-def restore(learner: Learner) -> Saved:
-    """Bring the learner to where Ray Train's last checkpoint was written, if there is one."""
+def restore(learner: Learner) -> DataState:
+    """Load Ray Train's last checkpoint into the learner, if there is one; returns where the data stands."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return Saved()
+        return DataState()
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / STATE, map_location=learner.device, weights_only=True)
     learner.load_state(state)
-    return Saved(StreamState(*state["start"]), list(state["problems"]))
+    return DataState(StreamState(*state["start"]), [Problem.parse(line) for line in state["problems"]])
 
 
 def provenance(learner: Learner, data: Catalogue) -> dict[str, Any]:
-    """What the flow was made with, kept beside its weights."""
+    """Settings and versions that the flow was made with, kept beside its weights."""
     return {
         "step": learner.steps_done,
         "data_fingerprint": data.fingerprint,

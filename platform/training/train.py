@@ -2,10 +2,9 @@
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,9 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import Catalogue, DataConfig, inspect_data
+from ..data.catalogue import BAD_DATA, Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
+from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.progress import progress, say
@@ -33,9 +33,10 @@ from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
 from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
 
-BAD_DATA = "bad_data.txt"
+POLL_S = 2.0  # of the progress, and of the validation
 
-# What a run may go on with changed: batches do not depend on who computes them, and a fingerprint tells the data.
+# Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
+# data.
 INCIDENTAL = (
     "data.path",
     *("cluster.", "workers.", "validation.", "out", "resume", "checkpoint_every", "log_every", "keep"),
@@ -45,10 +46,10 @@ INCIDENTAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """Who trains.
+    """Workers of the training, and the failures that they may have.
 
     `workers`: 0 for one a GPU, or a single one without GPUs; with `min_workers` a run goes on with as few when nodes
-    are missing, and takes more when they come back. `threads` of each: 0 for its share of the cores.
+    are missing, and takes more when they come back. `threads` of each: 0 for an equal part of the cores.
     `max_failures`: deaths of workers or nodes; `max_preemptions`: nodes that were announced to go, -1 for any number.
     """
 
@@ -79,7 +80,7 @@ class TrainJob:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    checkpoint_every: int = 1000
+    checkpoint_every: int = 200
     log_every: int = 20
     keep: int = 2
     resume: Literal["auto", "never"] = "auto"
@@ -108,8 +109,9 @@ def train(job: TrainJob) -> Path:
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished
-    with cluster(job.cluster) as resources:
-        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal")
+    listing = list_folder(job.data, folder)  # a folder without data is told before a cluster is started
+    with cluster(job.cluster, dashboard=True) as resources:
+        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal", listing=listing)
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
         say(
@@ -150,12 +152,12 @@ def _trainer(
     task = WorkerTask(
         model=job.model,
         train=job.train,
-        order=batch_plan(job),
+        plan=batch_plan(job),
         checkpoint_every=job.checkpoint_every,
         log_every=job.log_every,
         threads=job.workers.threads,
     )
-    # A worker holds one CPU for Ray, or less where there are few, and computes on its share of the machine's cores:
+    # A worker holds one CPU for Ray, or less where there are few, and computes on its part of the machine's cores:
     # the rest is left to the data tasks, which sleep most of the time.
     cpus = 1.0 if resources.cpus > workers else 0.5 * resources.cpus / workers
     fewest = job.workers.min_workers
@@ -182,7 +184,7 @@ def _trainer(
 
 
 def batch_plan(job: TrainJob) -> BatchPlan:
-    """What decides which frames a step sees."""
+    """The settings that decide which frames a step sees."""
     return BatchPlan(
         batch=job.train.batch,
         seed=job.train.seed,
@@ -194,7 +196,7 @@ def batch_plan(job: TrainJob) -> BatchPlan:
 
 
 class Recorder(UserCallback):
-    """Lives in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
+    """Callback in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
 
     Without a validation, the best flow is the one of lowest loss.
     """
@@ -221,29 +223,16 @@ class Recorder(UserCallback):
             self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
-def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, meanwhile: Callable[[], None]) -> Any:
-    """What `fit` returns, showing meanwhile the run's metrics in MLflow, whoever writes them, wherever they run.
-
-    `meanwhile` is called every two seconds.
-
-    `fit` runs in a thread of its own: in the main thread Ray Train would take Ctrl-C for itself, and keep it.
-    """
-    outcome: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
+def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, poll: Callable[[], None]) -> Any:
+    """Run `fit` and return its result; meanwhile poll, and show the metrics that a worker anywhere wrote to MLflow."""
+    fitting = run_in_thread(fit)
     first = tracker.latest().get("step", 0.0)
     with progress("train", steps, first) as update:
-        while not wait([outcome], timeout=2.0).done:
-            meanwhile()
+        while not wait([fitting], timeout=POLL_S).done:
+            poll()
             with warn_on_error("reading the progress"):
                 latest = tracker.latest()
                 if latest.get("step", 0.0) > first:
                     speed = f"{latest['samples_per_s']:.0f} frames/s"
                     update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
-    return outcome.result()
+    return fitting.result()

@@ -1,4 +1,4 @@
-"""One optimiser step, and all that must survive between two of them. Knows torch, not Ray."""
+"""One optimiser step, and the state that must survive between two of them. Knows torch, not Ray."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,14 +13,12 @@ from boltzray.models.flow import Flow
 from boltzray.models.optimizer import make_optimizer
 from boltzray.models.tables import PeptideTables
 
-__all__ = ["Learner", "LogDensity", "TrainConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to optimise.
+    """Settings of the optimiser, and of how a step is computed.
 
-    `batch`: frames a step over all workers, which each worker takes in `accumulate` parts, one after the other.
+    `batch`: frames a step over all workers, of which each worker takes its own in `accumulate` microbatches.
     `precision`: of matrix products; densities and weights stay float32. `checkpointing`: compute activations twice
     to store fewer of them.
     The rate rises from lr/500 to `lr` over `warmup_share` of the steps, and falls as a cosine.
@@ -68,7 +66,7 @@ class Learner:
         self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
     ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
-        flow.checkpointing = config.checkpointing
+        flow.activation_checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:
             for block in flow.blocks:
@@ -88,24 +86,25 @@ class Learner:
         self.bad = torch.zeros((), device=device)
 
     def step(self, x: Tensor, tables: PeptideTables, world: int = 1) -> dict[str, Tensor]:
-        """One step on a batch that is not split."""
+        """Take a step on a batch that is one microbatch."""
         return self.train_step([(x, tables)], world)
 
-    def train_step(self, parts: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
-        """One step on this worker's batch; the statistics stay on the device, so nothing waits for them.
+    def train_step(self, microbatches: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
+        """Take a step on this worker's batch; the statistics stay on the device, so nothing waits for them.
 
-        Loss: negative log-likelihood per degree of freedom, over all parts of all workers.
+        Loss: negative log-likelihood per degree of freedom, over all microbatches of all workers. That number is
+        known before the first backward pass, so that gradients of microbatches add up to those of the whole batch.
         """
-        count = sum(3 * int(tables.n_atoms.sum()) * (len(x) // len(tables.n_atoms)) for x, tables in parts)
+        count = sum(3 * int(tables.n_atoms.sum()) * (len(x) // len(tables.n_atoms)) for x, tables in microbatches)
         dof = torch.full((), float(count), device=self.device)
         if world > 1:
             torch.distributed.all_reduce(dof)
         loss = torch.zeros((), device=self.device)
-        for i, (x, tables) in enumerate(parts):
-            with self._without_sync() if world > 1 and i < len(parts) - 1 else nullcontext():
-                part = self._loss(x, tables) / dof
-                (part * world).backward()  # data parallelism averages gradients over the workers; the sum is wanted
-            loss = loss + part.detach()
+        for i, (x, tables) in enumerate(microbatches):
+            with self._without_sync() if world > 1 and i < len(microbatches) - 1 else nullcontext():
+                term = self._loss(x, tables) / dof
+                (term * world).backward()  # data parallelism averages gradients over the workers; the sum is wanted
+            loss = loss + term.detach()
         if world > 1:
             torch.distributed.all_reduce(loss)
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
@@ -127,7 +126,7 @@ class Learner:
             return -self.model(x, tables).sum()
 
     def _without_sync(self) -> Any:
-        """Gradients of all parts but the last stay with the worker."""
+        """Keep gradients with the worker: they are reduced once, with those of the last microbatch."""
         assert isinstance(self.model, nn.parallel.DistributedDataParallel)
         return self.model.no_sync()
 
@@ -140,7 +139,7 @@ class Learner:
             )
 
     def state(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on as if nothing had happened."""
+        """State from which a later process goes on as if nothing had happened."""
         return {
             "flow": self.flow.state_dict(),
             "ema": self.ema.state_dict(),

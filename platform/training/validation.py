@@ -1,4 +1,4 @@
-"""How good the flow is on peptides or frames that it does not learn from, found out beside the training."""
+"""Validation on held-out peptides, in a Ray task beside the training."""
 
 import io
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from ..runtime.progress import say
 from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import keep_best, latest_step
 
-CHUNK = 64  # frames that go through the flow at once
+FRAMES_AT_ONCE = 64  # that go through the flow
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is looked at beside the training, and with what.
+    """Settings of the validation: `every` so many steps (0: never), on the newest checkpoint.
 
-    `every` so many steps (0: never), on the newest checkpoint. `peptides` that have a reference in split `val` are
-    scored by the likelihood of `frames` of it; `drawn` of them also by `draws` of the flow, weighted.
+    `peptides` that have a reference in split `val` are scored by the likelihood of `frames` of it; `drawn` of them
+    also by `draws` of the flow, weighted.
     """
 
     every: int = 2000
@@ -70,7 +70,7 @@ def held_out(folder: str, limit: int) -> list[HeldOut]:
 
 
 def validate(flow: Flow, peptides: list[HeldOut], config: ValidationConfig, temperature_k: float) -> dict[str, float]:
-    """Metrics of a flow: likelihood of held-out frames for each peptide, and what its draws are worth."""
+    """Metrics of a flow: likelihood of held-out frames of each peptide; of some also ESS and energies of samples."""
     torch.set_num_threads(max(1, int(config.num_cpus)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     flow = flow.to(device).eval()
@@ -95,18 +95,19 @@ def negative_log_likelihood(flow: Flow, peptide: Peptide, positions_nm: np.ndarr
     """Mean over frames, per degree of freedom, in normalised coordinates; each frame in one random orientation."""
     x = torch.from_numpy(augment(positions_nm, flow.scale_nm, np.random.default_rng(seed)))
     device, c = next(flow.parameters()).device, flow.condition(peptide)
-    total = sum(float(flow.log_prob(part.to(device), c).sum()) for part in x.split(CHUNK))
+    total = sum(float(flow.log_prob(some.to(device), c).sum()) for some in x.split(FRAMES_AT_ONCE))
     return -total / x.numel()
 
 
 def importance(
     flow: Flow, peptide: Peptide, positions_nm: np.ndarray, draws: int, temperature_k: float
 ) -> dict[str, float]:
-    """ESS (share of the draws), and W2 between the energies of the reference and of the weighted draws, in kT."""
+    """ESS as a fraction of the samples, and W2 (kT) between energies of the reference and of the weighted samples."""
     energy = OpenMMEnergy(peptide, temperature_k)
     c, generator = flow.condition(peptide), torch.Generator().manual_seed(0)
-    parts = [flow.sample(c, min(CHUNK, draws - done), generator) for done in range(0, draws, CHUNK)]
-    x, log_q = (torch.cat(list(part)).cpu() for part in zip(*parts, strict=True))
+    sizes = [min(FRAMES_AT_ONCE, draws - done) for done in range(0, draws, FRAMES_AT_ONCE)]
+    samples = [flow.sample(c, size, generator) for size in sizes]
+    x, log_q = (torch.cat(list(column)).cpu() for column in zip(*samples, strict=True))
     drawn = energy.evaluate(x.double().numpy() * flow.scale_nm, gradient=False)
     if not drawn.ok.any():
         return {"ess": 0.0}

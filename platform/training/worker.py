@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs. It imports no more than that: workers start in seconds."""
+"""Training loop of a Ray Train worker. It imports no more than that needs: workers start in seconds."""
 
 import os
 import time
@@ -15,34 +15,38 @@ from ray.train.torch import get_device
 
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
+from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
 from ..data.collate import Collator, prefetch
-from ..data.stream import Batch, BatchServer, batches
+from ..data.stream import BatchServer, StepMicrobatches, batches
 from ..data.windows import BatchPlan
 from ..runtime.cluster import usable_cpus
 from ..runtime.telemetry import count
-from .checkpoints import Saved, report_checkpoint, restore
+from .checkpoints import DataState, report_checkpoint, restore
 from .train_step import Learner, LogDensity, TrainConfig
 
-FATAL = "fatal"  # the metric that says why a run ended early
-PROBLEMS = "problems"  # the metric with new lines about bad data
+# The metric that says why a run cannot go on (too many bad frames, no finite loss). Not an exception: Ray Train would
+# restart the workers `workers.max_failures` times, each time to fail on the same step. So the workers report it and
+# end well; `Recorder` in the controller writes it to a file of this name, and `train` raises it once fit() is back.
+FATAL = "fatal"
+PROBLEMS = "problems"  # the metric with lines about bad data that is new
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """All that a worker must know: the same for every rank."""
+    """Settings of a worker: the same for every rank."""
 
     model: FlowConfig
     train: TrainConfig
-    order: BatchPlan
+    plan: BatchPlan
     checkpoint_every: int
     log_every: int
     threads: int
 
 
 def _end_with(raylet: int) -> None:
-    """Without its raylet a worker that was writing a checkpoint would wait for that forever, and keep its memory."""
+    """End this process with its raylet: a worker that was writing a checkpoint would wait for that forever."""
     while os.getppid() == raylet:
         time.sleep(5)
     os._exit(1)
@@ -57,41 +61,46 @@ def train_worker(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.threads or max(1, usable_cpus() // context.get_local_world_size()))
     learner, collator = _learner(task, data, world)
-    saved = restore(learner)
-    feeder = _feeder(task, config["data"], world, saved)
+    restored = restore(learner)
+    server = _batch_server(task, config["data"], world, restored)
 
-    def work() -> Iterator[tuple[Batch, list[Any]]]:
-        for batch in batches(feeder, rank, learner.steps_done, task.order, saved.start):
-            yield batch, [collator.batch(part) for part in batch.parts]
+    def collated() -> Iterator[tuple[StepMicrobatches, list[Any]]]:
+        for step in batches(server, rank, learner.steps_done, task.plan, restored.start):
+            yield step, [collator.batch(microbatch) for microbatch in step.microbatches]
 
     if learner.steps_done < task.train.steps:
-        stream = prefetch(work())
+        stream = prefetch(collated())
         try:
-            _train(learner, stream, task, data, saved.problems, rank, world)
+            _train(learner, stream, task, data, restored.problems, rank, world)
         finally:
             stream.close()  # type: ignore[attr-defined]
 
 
 def _train(
     learner: Learner,
-    stream: Iterator[tuple[Batch, list[Any]]],
+    stream: Iterator[tuple[StepMicrobatches, list[Any]]],
     task: WorkerTask,
     data: Catalogue,
-    problems: list[str],
+    problems: list[Problem],
     rank: int,
     world: int,
 ) -> None:
-    """The loop: nothing in it waits for the device but what is reported, every `log_every` steps."""
-    since, losses, new = time.monotonic(), [], []
-    for batch, parts in stream:
+    """Train to the last step: nothing waits for the device but what is reported, every `log_every` steps.
+
+    `problems`: those that earlier starts of the run have reported.
+    """
+    since, losses = time.monotonic(), []
+    new: list[Problem] = []
+    for batch, microbatches in stream:
         new += batch.problems
-        if batch.failure:  # it would fail again: no reason to restart the workers
-            ray.train.report({"step": learner.steps_done, FATAL: batch.failure, PROBLEMS: new})
+        if batch.failure:
+            metrics = {"step": learner.steps_done, FATAL: batch.failure, PROBLEMS: [str(problem) for problem in new]}
+            ray.train.report(metrics)
             return
-        statistics = learner.train_step(parts, world)
+        statistics = learner.train_step(microbatches, world)
         losses.append(statistics["loss"])
-        count("boltzray_frames", sum(len(part.peptide) for part in batch.parts))
-        count("boltzray_tokens", sum(part.x.size // 3 for part in batch.parts))
+        count("boltzray_frames", sum(len(microbatch.peptide) for microbatch in batch.microbatches))
+        count("boltzray_tokens", sum(microbatch.x.size // 3 for microbatch in batch.microbatches))
         step = learner.steps_done
         save = step % task.checkpoint_every == 0 or step == task.train.steps
         if save or step % task.log_every == 0 or step == 1:
@@ -110,11 +119,11 @@ def _train(
                 "epoch": step * task.train.batch / data.n_frames,
                 "skipped_steps": float(learner.bad),
                 "bad_data": len(problems) + len(new),
-                PROBLEMS: new,
+                PROBLEMS: [str(problem) for problem in new],
             }
             problems = problems + new
             if save and rank == 0:
-                report_checkpoint(learner, Saved(batch.start, problems), data, metrics)
+                report_checkpoint(learner, DataState(batch.start, problems), data, metrics)
             else:  # every rank reports equally often
                 ray.train.report(metrics)
             since, losses, new = time.monotonic(), [], []
@@ -133,11 +142,11 @@ def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Co
     return Learner(flow, task.train, device=device, model=model), Collator(flow, peptides, pin=device.type == "cuda")
 
 
-def _feeder(task: WorkerTask, data: Any, world: int, saved: Saved) -> Any:
-    """Where batches come from: an object here, or for several workers an actor that ends with the first of them."""
+def _batch_server(task: WorkerTask, data: Any, world: int, restored: DataState) -> Any:
+    """The batch server: an object here, or for several workers an actor that ends with the first of them."""
     if world == 1:
-        return BatchServer(ray.get(data), task.order, 1, saved.start, saved.problems)
+        return BatchServer(ray.get(data), task.plan, 1, restored.start, restored.problems)
     actor = None
     if ray.train.get_context().get_world_rank() == 0:
-        actor = ray.remote(num_cpus=0)(BatchServer).remote(data, task.order, world, saved.start, saved.problems)
+        actor = ray.remote(num_cpus=0)(BatchServer).remote(data, task.plan, world, restored.start, restored.problems)
     return ray.train.collective.broadcast_from_rank_zero(actor)

@@ -1,12 +1,11 @@
 """`jobs/convert.py`: public weights to a checkpoint folder and back, to the last bit."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from job_processes import RunHere
 
 from boltzray import models
 from boltzray.convert import ConvertJob, convert
@@ -24,16 +23,15 @@ def test_there_and_back(home: Path) -> None:
     one, two = (torch.load(path, weights_only=True) for path in (original, back))
     assert two.keys() == {key for key in one if not key.endswith("attn_mask")}
     assert all(torch.equal(value, one[key]) for key, value in two.items())
-    assert sorted(p.name for p in home.glob("*")) == ["flow", "new"]
+    assert sorted(p.name for p in home.glob("*")) == ["flow", "mlflow.db", "new"]
     with pytest.raises(ValueError, match="give input= and output="):
         ConvertJob(input="flow", output="")
     with pytest.raises(ValueError, match=r"exists: give another output="):
         convert(ConvertJob(input="flow", output="new/back.pth"))
 
 
-def test_the_command(home: Path, root: Path) -> None:
-    command = [sys.executable, "jobs/convert.py", f"input={GOLDEN / 'prose_small.pth'}", "output=flow", "head_dim=16"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+def test_the_command(run_here: RunHere, home: Path) -> None:
+    done = run_here("convert", f"input={GOLDEN / 'prose_small.pth'}", "output=flow", "head_dim=16")
     assert done.returncode == 0, done.stderr
     assert "0.54 M parameters" in done.stdout
     assert models.load(home / "flow").config.head_dim == 16

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from job_processes import environment
 from restarts import ARGUMENTS, has_begun, undisturbed
 from sockets import public
 
@@ -49,12 +50,8 @@ class Head:
 
     def __init__(self, root: Path, home: Path, folder: Path) -> None:
         dashboard = free_port()
-        kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-        self.environment = {
-            **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-            "BOLTZRAY_HOME": str(home),
-            "OMP_NUM_THREADS": "1",
+        self.environment = environment(home) | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -179,3 +179,18 @@ def test_weights_loaded_can_be_trained_and_leave_the_random_stream_alone(archive
     with pytest.raises(ValueError, match=r"use a peptide of the 20 standard amino acids"):
         flow.condition(lone_peptide("ACE-A-NME", 22))
     assert flow.condition(peptide(archives["prose_small"], "AA")).order.shape == (8, 1, 23)
+
+
+def test_an_outline_has_all_but_the_weights(tmp_path: Path, archives: dict[str, Any]) -> None:
+    folder = models.save(random_flow().float(), tmp_path / "flow")
+    for path, scale in ((folder, 1.0), (GOLDEN / "prose_small.pth", 0.35)):
+        flow = models.checkpoint.outline(path)
+        assert (flow.scale_nm, flow.config) == (scale, models.load(path).config)
+        assert all(parameter.is_meta for parameter in flow.parameters())
+        assert flow.tables([peptide(archives["prose_small"], "AA")]).n_atoms.is_meta
+        with pytest.raises(ValueError, match=r"use a peptide of the 20 standard amino acids"):
+            flow.tables([lone_peptide("ACE-A-NME", 22)])
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        models.checkpoint.outline(folder)

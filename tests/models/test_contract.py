@@ -1,4 +1,4 @@
-"""What every flow must do, for all kinds and orderings, in float64 with weights away from zero."""
+"""Contract of all flows, for all kinds and orderings, in float64 with weights away from zero."""
 
 from typing import Any
 

@@ -79,7 +79,7 @@ def test_checkpointing_changes_no_value(archives: dict[str, Any], kind: dict[str
     if autocast:
         flow, x = flow.float(), x.float()
     results = []
-    for flow.checkpointing in (False, True):
+    for flow.activation_checkpointing in (False, True):
         flow.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             log_q = flow.log_prob(x, flow.conditioning(tables))
@@ -97,7 +97,7 @@ def test_checkpointing_keeps_less_and_leaves_sampling_alone(archives: dict[str, 
     flow = random_flow(layers_per_block=4).requires_grad_(True)
     x, tables = batch(flow, archives)
     without = kept_bytes(lambda: flow.log_prob(x, flow.conditioning(tables)))
-    flow.checkpointing = True
+    flow.activation_checkpointing = True
     assert kept_bytes(lambda: flow.log_prob(x, flow.conditioning(tables))) < 0.5 * without
     known = peptides_of(flow, archives)[0]
     drawn, _ = flow.sample(flow.condition(known), 2, torch.Generator().manual_seed(0))

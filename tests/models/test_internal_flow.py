@@ -77,10 +77,10 @@ def test_draws_carry_their_density() -> None:
     c = flow.condition(peptide)
     z, _ = flow(conformations(peptide, 5), c)
     for ratio in (1.0, 1.5):
-        x, log_q = flow.push(z, c, ratio=ratio)
+        x, log_q = flow.push(z, c, temperature_ratio=ratio)
         inside = x.isfinite().all(-1).all(-1)
         assert inside.any()
-        torch.testing.assert_close(log_q[inside], flow.log_prob(x, c, ratio=ratio)[inside])
+        torch.testing.assert_close(log_q[inside], flow.log_prob(x, c, temperature_ratio=ratio)[inside])
 
 
 def test_rigid_motion_leaves_the_density_and_equivalent_hydrogens_may_swap() -> None:
@@ -133,8 +133,8 @@ def test_a_new_flow_knows_the_usual_geometry() -> None:
     assert x.isfinite().all()
     assert log_q.isfinite().all()
     bonds = [(b[0].index, b[1].index) for b in peptide.topology.bonds()]
-    references = {frozenset((i, int(p))) for i, p in enumerate(peptide.internal["references"][:, 0])}
-    a, b = torch.tensor([pair for pair in bonds if frozenset(pair) in references]).T
+    bonded_to_parent = {frozenset((i, int(p))) for i, p in enumerate(peptide.internal["z_matrix"][:, 0])}
+    a, b = torch.tensor([pair for pair in bonds if frozenset(pair) in bonded_to_parent]).T
     length = (x[:, a] - x[:, b]).norm(dim=-1).mean(0)
     built = torch.from_numpy(np.linalg.norm(peptide.positions[a] - peptide.positions[b], axis=-1)).float()
     assert (length - built).abs().max() < 0.03

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boltzray.models.losses import OBJECTIVES, Batch, ObjectiveConfig, term
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig, TermBatch, term
 from boltzray.models.pathwise import FlowModel, pathwise
 from boltzray.molecules.peptide import Peptide
 from golden_flows import random_flow
@@ -55,15 +55,15 @@ def target(x: Tensor) -> Tensor:
     return Gaussian(0.0, 1.0).log_prob(x).detach()
 
 
-def batch(name: str, drawn_from: Gaussian, n: int, seed: int = 0, dof: int = 1) -> Batch:
-    """What a buffer of `drawn_from` gives to an objective."""
+def batch(name: str, drawn_from: Gaussian, n: int, seed: int = 0, dof: int = 1) -> TermBatch:
+    """Rows of a buffer of `drawn_from`, as an objective reads them."""
     x = drawn_from.draw(n, seed, dof)
     log_q, log_p = drawn_from.log_prob(x).detach(), target(x)
     weight = (OBJECTIVES[name].power * (log_p - log_q)).exp()
-    made = Batch(x, weight / weight.mean(), log_p, log_q, None, -x)
+    made = TermBatch(x, weight / weight.mean(), log_p, log_q, None, -x)
     if OBJECTIVES[name].reads in ("resampled", "data"):
         chosen = torch.multinomial(weight, n, replacement=True, generator=torch.Generator().manual_seed(seed))
-        return Batch(x[chosen], None, log_p[chosen], log_q[chosen])
+        return TermBatch(x[chosen], None, log_p[chosen], log_q[chosen])
     return made if OBJECTIVES[name].reads == "weighted" else made._replace(weight=None)
 
 
@@ -104,7 +104,7 @@ def test_gradient_of_the_teacher() -> None:
     """½·E[(log q − log q_T)²] over x ~ N(0, 1), both Gaussians of mean 0."""
     model, teacher, x = Gaussian(0.0, S), Gaussian(0.0, 1.0), Gaussian(0.0, 1.0).draw(N, 0)
     config = ObjectiveConfig(terms={"self_improve": 1.0}, teacher=0.5)
-    loss, statistics = term("self_improve", config, model, Batch(x, log_teacher=teacher.log_prob(x).detach()))
+    loss, statistics = term("self_improve", config, model, TermBatch(x, log_teacher=teacher.log_prob(x).detach()))
     a, c = (1 - 1 / S**2) / 2, math.log(S)  # the difference is a·x² − c
     slope = 3 * a / S**2 - a - c / S**2 + c
     assert model.gradient(loss)[1] == pytest.approx(1 - 1 / S**2 + 0.5 * slope, abs=0.01)
@@ -220,7 +220,7 @@ def test_gradients_of_a_flow(subject: tuple[Any, Peptide], name: str) -> None:
     weight = torch.rand(4, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         log_q = FlowModel(flow, tables).log_prob(x)
-    full = Batch(x, weight / weight.mean(), -0.5 * x.square().sum((1, 2)), log_q, log_q + 0.1, -x)
+    full = TermBatch(x, weight / weight.mean(), -0.5 * x.square().sum((1, 2)), log_q, log_q + 0.1, -x)
     config = ObjectiveConfig(terms={name: 1.0} if name != "real_data" else {"self_improve": 1.0}, tail=1e6, teacher=0.2)
     given = full if OBJECTIVES[name].reads == "weighted" else full._replace(weight=None)
     loss, _ = term(name, config, FlowModel(flow, tables), given)

@@ -9,36 +9,38 @@ import pytest
 import torch
 
 from boltzray import models
-from boltzray.models.hub import BOX_FOLDER, DEFAULT_CHECKPOINT, shipped
+from boltzray.models.hub import BUNDLED_FOLDER, DEFAULT_CHECKPOINT, bundled
 from boltzray.molecules import BatchedEnergy, Peptide
 from boltzray.samplers import com_log_density, snis
 
 TEMPERATURE_K = 310.0
 
 
-def test_what_is_in_the_box_is_small_and_described() -> None:
-    assert shipped() == ["aa-small", "dipeptides-small"]
-    assert DEFAULT_CHECKPOINT.removeprefix("boltzray://") in shipped()
-    assert sum(path.stat().st_size for path in BOX_FOLDER.rglob("*")) <= 25e6
-    for name in shipped():
+def test_bundled_flows_are_small_and_described() -> None:
+    assert bundled() == ["aa-small", "dipeptides-small"]
+    assert DEFAULT_CHECKPOINT.removeprefix("boltzray://") in bundled()
+    assert sum(path.stat().st_size for path in BUNDLED_FOLDER.rglob("*")) <= 25e6
+    for name in bundled():
         flow = models.load(f"boltzray://{name}")
-        card = (BOX_FOLDER / name / "README.md").read_text()
+        card = (BUNDLED_FOLDER / name / "README.md").read_text()
         count = sum(parameter.numel() for parameter in flow.parameters())
         assert f"{count / 1e6:.1f} M parameters" in card
         for topic in ("Apache-2.0", "force field", "hardware", "Limits", "jobs/train.py", "±"):
             assert topic in card, (name, topic)
-        provenance = models.checkpoint.describe(BOX_FOLDER / name)["provenance"]
+        provenance = models.checkpoint.describe(BUNDLED_FOLDER / name)["provenance"]
         assert provenance["sequences"]
         assert f"{provenance['step']:,} steps" in card
         assert "/" not in str(provenance).replace("+cpu", "")  # no paths of the machine that made it
 
 
-def test_names_that_are_not_in_the_box(tmp_path: Path) -> None:
-    assert models.locate(Path("boltzray://aa-small"), tmp_path) == BOX_FOLDER / "aa-small"  # a Path keeps one slash
-    with pytest.raises(FileNotFoundError, match=r"not in the box: there are boltzray://aa-small, boltzray://dipep"):
+def test_names_that_are_not_bundled(tmp_path: Path) -> None:
+    assert models.locate(Path("boltzray://aa-small"), tmp_path) == BUNDLED_FOLDER / "aa-small"  # a Path keeps one slash
+    with pytest.raises(
+        FileNotFoundError, match=r"does not come with BoltzRay: there are boltzray://aa-small, boltzray://dipep"
+    ):
         models.load("boltzray://aaa-small")
-    with pytest.raises(FileNotFoundError, match="not in the box"):
-        models.load("boltzray://../box/aa-small")
+    with pytest.raises(FileNotFoundError, match="does not come with BoltzRay"):
+        models.load("boltzray://../pretrained/aa-small")
 
 
 @pytest.mark.parametrize(("name", "sequence", "floor"), [("dipeptides-small", "DG", 0.03), ("aa-small", "AA", 0.1)])
@@ -46,7 +48,8 @@ def test_draws_are_worth_something_as_they_come(name: str, sequence: str, floor:
     """Zero-shot draws of a peptide of the published test set, weighted: ESS far above a flow that knows nothing."""
     flow, peptide = models.load(f"boltzray://{name}"), Peptide.from_sequence(sequence)
     assert (
-        name == "aa-small" or sequence not in models.checkpoint.describe(BOX_FOLDER / name)["provenance"]["sequences"]
+        name == "aa-small"
+        or sequence not in models.checkpoint.describe(BUNDLED_FOLDER / name)["provenance"]["sequences"]
     )
     x, log_q = flow.sample(flow.condition(peptide), 512, torch.Generator().manual_seed(0))
     found = BatchedEnergy(peptide, TEMPERATURE_K).evaluate((x * flow.scale_nm).double(), gradient=False)
@@ -64,7 +67,7 @@ def test_a_longer_peptide_is_warned_of() -> None:
     assert re.search("trained on peptides of 2 residues and ARIP has 4", told)
 
 
-def test_the_box_is_part_of_the_wheel(root: Path) -> None:
+def test_bundled_flows_are_part_of_the_wheel(root: Path) -> None:
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    held = {path for pattern in settings["package-data"]["models"] for path in (root / "models").glob(pattern)}
-    assert held == {path for path in BOX_FOLDER.rglob("*") if path.is_file()}
+    held = {path for pattern in settings["package-data"]["boltzray.models"] for path in (root / "models").glob(pattern)}
+    assert held == {path for path in BUNDLED_FOLDER.rglob("*") if path.is_file()}

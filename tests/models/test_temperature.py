@@ -34,13 +34,13 @@ def noise(n: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature_k", [310.0, 500.0])
 def test_a_gaussian_is_met_at_every_temperature(peptide: Peptide, temperature_k: float) -> None:
-    """The identity flow against U = |x − x̄|²/2 in kT at 310 K and the centre of mass's own law: ESS 1."""
+    """The identity flow against U = |x − x̄|²/2 in kT at 310 K and the distribution of its centre of mass: ESS 1."""
     ratio = temperature_k / 310.0
     flow = make_flow(0.0)
     c = flow.condition(peptide)
-    x, log_q = flow.push(noise(2000), c, ratio=ratio)
+    x, log_q = flow.push(noise(2000), c, temperature_ratio=ratio)
     inner = (x - x.mean(1, keepdim=True)).double()
-    log_p = com_log_density(x, scale=ratio)[0] - 0.5 * inner.square().sum((1, 2)) / ratio
+    log_p = com_log_density(x, temperature_ratio=ratio)[0] - 0.5 * inner.square().sum((1, 2)) / ratio
     share = ess(log_p - log_q.double())
     exact = 1.5 * 23 * math.log(2 * math.pi * ratio)
     print(f"{temperature_k:g} K: ESS {share:.6f}, log Z {float((log_p - log_q).mean()):.4f}, exact {exact:.4f}")
@@ -48,7 +48,7 @@ def test_a_gaussian_is_met_at_every_temperature(peptide: Peptide, temperature_k:
     assert float((log_p - log_q).mean()) == pytest.approx(exact, abs=1e-3)
     assert float(x.square().mean()) == pytest.approx(ratio, rel=0.02)
     if ratio > 1.0:  # the untempered draws, against the hot target, are what this is for
-        cold, cold_q = flow.push(noise(2000), c, ratio=1.0)
+        cold, cold_q = flow.push(noise(2000), c, temperature_ratio=1.0)
         hot = -0.5 * cold.double().square().sum((1, 2)) / ratio
         assert ess(hot - cold_q.double()) < 0.2
 
@@ -56,7 +56,7 @@ def test_a_gaussian_is_met_at_every_temperature(peptide: Peptide, temperature_k:
 def test_draws_and_log_prob_agree(peptide: Peptide) -> None:
     flow = make_flow(0.05)
     c = flow.condition(peptide)
-    x, log_q = flow.push(noise(64), c, ratio=RATIO)
+    x, log_q = flow.push(noise(64), c, temperature_ratio=RATIO)
     forward, _ = models.log_prob_and_gradient(flow, x.clone(), c, RATIO)
     torch.testing.assert_close(forward.double(), log_q.double(), rtol=0, atol=2e-3)
     plain, _ = models.log_prob_and_gradient(flow, x.clone(), c, 1.0)
@@ -66,7 +66,7 @@ def test_draws_and_log_prob_agree(peptide: Peptide) -> None:
 def test_the_gradient_is_the_densitys(peptide: Peptide) -> None:
     flow = make_flow(0.05).double()
     c = flow.condition(peptide)
-    x = flow.push(noise(4).double(), c, ratio=RATIO)[0].clone()
+    x = flow.push(noise(4).double(), c, temperature_ratio=RATIO)[0].clone()
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     _, gradient = models.log_prob_and_gradient(flow, x, c, RATIO)
     h = 1e-5

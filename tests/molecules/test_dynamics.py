@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from boltzray.molecules import Peptide
+from boltzray.molecules.constants import KB
 from boltzray.molecules.dynamics import simulate
-from boltzray.molecules.forcefield import KB, create_system
+from boltzray.molecules.forcefield import create_system
 from boltzray.molecules.runs import MDConfig, load_trajectory, run_name
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from scipy.special import erfinv
 
 from boltzray.molecules.metrics import compare
 from boltzray.molecules.observables import Tica
-from boltzray.molecules.subsample import kish_ess, weighted_subsample
+from boltzray.molecules.subsample import weighted_subsample
 from boltzray.molecules.transport import jensen_shannon, squared_distances, transport, wasserstein_1d
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
@@ -46,7 +46,7 @@ def golden() -> SimpleNamespace:
 
 
 def _compare(g: SimpleNamespace, **changes: Any) -> dict[str, float]:
-    keywords = {k: changes.pop(k) for k in ("log_weights", "intervals", "seed") if k in changes}
+    keywords = {k: changes.pop(k) for k in ("log_weights", "intervals", "seed", "only") if k in changes}
     s = SimpleNamespace(**{**vars(g), **changes})
     return compare(s.reference, s.generated, s.energy_r, s.energy_g, s.peptide, s.tica, **keywords)
 
@@ -55,7 +55,8 @@ def test_golden_values(golden: SimpleNamespace) -> None:
     result = _compare(golden)
     for published, ours in NAMES.items():
         assert result[ours] == pytest.approx(golden.values[published], abs=1e-4), ours
-    assert kish_ess(golden.log_weights) == pytest.approx(golden.values["ess"], abs=1e-4)
+    weighted = _compare(golden, log_weights=golden.log_weights, only=("ess",))
+    assert weighted == {"ess": pytest.approx(golden.values["ess"], abs=1e-4)}
     assert result["ess"] == pytest.approx(1.0)
     assert (result["chirality"], result["mirrored"]) == (1.0, 0.0)
 
@@ -167,11 +168,14 @@ def test_shifted_and_stretched_gaussians(order: int) -> None:
         assert stretched == pytest.approx(np.sqrt(1 + 1), rel=1e-3)
 
 
-def test_line_agrees_with_transport() -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_line_agrees_with_pot_and_with_transport(order: int) -> None:
     rng = np.random.default_rng(1)
     x, y, p, q = rng.normal(size=60), rng.normal(size=90), rng.random(60), rng.random(90)
-    exact = transport(squared_distances(x[:, None], y[:, None]), p, q) ** 0.5
-    assert wasserstein_1d(x, y, p, q, 2) == pytest.approx(exact)
+    found = wasserstein_1d(x, y, p, q, order)
+    assert found**order == pytest.approx(float(ot.wasserstein_1d(x, y, p / p.sum(), q / q.sum(), p=order)), rel=1e-9)
+    if order == 2:
+        assert found == pytest.approx(transport(squared_distances(x[:, None], y[:, None]), p, q) ** 0.5)
 
 
 def test_a_clash_without_weight_does_not_count() -> None:
@@ -209,13 +213,13 @@ def test_jensen_shannon_bounds() -> None:
     assert jensen_shannon(a, 3 * a) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_thin_is_even_for_equal_weights_and_keeps_heavy_rows() -> None:
+def test_weighted_subsample_is_even_for_equal_weights_and_keeps_heavy_rows() -> None:
     one = np.zeros(1000)
     one[7] = 1.0
     assert [part.tolist() for part in weighted_subsample(one, 10)] == [
         [7],
         [1.0],
-    ]  # an untrained flow: one draw has all the weight
+    ]  # an untrained flow: one proposal has all the weight
     rows, weights = weighted_subsample(np.ones(1000), 10)
     assert np.diff(rows).tolist() == [100] * 9
     assert np.ptp(weights) == 0

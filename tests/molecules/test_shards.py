@@ -1,5 +1,6 @@
 """Shards: what is written is read back, and nothing in a file can stop a run."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -9,20 +10,12 @@ import numpy as np
 import pytest
 
 from boltzray.molecules.observables import Tica
-from boltzray.molecules.shards import (
-    FRAMES,
-    check_manifest,
-    find_pdb,
-    find_reference,
-    list_shards,
-    load_reference,
-    published_split,
-    read_shard,
-    save_reference,
-    write_shards,
-)
+from boltzray.molecules.references import find_pdb, find_reference, load_reference, published_split, save_reference
+from boltzray.molecules.shards import FRAMES, read_manifest, shard_sizes, write_shards
+from boltzray.molecules.tars import Problem, read_shard
 
 DATA = Path(__file__).parents[1] / "data"
+SHARDS = [DATA / FRAMES / name for name in ("0000.tar", "0001.tar")]
 ATOMS = {"AF": 33, "FS": 34, "GP": 24, "KE": 40, "NV": 33, "RQ": 44, "YT": 38}
 
 
@@ -41,7 +34,7 @@ def _tar_of(path: Path, members: list[tuple[str, bytes]], format: int = tarfile.
 
 
 def test_real_shards_read_as_tarfile_reads_them() -> None:
-    for path in list_shards(DATA):
+    for path in SHARDS:
         content = read_shard(path, ATOMS)
         assert content.problems == []
         with tarfile.open(path) as tar:
@@ -54,7 +47,7 @@ def test_round_trip_shuffled_with_manifest(tmp_path: Path) -> None:
     trajectories = _trajectories()
     paths = write_shards(tmp_path, trajectories, seed=1, frames_per_shard=30)
     assert [p.name for p in paths] == ["0000.tar", "0001.tar", "0002.tar", "0003.tar"]
-    assert list_shards(tmp_path) == paths
+    assert list(shard_sizes(tmp_path)) == [str(path) for path in paths]
     contents = [read_shard(p, {"AA": 23, "GP": 24}) for p in paths]
     frames = [f for c in contents for f in c.frames]
     assert sorted(f.key for f in frames) == sorted(
@@ -65,7 +58,13 @@ def test_round_trip_shuffled_with_manifest(tmp_path: Path) -> None:
     assert {f.sequence for f in contents[0].frames} == {"AA", "GP"}
     shards = json.loads((tmp_path / FRAMES / "manifest.json").read_text())["shards"]
     assert [shards[p.name]["samples"] for p in paths] == [len(c.frames) for c in contents]
-    assert check_manifest(tmp_path) == []
+    assert_as_the_manifest_says(tmp_path)
+
+
+def assert_as_the_manifest_says(data_dir: Path) -> None:
+    for name, facts in read_manifest(data_dir).items():
+        content = (data_dir / FRAMES / name).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (facts["bytes"], facts["sha256"])
 
 
 def test_same_seed_same_bytes_and_iterables(tmp_path: Path) -> None:
@@ -80,20 +79,13 @@ def test_same_seed_same_bytes_and_iterables(tmp_path: Path) -> None:
 def test_writing_again_replaces_ours_and_leaves_others_alone(tmp_path: Path) -> None:
     write_shards(tmp_path, _trajectories(), seed=1, frames_per_shard=10)
     write_shards(tmp_path, _trajectories(5), seed=1, frames_per_shard=80)
-    assert [p.name for p in list_shards(tmp_path)] == ["0000.tar", "0001.tar"]
-    assert check_manifest(tmp_path) == []
+    assert [Path(path).name for path in shard_sizes(tmp_path)] == ["0000.tar", "0001.tar"]
+    assert_as_the_manifest_says(tmp_path)
     assert not list((tmp_path / FRAMES).glob("*.tmp"))
     (tmp_path / FRAMES / "0007.tar").write_bytes(b"theirs")
     with pytest.raises(ValueError, match=r"0007\.tar"):
         write_shards(tmp_path, _trajectories(), seed=1, frames_per_shard=10)
     assert (tmp_path / FRAMES / "0007.tar").read_bytes() == b"theirs"
-
-
-def test_manifest_sees_damage(tmp_path: Path) -> None:
-    first, second = write_shards(tmp_path, _trajectories(), seed=1, frames_per_shard=80)
-    first.write_bytes(first.read_bytes()[:-1])
-    second.unlink()
-    assert [line.split(":")[0] for line in check_manifest(tmp_path)] == ["0000.tar", "0001.tar"]
 
 
 def test_each_bad_member_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -113,10 +105,11 @@ def test_each_bad_member_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     content = read_shard(_tar_of(tmp_path / "x.tar", members), {"AA": 23})
     assert [f.key for f in content.frames] == [f"AA_1{i:05d}" for i in range(len(bad))]
     assert len(content.problems) == len(bad)
-    for (name, _), line in zip(bad, content.problems, strict=True):
-        assert line.startswith("x.tar: ")
-        assert ascii(name) in line
-        assert "\n" not in line
+    for (name, _), problem in zip(bad, content.problems, strict=True):
+        assert (problem.shard, problem.member, problem.frames) == ("x.tar", ascii(name), 1)
+        assert str(problem) == f"x.tar: {name!a}: {problem.reason}"
+        assert "\n" not in str(problem)
+        assert Problem.parse(str(problem)) == problem
     assert [p.name for p in tmp_path.iterdir()] == ["x.tar"]
 
 
@@ -135,16 +128,29 @@ def test_no_tar_at_all(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     frames, problems = read_shard(path, ATOMS)
     assert frames == []
-    assert len(problems) == 1
-    assert "0000.tar" in problems[0]
+    assert [problem.shard for problem in problems] == ["0000.tar"]
+    assert Problem.parse(str(problems[0])) == problems[0]
+
+
+def test_lines_about_problems_that_are_on_disk_are_understood() -> None:
+    """As earlier versions wrote them, and as bad_data.txt, data.json and training checkpoints hold them."""
+    for line, problem in {
+        "a.tar: 'GP: it\\'s_1.bin': unknown sequence X": ("a.tar", "'GP: it\\'s_1.bin'", "unknown sequence X", 1),
+        "a.tar: no tar header at byte 512: not a tar": ("a.tar", "", "no tar header at byte 512: not a tar", 1),
+        "a.tar: 40 of 100 frames missing": ("a.tar", "", "40 of 100 frames missing", 40),
+        "anything": ("", "", "anything", 1),
+    }.items():
+        assert Problem.parse(line) == problem
+        assert str(Problem.parse(line)) == line
+    assert Problem.missing("a.tar", 100, 60) == Problem.parse("a.tar: 40 of 100 frames missing")
 
 
 def test_truncation_at_every_kind_of_place_is_reported(tmp_path: Path) -> None:
-    data = list_shards(DATA)[0].read_bytes()
+    data = SHARDS[0].read_bytes()
     rng, end = np.random.default_rng(0), len(data.rstrip(b"\0"))
     cuts = [*rng.integers(0, end, 80), *(512 * rng.integers(1, end // 512, 40))]
     path = tmp_path / "cut.tar"
-    whole = [f.key for f in read_shard(list_shards(DATA)[0], ATOMS).frames]
+    whole = [f.key for f in read_shard(SHARDS[0], ATOMS).frames]
     for cut in cuts:
         path.write_bytes(data[:cut])
         frames, problems = read_shard(path, ATOMS)
@@ -153,7 +159,7 @@ def test_truncation_at_every_kind_of_place_is_reported(tmp_path: Path) -> None:
 
 
 def test_mutations_never_raise_and_cost_only_what_they_hit(tmp_path: Path) -> None:
-    original = list_shards(DATA)[0]
+    original = SHARDS[0]
     data, whole = original.read_bytes(), read_shard(original, ATOMS)
     keys = {f.key for f in whole.frames}
     rng, path = np.random.default_rng(1), tmp_path / "mutated.tar"
@@ -174,12 +180,12 @@ def test_mutations_never_raise_and_cost_only_what_they_hit(tmp_path: Path) -> No
         lost = len(whole.frames) - len(frames)
         assert lost <= 5
         assert bool(problems) or lost == 0
-        assert all(line.startswith("mutated.tar: ") and "\n" not in line for line in problems)
+        assert all(problem.shard == "mutated.tar" and "\n" not in str(problem) for problem in problems)
 
 
 def test_folder_without_shards_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="webdatasets") as error:
-        list_shards(tmp_path)
+        shard_sizes(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from boltzray.molecules import storage
-from boltzray.molecules.shards import read_manifest, read_shard, shard_sizes, write_shards
+from boltzray.molecules.shards import read_manifest, shard_sizes, write_shards
 from boltzray.molecules.storage import is_url, join, list_files, read_bytes
+from boltzray.molecules.tars import read_shard
 
 FRAMES = {"GP": np.arange(7 * 5 * 3, dtype=np.float32).reshape(7, 5, 3)}
 

@@ -1,4 +1,4 @@
-"""References of internal coordinates, and the table of usual values against molecular dynamics."""
+"""Z-matrices, and the table of usual values against molecular dynamics."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from boltzray.molecules import Peptide
 from boltzray.molecules.geometry import measure
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.residues import LETTERS
-from boltzray.molecules.zmatrix import depths
+from boltzray.molecules.zmatrix import levels
 
 SIX = 6  # degrees of freedom of a rigid body
 
@@ -18,27 +18,27 @@ SIX = 6  # degrees of freedom of a rigid body
 def test_every_atom_is_placed_once(sequence: str) -> None:
     peptide = Peptide.from_sequence(sequence)
     internal = peptide.internal
-    present = internal["references"] >= 0
+    present = internal["z_matrix"] >= 0
     assert present.sum() == 3 * peptide.n_atoms - SIX
-    assert (internal["depth"][internal["references"]] < internal["depth"][:, None])[present].all()
+    assert (internal["level"][internal["z_matrix"]] < internal["level"][:, None])[present].all()
     bonded = {frozenset((a.index, b.index)) for a, b in peptide.topology.bonds()}
-    for atom, (p, g, q) in enumerate(internal["references"]):
+    for atom, (p, g, q) in enumerate(internal["z_matrix"]):
         assert p < 0 or frozenset((atom, p)) in bonded
         assert g < 0 or frozenset((p, g)) in bonded
         assert q < 0 or frozenset((g, q)) in bonded or frozenset((p, q)) in bonded
 
 
-def test_free_torsions_of_a_dipeptide() -> None:
+def test_rotatable_dihedrals_of_a_dipeptide() -> None:
     """Two methyl groups, the charged ends, and the backbone's ψ, ω, φ."""
     peptide = Peptide.from_sequence("AA")
     names = [f"{a.residue.index}{a.name}" for a in peptide.topology.atoms()]
-    free = [name for name, flag in zip(names, peptide.internal["free"], strict=True) if flag]
-    assert sorted(free) == ["0H", "0HB1", "1C", "1CA", "1HB1", "1N", "1O"]
+    rotatable = [name for name, flag in zip(names, peptide.internal["rotatable"], strict=True) if flag]
+    assert sorted(rotatable) == ["0H", "0HB1", "1C", "1CA", "1HB1", "1N", "1O"]
 
 
 def test_atoms_that_are_not_connected_are_refused() -> None:
     with pytest.raises(ValueError, match="connected"):
-        depths(np.array([[-1, -1, -1], [2, -1, -1], [1, -1, -1]]))
+        levels(np.array([[-1, -1, -1], [2, -1, -1], [1, -1, -1]]))
 
 
 def test_caps_have_no_usual_values(golden: Path) -> None:
@@ -58,9 +58,9 @@ def test_usual_values_fit_the_extended_structure(letter: str) -> None:
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     built = np.array([table[("first", "middle", "last")[r]][name][:3] for r, name in names])
     internal = peptide.internal
-    present = internal["references"] >= 0
+    present = internal["z_matrix"] >= 0
     heavy = np.array([name[0] != "H" for _, name in names])  # hydrogens are built roughly
-    stiff = present[:, 2] & (internal["free"] == 0)
+    stiff = present[:, 2] & (internal["rotatable"] == 0)
     off = np.abs(built - internal["mean"])
     turn = np.abs((off[:, 2] + np.pi) % (2 * np.pi) - np.pi)
     assert off[:, 0][present[:, 0]].max() < 0.03
@@ -77,8 +77,8 @@ def test_usual_values_are_those_of_other_dynamics(data: Path) -> None:
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     measured = np.array([table[("first", "last")[r]][name] for r, name in names])
     internal = peptide.internal
-    stiff = internal["references"] >= 0
-    stiff[:, 2] &= internal["free"] == 0
+    stiff = internal["z_matrix"] >= 0
+    stiff[:, 2] &= internal["rotatable"] == 0
     mean, spread = measured[:, :3], measured[:, 3:]
     turn = (mean - internal["mean"] + np.pi) % (2 * np.pi) - np.pi
     assert np.abs(turn / internal["scale"])[stiff].max() < 0.5

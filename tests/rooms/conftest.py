@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from boltzray import models
-from boltzray.sampling.flow_actors import Target
+from boltzray.sampling.target import Target
 
 
 @pytest.fixture(scope="session")

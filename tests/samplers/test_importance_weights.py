@@ -114,7 +114,7 @@ def test_center_of_mass_costs_nothing_if_gaussian(n_atoms: int) -> None:
     print(f"N = {n_atoms}: ESS gaussian {gaussian:.4f}, radial {radial:.4f}, exact 1 and 0.6")
     assert gaussian == pytest.approx(1.0, abs=1e-9)
     assert radial == pytest.approx(0.6, abs=0.012)
-    hot = ess(com_log_density(x * 1.5, scale=2.25)[0] - log_q)
+    hot = ess(com_log_density(x * 1.5, temperature_ratio=2.25)[0] - log_q)
     assert hot == pytest.approx(ess(com_log_density((x - x.mean(1, keepdim=True)) + 1.0)[0]), abs=1e-9)
 
 
@@ -122,7 +122,7 @@ def test_center_of_mass_costs_nothing_if_gaussian(n_atoms: int) -> None:
 def test_center_of_mass_gradient(mode: Any) -> None:
     x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x.requires_grad_()
-    log_density, gradient = com_log_density(x, mode=mode, scale=1.7)
+    log_density, gradient = com_log_density(x, mode=mode, temperature_ratio=1.7)
     (auto,) = torch.autograd.grad(log_density.sum(), x)
     torch.testing.assert_close(gradient, auto)
     with pytest.raises(ValueError, match="gaussian or radial"):

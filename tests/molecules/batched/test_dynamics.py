@@ -16,9 +16,10 @@ from scipy.stats import ks_2samp
 from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
 from boltzray.molecules.batched.dynamics import Replicas, langevin_step, simulate, thermal_velocities
 from boltzray.molecules.batched.mixture import MixedEnergy
+from boltzray.molecules.constants import KB
 from boltzray.molecules.dynamics import simulate as simulate_openmm
 from boltzray.molecules.energy import make_context
-from boltzray.molecules.forcefield import KB, create_system
+from boltzray.molecules.forcefield import create_system
 from boltzray.molecules.runs import MDConfig, load_trajectory
 
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,8 @@ from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
 from boltzray.molecules.batched.energy import MAX_RADIUS_NM
 from boltzray.molecules.batched.mixture import MixedEnergy
 from boltzray.molecules.batched.tables import read_system
-from boltzray.molecules.forcefield import KB, create_system
+from boltzray.molecules.constants import KB
+from boltzray.molecules.forcefield import create_system
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = np.load(ROOT / "tests" / "golden" / "metrics.npz")
@@ -427,7 +428,7 @@ def force(system: openmm.System, name: str) -> openmm.Force:
 
 
 def test_other_phases_and_no_cutoff(peptide: Peptide) -> None:
-    """What the named force fields do not use but a System may have."""
+    """Features that the named force fields do not use but a System may have."""
     files = app.ForceField("amber14-all.xml", "implicit/obc1.xml")
     system = files.createSystem(peptide.topology, nonbondedMethod=app.NoCutoff, constraints=None)
     for i in range(20):

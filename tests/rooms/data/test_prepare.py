@@ -1,9 +1,6 @@
 """Columnar copies of tars: the same batches, the same bad data, and no shard that is written halfway."""
 
-import os
 import shutil
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_processes import run_job
 
 from boltzray import models
 from boltzray.data.catalogue import DataConfig, inspect_data
@@ -21,11 +19,11 @@ from boltzray.data.windows import BatchPlan, StreamState
 from boltzray.molecules import OpenMMEnergy
 from boltzray.molecules.columns import COLUMNS, PREPARED, read_columns, write_columns
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.shards import list_shards
+from boltzray.molecules.shards import shard_sizes
 from boltzray.molecules.tars import read_shard
 from boltzray.training.train_step import Learner, TrainConfig
 
-ORDER = BatchPlan(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
+PLAN = BatchPlan(batch=64, seed=3, shards_per_window=2, bucket_steps=2)
 START = StreamState()
 STEPS = 100
 
@@ -46,21 +44,21 @@ def tars(data: Path, home: Path, ray_cluster: None) -> Path:
 def stream(folder: Path, steps: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], set[str], str]:
     """Batches over more than an epoch, what was found bad, and the fingerprint of the data."""
     found = inspect_data(DataConfig(max_bad_share=0.9), str(folder))
-    feeder = BatchServer(found, ORDER, 1, START, [])
-    parts, problems = [], set(found.problems)
-    for batch in islice(batches(feeder, 0, 0, ORDER, START), steps):
+    server = BatchServer(found, PLAN, 1, START, [])
+    frames, problems = [], set(found.problems)
+    for batch in islice(batches(server, 0, 0, PLAN, START), steps):
         assert not batch.failure
-        parts += [(part.peptide, part.x) for part in batch.parts]
+        frames += [(microbatch.peptide, microbatch.x) for microbatch in batch.microbatches]
         problems |= set(batch.problems)
-    return parts, {line.replace(".parquet:", ".tar:") for line in problems}, found.fingerprint
+    return frames, {str(problem).replace(".parquet:", ".tar:") for problem in problems}, found.fingerprint
 
 
 def test_batches_and_bad_data_are_those_of_the_tars(tars: Path, home: Path) -> None:
     out = prepare(PrepareJob(source=str(tars), out="columns"))
     assert not list(out.rglob("*.tar"))
     frames = sum(pq.read_metadata(path).num_rows for path in (out / COLUMNS).glob("*.parquet"))
-    one, bad, fingerprint = stream(tars, frames // ORDER.batch + 4)
-    two, bad_too, fingerprint_too = stream(out, frames // ORDER.batch + 4)
+    one, bad, fingerprint = stream(tars, frames // PLAN.batch + 4)
+    two, bad_too, fingerprint_too = stream(out, frames // PLAN.batch + 4)
     assert len(one) == len(two)
     for mine, its in zip(one, two, strict=True):
         assert np.array_equal(mine[0], its[0])
@@ -89,10 +87,10 @@ def test_a_stopped_preparation_goes_on(tars: Path, home: Path) -> None:
     torn.write_bytes(before[torn][:1000])
     missing.unlink()
     with pytest.raises(ValueError, match="prepare it again"):
-        list_shards(out)
+        shard_sizes(out)
     (out / PREPARED).unlink()
     with pytest.raises(ValueError, match=r"no \.tar in"):
-        list_shards(out)
+        shard_sizes(out)
     prepare(job)
     assert kept.stat().st_mtime_ns == written
     assert {path: path.read_bytes() for path in before} == before
@@ -112,7 +110,7 @@ def test_damaged_columns_are_named(data: Path, tmp_path: Path) -> None:
     assert [frame.key for frame in again.frames] == [frame.key for frame in content.frames]
     assert again.problems == []
     unknown = read_columns(path, {k: v for k, v in sizes.items() if k != content.frames[0].sequence})
-    assert all(f"unknown sequence {content.frames[0].sequence}" in line for line in unknown.problems)
+    assert all(f"unknown sequence {content.frames[0].sequence}" in problem.reason for problem in unknown.problems)
     assert len(unknown.problems) + len(unknown.frames) == len(content.frames)
     rng = np.random.default_rng(0)
     for _ in range(60):
@@ -120,31 +118,43 @@ def test_damaged_columns_are_named(data: Path, tmp_path: Path) -> None:
         for at in rng.integers(len(mutated), size=rng.integers(1, 20)):
             mutated[at] ^= int(rng.integers(1, 256))
         path.write_bytes(mutated[: rng.integers(1, len(mutated) + 1)])
-        for line in read_columns(path, sizes).problems:
-            assert line.startswith("0000.parquet: ")
-            assert "\n" not in line
+        for problem in read_columns(path, sizes).problems:
+            assert problem.shard == "0000.parquet"
+            assert "\n" not in str(problem)
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "xtc"])
-def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: None, kind: str) -> None:
-    """From a PDB and a file of frames to a flow that knows this molecule."""
+def write_frames(golden: Path, path: Path) -> Peptide:
+    """A capped molecule, and 60 conformations of it in a file of the kind that its name says."""
     import mdtraj
 
-    pdb = golden / "ace_a_nme.pdb"
-    peptide = Peptide.from_pdb(pdb)
+    peptide = Peptide.from_pdb(golden / "ace_a_nme.pdb")
     noise = np.random.default_rng(0).normal(0, 0.005, (60, 22, 3))
     frames = (peptide.positions + noise).astype(np.float32)
-    if kind == "npy":
-        np.save(home / "frames.npy", frames)
-    elif kind == "npz":
-        np.savez(home / "frames.npz", positions=frames)
+    if path.suffix == ".npy":
+        np.save(path, frames)
+    elif path.suffix == ".npz":
+        np.savez(path, positions=frames)
     else:
-        mdtraj.Trajectory(frames, mdtraj.load_topology(str(pdb))).save_xtc(str(home / "frames.xtc"))
-    out = prepare(PrepareJob(pdb=str(pdb), frames=f"frames.{kind}", out="capped"))
+        topology = mdtraj.load_topology(str(golden / "ace_a_nme.pdb"))
+        mdtraj.Trajectory(frames, topology).save_xtc(str(path))
+    return peptide
+
+
+@pytest.mark.parametrize("name", ["frames.npy", "frames.npz", "frames.xtc"])
+def test_frames_of_a_capped_molecule_become_a_data_folder(
+    golden: Path, home: Path, ray_cluster: None, name: str
+) -> None:
+    write_frames(golden, home / name)
+    out = prepare(PrepareJob(pdb=str(golden / "ace_a_nme.pdb"), frames=name, out="capped"))
     found = inspect_data(DataConfig(sequences=("ACE-A-NME",), max_residues=10), str(out))
     assert (found.sequences, found.n_frames, found.problems) == (["ACE-A-NME"], 60, [])
-    if kind != "npy":
-        return
+
+
+def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: None) -> None:
+    """From a PDB and a file of frames to a flow that knows this molecule."""
+    peptide = write_frames(golden, home / "frames.npy")
+    out = prepare(PrepareJob(pdb=str(golden / "ace_a_nme.pdb"), frames="frames.npy", out="capped"))
+    found = inspect_data(DataConfig(sequences=("ACE-A-NME",), max_residues=10), str(out))
     config = models.FlowConfig(
         channels=16,
         head_dim=8,
@@ -163,10 +173,10 @@ def test_a_capped_molecule_is_trained_on(golden: Path, home: Path, ray_cluster: 
         flow, TrainConfig(steps=STEPS, batch=30, lr=3e-3, precision="float32"), device=torch.device("cpu")
     )
     collator = Collator(flow, {p.sequence: p for p in found.peptides})
-    order = BatchPlan(batch=30, seed=0)
+    plan = BatchPlan(batch=30, seed=0)
     losses = [
-        float(learner.train_step([collator.batch(part) for part in batch.parts])["loss"])
-        for batch in islice(batches(BatchServer(found, order, 1, START, []), 0, 0, order, START), STEPS)
+        float(learner.train_step([collator.batch(microbatch) for microbatch in batch.microbatches])["loss"])
+        for batch in islice(batches(BatchServer(found, plan, 1, START, []), 0, 0, plan, START), STEPS)
     ]
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     assert losses[-1] < losses[0] - 0.2
@@ -188,13 +198,13 @@ def test_frames_that_do_not_fit_are_refused(golden: Path, home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_capped_molecule_from_frames_to_samples(root: Path, golden: Path, home: Path) -> None:
+def test_a_capped_molecule_from_frames_to_samples(golden: Path, home: Path) -> None:
     """The three commands of docs/training.md, with the force field that the single systems were simulated in."""
     pdb, name = golden / "ace_a_nme.pdb", "amber99sbildn-obc"
     peptide = Peptide.from_pdb(pdb)
     np.save(home / "frames.npy", peptide.positions + np.random.default_rng(0).normal(0, 0.005, (40, 22, 3)))
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     small = ["model.channels=16", "model.head_dim=8", "model.blocks=2", "model.layers_per_block=1"]
     few = ["train.steps=4", "train.batch=8", "train.compile=false", "validation.every=0"]
     drawn = ["checkpoint=outputs/single_ace_a_nme/checkpoint", "sampler=snis", "samples=16", "out=s"]
@@ -203,14 +213,7 @@ def test_a_capped_molecule_from_frames_to_samples(root: Path, golden: Path, home
         "train": ["run=single_ace_a_nme", *small, *few],
         "sample": [f"pdb={pdb}", "temperature_k=300", f"forcefield={name}", *drawn],
     }.items():
-        done = subprocess.run(
-            [sys.executable, str(root / "jobs" / f"{job}.py"), *arguments, "cluster.num_cpus=2"],
-            cwd=home,
-            env={**kept, "BOLTZRAY_HOME": str(home)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_job(home, job, *arguments, "cluster.num_cpus=2")
         assert done.returncode == 0, done.stderr[-2000:]
     with np.load(home / "s" / "samples.npz") as arrays:
         expected = OpenMMEnergy(peptide, 300.0, forcefield=name).evaluate(arrays["positions_nm"].astype(np.float64))

@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from boltzray.data.md_batches import LANES, MDReplica, batches, compiles
+from boltzray.data.md_batches import LANES, MDReplica, batch_replicas, compiles
 from boltzray.data.simulate import SimulateJob, simulate
+from boltzray.molecules.batched.tiles import _FILL
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.runs import MDConfig, load_trajectory
 from boltzray.runtime.cluster import Cluster
@@ -46,23 +47,23 @@ def runs(*counts: int) -> list[MDReplica]:
 def test_replicas_are_divided_so_that_all_cores_work(
     counts: tuple[int, ...], cpus: int, gpus: int, expected: list[int]
 ) -> None:
-    found = batches(runs(*counts), "batched", False, Cluster(cpus=cpus, gpus=gpus, local=True))
+    found = batch_replicas(runs(*counts), "batched", False, Cluster(cpus=cpus, gpus=gpus, local=True))
     assert [len(batch) for batch in found] == expected
     assert [run for batch in found for run in batch] == runs(*counts)
     assert all(len({run.sequence for run in batch}) == 1 for batch in found)
-    alone = batches(runs(*counts), "openmm", False, Cluster(cpus=cpus, gpus=gpus, local=True))
+    alone = batch_replicas(runs(*counts), "openmm", False, Cluster(cpus=cpus, gpus=gpus, local=True))
     assert {len(batch) for batch in alone} == {1}
 
 
 def test_peptides_are_mixed_by_padded_size() -> None:
-    found = batches(runs(3, 3, 3, 40), "batched", True, Cluster(cpus=2, gpus=0, local=True))
+    found = batch_replicas(runs(3, 3, 3, 40), "batched", True, Cluster(cpus=2, gpus=0, local=True))
     assert [[(run.n_atoms, run.replica) for run in batch] for batch in found[:3]] == [
         [(13, 0), (13, 1), (13, 2)],
         [(23, 0), (23, 1), (23, 2)],
         [(33, 0), (33, 1), (33, 2)],
     ]
     close = [replace(run, n_atoms=17 + run.n_atoms % 8) for run in runs(3, 3, 3)]
-    assert [len(batch) for batch in batches(close, "batched", True, Cluster(cpus=2, gpus=0, local=True))] == [9]
+    assert [len(batch) for batch in batch_replicas(close, "batched", True, Cluster(cpus=2, gpus=0, local=True))] == [9]
 
 
 def test_long_runs_are_compiled_and_short_ones_not() -> None:
@@ -70,7 +71,7 @@ def test_long_runs_are_compiled_and_short_ones_not() -> None:
     assert compiles("auto", 23, MD, 1000.0)
     assert compiles("always", 23, MD, 0.1)
     assert not compiles("never", 177, MD, 1e6)
-    assert LANES == 32  # as molecules.batched_energy fills up to
+    assert LANES == _FILL, "the lanes that are computed whether there are replicas for them or not"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -94,9 +95,14 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
         simulate(replace(job, engine="openmm"))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_mixed_peptides_leave_the_same_folders(home: Path) -> None:
-    alone, mixed = simulate(JOB), simulate(replace(JOB, mixed=True, out="mixed"))
+@pytest.fixture(scope="module")
+def alone(module_home: Path, ray_cluster: None) -> Path:
+    """The data folder of `JOB`, of which nothing was disturbed."""
+    return simulate(JOB)
+
+
+def test_mixed_peptides_leave_the_same_folders(alone: Path) -> None:
+    mixed = simulate(replace(JOB, mixed=True, out="mixed"))
     files = [sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) for out in (alone, mixed)]
     assert files[0] == files[1]
     for name, engine in (("GG_310_0.01_4", "batched float32 padded to 24"), ("GP_310_0.01_4", "padded to 24")):
@@ -107,11 +113,10 @@ def test_mixed_peptides_leave_the_same_folders(home: Path) -> None:
         simulate(replace(JOB, mixed=True))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_changes_nothing_and_replicas_can_be_added(home: Path) -> None:
-    undisturbed = contents(simulate(JOB))
+def test_a_killed_worker_changes_nothing_and_replicas_can_be_added(alone: Path, module_home: Path) -> None:
+    undisturbed = contents(alone)
     assert len(undisturbed) == 2 * 3 * 10 + 1
-    first = home / "disturbed" / "md" / "GP_310_0.01_4" / "chunks" / "chunk_1.npz"
+    first = module_home / "disturbed" / "md" / "GP_310_0.01_4" / "chunks" / "chunk_1.npz"
     killed: list[int] = []
 
     def kill() -> None:

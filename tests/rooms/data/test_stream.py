@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzray.data.catalogue import Catalogue, DataConfig, count_bad, inspect_data
-from boltzray.data.stream import Batch, BatchServer, batches
+from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
+from boltzray.data.stream import BatchServer, StepMicrobatches, batches
 from boltzray.data.windows import BatchPlan, StreamState, windows
 from boltzray.molecules.shards import write_shards
-from boltzray.molecules.tars import read_shard
+from boltzray.molecules.tars import Problem, read_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CHOSEN = ("GP", "FS", "YT")
-ORDER = BatchPlan(batch=64, seed=3, shards_per_window=1, bucket_steps=4)
+PLAN = BatchPlan(batch=64, seed=3, shards_per_window=1, bucket_steps=4)
 START = StreamState()
 
 
@@ -31,21 +31,21 @@ def found(data: Path) -> Catalogue:
 
 
 def stream(
-    found: Catalogue, stop: int, start: int = 0, *, position: StreamState = START, order: BatchPlan = ORDER
-) -> list[Batch]:
-    """Batches `start` to `stop` - 1 of a single worker that begins at `position`."""
-    return list(islice(batches(BatchServer(found, order, 1, position, []), 0, start, order, position), stop - start))
+    found: Catalogue, stop: int, start: int = 0, *, position: StreamState = START, plan: BatchPlan = PLAN
+) -> list[StepMicrobatches]:
+    """Steps `start` to `stop` - 1 of a single worker that begins at `position`."""
+    return list(islice(batches(BatchServer(found, plan, 1, position, []), 0, start, plan, position), stop - start))
 
 
-def frames(found: Catalogue, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+def frames(found: Catalogue, batch: StepMicrobatches) -> Iterator[tuple[str, np.ndarray]]:
     """(sequence, normalised (N, 3)) of every frame of a batch."""
-    for part in batch.parts:
-        sizes = [found.peptides[p].n_atoms for p in part.peptide]
-        for peptide, x in zip(part.peptide, np.split(part.x, np.cumsum(sizes)[:-1] * 3), strict=True):
+    for microbatch in batch.microbatches:
+        sizes = [found.peptides[p].n_atoms for p in microbatch.peptide]
+        for peptide, x in zip(microbatch.peptide, np.split(microbatch.x, np.cumsum(sizes)[:-1] * 3), strict=True):
             yield found.sequences[peptide], x.reshape(-1, 3)
 
 
-def marks(found: Catalogue, batch: Batch) -> Counter:
+def marks(found: Catalogue, batch: StepMicrobatches) -> Counter:
     """What identifies each frame: pair distances tell frames apart whatever their orientation."""
     return Counter(
         (name, *(round(float(np.linalg.norm(x[0] - x[i])), 3) for i in range(1, 12)))
@@ -53,10 +53,10 @@ def marks(found: Catalogue, batch: Batch) -> Counter:
     )
 
 
-def same(one: Batch, two: Batch) -> bool:
-    return len(one.parts) == len(two.parts) and all(
+def same(one: StepMicrobatches, two: StepMicrobatches) -> bool:
+    return len(one.microbatches) == len(two.microbatches) and all(
         np.array_equal(a.peptide, b.peptide) and np.array_equal(a.x, b.x)
-        for a, b in zip(one.parts, two.parts, strict=True)
+        for a, b in zip(one.microbatches, two.microbatches, strict=True)
     )
 
 
@@ -94,16 +94,16 @@ def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> Non
 
 
 def test_windows_hold_every_shard_once_an_epoch() -> None:
-    order = replace(ORDER, shards_per_window=2)
-    whole = list(islice(windows(5, order, START), 9))
+    plan = replace(PLAN, shards_per_window=2)
+    whole = list(islice(windows(5, plan, START), 9))
     for epoch in range(3):
         assert sorted(i for e, _, shards in whole if e == epoch for i in shards) == [0, 1, 2, 3, 4]
     assert whole[0][2] + whole[1][2] != whole[3][2] + whole[4][2]
-    assert list(islice(windows(5, order, StreamState(0, 1, 1, 0)), 5)) == whole[4:]
+    assert list(islice(windows(5, plan, StreamState(0, 1, 1, 0)), 5)) == whole[4:]
 
 
 def test_continued_batches_are_the_same(found: Catalogue) -> None:
-    steps = found.n_frames // ORDER.batch + 6  # into the second epoch
+    steps = found.n_frames // PLAN.batch + 6  # into the second epoch
     whole = stream(found, steps)
     assert {batch.start.epoch for batch in whole} == {0, 1}
     for stopped in (5, 8, steps - 2):
@@ -115,42 +115,42 @@ def test_continued_batches_are_the_same(found: Catalogue) -> None:
 @pytest.mark.parametrize("constant", ["frames", "atoms"])
 @pytest.mark.parametrize("bucket_steps", [1, 4])
 def test_batches_do_not_depend_on_the_number_of_workers(found: Catalogue, bucket_steps: int, constant: str) -> None:
-    order = replace(ORDER, bucket_steps=bucket_steps, constant=constant, accumulate=2)
-    alone = [marks(found, batch) for batch in stream(found, 8, order=order)]
-    feeder = BatchServer(found, order, 3, START, [])
-    ranks = [batches(feeder, rank, 0, order, START) for rank in range(3)]
+    plan = replace(PLAN, bucket_steps=bucket_steps, constant=constant, accumulate=2)
+    alone = [marks(found, batch) for batch in stream(found, 8, plan=plan)]
+    server = BatchServer(found, plan, 3, START, [])
+    ranks = [batches(server, rank, 0, plan, START) for rank in range(3)]
     for expected in alone:
-        shares = [next(rank) for rank in ranks]
-        assert sum((marks(found, share) for share in shares), Counter()) == expected
-        counts = [sum(len(part.peptide) for part in share.parts) for share in shares]
+        of_ranks = [next(rank) for rank in ranks]
+        assert sum((marks(found, batch) for batch in of_ranks), Counter()) == expected
+        counts = [sum(len(microbatch.peptide) for microbatch in batch.microbatches) for batch in of_ranks]
         assert max(counts) - min(counts) <= 1
-        assert all(len(share.parts) == 2 for share in shares)
+        assert all(len(batch.microbatches) == 2 for batch in of_ranks)
 
 
 def test_an_epoch_shows_each_frame_once(found: Catalogue) -> None:
-    order = replace(ORDER, batch=16)
+    plan = replace(PLAN, batch=16)
     seen: Counter = Counter()
-    for batch in stream(found, found.n_frames // 16 // 4 * 4, order=order):
+    for batch in stream(found, found.n_frames // 16 // 4 * 4, plan=plan):
         seen += marks(found, batch)
     assert sum(seen.values()) == found.n_frames // 64 * 64
     assert set(seen.values()) == {1}
 
 
 def test_batches_hold_frames_of_similar_size(found: Catalogue) -> None:
-    def padding(batch: Batch) -> tuple[int, int]:
+    def padding(batch: StepMicrobatches) -> tuple[int, int]:
         sizes = [len(x) for _, x in frames(found, batch)]
         return sum(sizes), max(sizes) * len(sizes)
 
-    shares = []
+    fractions = []
     for bucket_steps in (1, 16):
-        counts = [padding(batch) for batch in stream(found, 16, order=replace(ORDER, bucket_steps=bucket_steps))]
+        counts = [padding(batch) for batch in stream(found, 16, plan=replace(PLAN, bucket_steps=bucket_steps))]
         used, padded = (sum(column) for column in zip(*counts, strict=True))
-        shares.append(1 - used / padded)
-    print(f"padding {shares[0]:.3f} without buckets, {shares[1]:.3f} with")
-    assert shares[1] < 0.2 * shares[0]
-    even = stream(found, 16, order=replace(ORDER, bucket_steps=16, constant="atoms"))
+        fractions.append(1 - used / padded)
+    print(f"padding {fractions[0]:.3f} without buckets, {fractions[1]:.3f} with")
+    assert fractions[1] < 0.2 * fractions[0]
+    even = stream(found, 16, plan=replace(PLAN, bucket_steps=16, constant="atoms"))
     atoms = [padding(batch)[0] for batch in even]
-    assert sum(len(part.peptide) for batch in even for part in batch.parts) == 16 * 64
+    assert sum(len(microbatch.peptide) for batch in even for microbatch in batch.microbatches) == 16 * 64
     assert max(atoms) - min(atoms) <= 2 * max(found.n_atoms.values())
 
 
@@ -208,19 +208,19 @@ def spoilt(data: Path, tmp_path: Path) -> Path:
 
 def test_bad_data_is_named_and_training_goes_on_up_to_a_limit(spoilt: Path) -> None:
     found = inspect_data(DataConfig(max_bad_share=0.9, inspected_shards=1, sequences=CHOSEN), str(spoilt))
-    feeder = BatchServer(found, replace(ORDER, bucket_steps=1), 1, START, [])
-    named: list[str] = []
-    for batch in islice(batches(feeder, 0, 0, feeder.order, START), 100):
+    server = BatchServer(found, replace(PLAN, bucket_steps=1), 1, START, [])
+    named: list[Problem] = []
+    for batch in islice(batches(server, 0, 0, server.plan, START), 100):
         named += batch.problems
-    assert len(named) == len(set(named)), "each is told once, epoch after epoch"
-    text = "\n".join(named)
+    assert len(named) == len(set(named)), "each is named once, epoch after epoch"
+    text = "\n".join(map(str, named))
     for part in (
         *("bad_0.tar: ", "truncated", "bad_1.tar: no tar header", "bytes, but a frame of GP", "unknown sequence WW"),
         *("NaN or infinite", "'../../GP_000003.bin': not a plain file", "'/etc/GP_000004.bin': not a plain file"),
     ):
         assert part in text
-    strict = BatchServer(replace(found, max_bad=3), replace(ORDER, bucket_steps=1), 2, START, [])
-    ends = [list(batches(strict, rank, 0, strict.order, START))[-1] for rank in range(2)]
+    strict = BatchServer(replace(found, max_bad=3), replace(PLAN, bucket_steps=1), 2, START, [])
+    ends = [list(batches(strict, rank, 0, strict.plan, START))[-1] for rank in range(2)]
     for end in ends:  # every worker is told, in the same step
         assert "frames of an epoch are bad, more than data.max_bad_share allows" in end.failure
         assert "\n" not in end.failure
@@ -238,18 +238,18 @@ def test_mutated_shards_never_stop_the_stream(spoilt: Path) -> None:
             mutated[rng.randrange(len(mutated))] = rng.randrange(256)
         (folder / f"mutated_{i:03d}.tar").write_bytes(mutated[: rng.randint(1, len(mutated))])
     found = inspect_data(DataConfig(max_bad_share=0.99, sequences=CHOSEN, inspected_shards=400), str(spoilt))
-    assert count_bad(found.problems) >= 200
-    assert {f"mutated_{i:03d}.tar" for i in range(200)} <= {line.split(":")[0] for line in found.problems}
-    order = replace(ORDER, shards_per_window=50)
-    for batch in stream(found, 60, order=order):
+    assert sum(problem.frames for problem in found.problems) >= 200
+    assert {f"mutated_{i:03d}.tar" for i in range(200)} <= {problem.shard for problem in found.problems}
+    plan = replace(PLAN, shards_per_window=50)
+    for batch in stream(found, 60, plan=plan):
         assert not batch.failure
-        assert all(np.isfinite(part.x).all() for part in batch.parts)
+        assert all(np.isfinite(microbatch.x).all() for microbatch in batch.microbatches)
 
 
 def test_nothing_to_train_on_says_where_it_looked(tmp_path: Path, data: Path) -> None:
     with pytest.raises(ValueError, match=str(tmp_path)):
-        inspect_data(DataConfig(), str(tmp_path))
+        list_folder(DataConfig(), str(tmp_path))
     with pytest.raises(ValueError, match="nosuch"):
-        inspect_data(DataConfig(), "nosuch://bucket/data")
+        list_folder(DataConfig(), "nosuch://bucket/data")
     with pytest.raises(ValueError, match="names WW, which has no PDB"):
-        inspect_data(DataConfig(sequences=("WW",)), str(data))
+        list_folder(DataConfig(sequences=("WW",)), str(data))

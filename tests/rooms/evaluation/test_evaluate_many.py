@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from boltzray.evaluation.evaluate_many import EvaluateJob, Settings, evaluate
+from boltzray.evaluation.evaluate_many import EvaluateJob, PerPeptideOptions, evaluate
+from boltzray.evaluation.result import EvaluationResult
 from boltzray.evaluation.summary import write_summary
 from boltzray.evaluation.summary_rows import FLOOR, Row, means, rows_of
 
@@ -54,8 +55,9 @@ def test_summary_of_ninety_peptides(tmp_path: Path) -> None:
 
 def test_the_ess_of_a_row_is_that_of_the_raw_weights(tmp_path: Path) -> None:
     found = {"diagnostics": {"ess": 0.1}, "metrics": {"ess": 0.3, "ess_low": 0.2, "torus_w2": 1.0}}
-    result = {"sequence": "AA", "level": "good", "headline": "", "noise_floor": {"torus_w2": 0.5}, "SNIS": found}
-    snis, floor = rows_of("AA", tmp_path, result, "")
+    result = {"sequence": "AA", "reference": None, "verdict": [], "headline": "", "level": "good"}
+    result |= {"noise_floor": {"torus_w2": 0.5}, "SNIS": found}  # as in metrics.json
+    snis, floor = rows_of("AA", tmp_path, EvaluationResult.from_json(result), "")
     assert snis.metrics == {"ess": 0.1, "torus_w2": 1.0}
     assert (floor.sampler, floor.metrics) == (FLOOR, {"torus_w2": 0.5})
 
@@ -72,15 +74,15 @@ def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvaluateJob(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name the peptides"):
-        Settings(sequence="AA")
+        PerPeptideOptions(sequence="AA")
     with pytest.raises(ValueError, match="at least 2"):
-        Settings(samples=1)
+        PerPeptideOptions(samples=1)
 
 
 def test_one_that_fails_does_not_stop_the_others(
     ray_cluster: None, home: Path, data: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = Settings(checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data))
+    settings = PerPeptideOptions(checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data))
     job = EvaluateJob(sequences=("AZ", "DG"), data_dir=str(data), intervals=0, sample=settings)
     with pytest.raises(RuntimeError, match=r"1 failed .*AZ: unknown residue 'Z'.*again"):
         evaluate(job)
@@ -88,7 +90,7 @@ def test_one_that_fails_does_not_stop_the_others(
     page = (out / "summary.html").read_text()
     assert '<a href="DG/report.html">DG</a>' in page
     assert "unknown residue" in page
-    report, drawn = out / "DG" / "report.html", out / "DG" / "snis.npz"
+    made = [out / "DG" / name for name in ("report.html", "metrics.json", "samples.npz")]
     metrics = json.loads((out / "DG" / "metrics.json").read_text())
     assert metrics["noise_floor"]["torus_w2"] > 0
     assert metrics["SNIS"]["metrics"]["energy_w2"] > 100  # the flow has learned nothing
@@ -98,14 +100,14 @@ def test_one_that_fails_does_not_stop_the_others(
             ("DG", "SNIS"),
             ("DG", FLOOR),
         ]
-    before = [path.stat().st_mtime_ns for path in (report, drawn) if path.exists()]
+    before = [path.stat().st_mtime_ns for path in made]
     with pytest.raises(RuntimeError, match="1 failed"):
         evaluate(job)
-    assert [path.stat().st_mtime_ns for path in (report, drawn) if path.exists()] == before
+    assert [path.stat().st_mtime_ns for path in made] == before
     assert "already sampled" in capsys.readouterr().out
 
 
 def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint: Path) -> None:
-    job = EvaluateJob(split="test", data_dir=str(home), sample=Settings(checkpoint=str(checkpoint)))
+    job = EvaluateJob(split="test", data_dir=str(home), sample=PerPeptideOptions(checkpoint=str(checkpoint)))
     with pytest.raises(ValueError, match=r"no reference trajectory below .*test"):
         evaluate(job)

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from job_processes import run_job, stop_job
 from safetensors.torch import load_file
 
 from boltzray import models
@@ -25,9 +23,10 @@ from boltzray.finetuning.round_record import RoundRecord, read_records
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
-from boltzray.sampling.energy_actors import BatchedEnergies, EnergyConfig
-from boltzray.sampling.flow_actors import ActorsConfig, trained_at_k
+from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
+from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
+from boltzray.sampling.target import trained_at_k
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
@@ -48,11 +47,7 @@ def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def job(
-    home: Path, flow_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> FinetuneJob:
-    store = tmp_path_factory.getbasetemp() / "finetuning.db"  # one for all: to make one takes seconds
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+def job(home: Path, flow_folder: Path) -> FinetuneJob:
     return FinetuneJob(
         sequence="AA",
         checkpoint=str(flow_folder),
@@ -143,12 +138,12 @@ def test_every_energy_is_counted(
 ) -> None:
     evaluated = []
 
-    class Counting(BatchedEnergies):
+    class Counting(LocalEnergies):
         def ask(self, x_nm: np.ndarray, *, gradient: bool) -> Any:
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetuning.executors.BatchedEnergies", Counting)
+    monkeypatch.setattr("boltzray.finetuning.executors.LocalEnergies", Counting)
     energies: list[int] = []
     finetune(replace(job, **change), lambda entry: energies.append(entry["energies"]))
     assert energies == spent
@@ -206,26 +201,18 @@ def test_energies_of_openmm_in_the_same_process(job: FinetuneJob) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(root: Path, job: FinetuneJob, home: Path) -> None:
+def test_a_killed_run_goes_on(job: FinetuneJob, home: Path) -> None:
     """SIGKILL to a real `python jobs/finetune.py` within a round; the same command ends with the same bits."""
     values = {
         "sequence": "AA", "checkpoint": job.checkpoint, "out": "a", "budget": 360, "rounds": 2, "steps": 40, "batch": 8,
         "smc.block_size": 16, "checkpoint_s": 0, "data_dir": "none", "in_process": "true", "objective.teacher": 0.1,
     }  # fmt: skip
-    command = [sys.executable, str(root / "jobs" / "finetune.py"), *(f"{k}={v}" for k, v in values.items())]
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    environment = {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (home / "a" / "run" / "learner.pt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    stopped_at = torch.load(home / "a" / "run" / "learner.pt", weights_only=True)
+    command = ["finetune", *(f"{k}={v}" for k, v in values.items())]
+    learner = home / "a" / "run" / "learner.pt"
+    stop_job(home, signal.SIGKILL, learner.exists, *command)
+    stopped_at = torch.load(learner, weights_only=True)
     assert (stopped_at["index"], stopped_at["step"] < 40) == (0, True)
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
+    done = run_job(home, *command, timeout_s=400)
     assert done.returncode == 0, done.stderr
     assert "goes on after 1 of 3 draws" in done.stdout
     assert "before: ESS" in done.stdout
@@ -248,11 +235,10 @@ def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.M
             killed.append(pid)
         return report
 
-    monkeypatch.setattr(RayExecutor, "learn", deadly)
-    out = finetune(spread)
+    with monkeypatch.context() as patch:
+        patch.setattr(RayExecutor, "learn", deadly)
+        out = finetune(spread)
     assert len(killed) == 2
-    monkeypatch.undo()
-    os.environ["BOLTZRAY_HOME"] = str(out.parent)
     same(out, finetune(replace(spread, out="b", in_process=True)))
 
 
@@ -319,13 +305,3 @@ def test_a_record_is_one_flat_dict_on_disk() -> None:
 def test_a_peptide_beyond_the_flow_is_refused(job: FinetuneJob) -> None:
     with pytest.raises(ValueError, match=r"ARIP has 4 residues, the flow .* was trained on up to 2"):
         finetune(replace(job, sequence="ARIP"))
-
-
-def test_an_unknown_objective_is_one_line(root: Path, home: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(root / "jobs" / "finetune.py"), "sequence=AA", "objective=best"],
-        cwd=home, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert "self_improve" in line

@@ -10,8 +10,8 @@ from reports import FRAMES, PEPTIDE, STEPS, TRAINING, ensemble, report
 from boltzray.molecules.observables import chirality_signs, dihedrals
 from boltzray.report.conformers import conformers
 from boltzray.report.curves import Curve, Point
-from boltzray.report.figures import draw
-from boltzray.report.figures_structures import BINS, angle_pairs, free_energy, shares
+from boltzray.report.figures import plot_report
+from boltzray.report.figures_structures import BINS, angle_pairs, free_energy, weight_fractions
 from boltzray.report.page import save_figures
 
 EDGES = np.linspace(-180, 180, BINS + 1)
@@ -31,7 +31,7 @@ def test_angle_pairs_follow_the_residues() -> None:
 
 def test_free_energy_counts_weights() -> None:
     phi, psi, weights = np.array([-175.0, -175.0, 5.0]), np.array([-175.0, -175.0, 5.0]), np.array([1.0, 1.0, 1.0])
-    surface = free_energy(shares(phi, psi, weights, (EDGES, EDGES)))
+    surface = free_energy(weight_fractions(phi, psi, weights, (EDGES, EDGES)))
     assert surface[0, 0] == 0.0
     assert surface[BINS // 2, BINS // 2] == pytest.approx(math.log(2))
     assert np.isfinite(surface).sum() == 2
@@ -41,7 +41,7 @@ def test_every_figure_that_has_data(tmp_path: Path) -> None:
     point = Point(budget=1000, runs=2, energies=1e3, seconds=1.0, mean={"torus_w2": 0.5}, error={"torus_w2": 0.1})
     curve = Curve(method="SNIS", points=[point], floor={"torus_w2": 0.3})
     made = report(ensemble(), ensemble(name="SMC", steps=STEPS), training=TRAINING, curves=[curve])
-    names = [picture.name for picture in draw(made)]
+    names = [picture.name for picture in plot_report(made)]
     assert names == [
         "conformations",
         "ramachandran_1",
@@ -58,7 +58,7 @@ def test_every_figure_that_has_data(tmp_path: Path) -> None:
 
 
 def test_figures_as_png(tmp_path: Path) -> None:
-    pictures = draw(report(ensemble(), training=TRAINING))
+    pictures = plot_report(report(ensemble(), training=TRAINING))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "old.png").touch()
     paths = save_figures(tmp_path / "figures", pictures)
@@ -66,21 +66,21 @@ def test_figures_as_png(tmp_path: Path) -> None:
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
 
 
-def test_conformers_share_the_weight_and_are_not_mirrored() -> None:
+def test_conformers_divide_the_weight_and_are_not_mirrored() -> None:
     frames = FRAMES.copy()
     frames[::2] *= -1
-    found = conformers(ensemble(positions_nm=frames), PEPTIDE)
-    assert sum(c.share for c in found) == pytest.approx(1.0)
-    assert [c.share for c in found] == sorted((c.share for c in found), reverse=True)
+    found = conformers(ensemble(chunks=[frames]), PEPTIDE)
+    assert sum(c.fraction for c in found) == pytest.approx(1.0)
+    assert [c.fraction for c in found] == sorted((c.fraction for c in found), reverse=True)
     positions = np.array([c.positions_nm for c in found])
     assert (chirality_signs(positions, PEPTIDE.topology) == chirality_signs(FRAMES[1:2], PEPTIDE.topology)).all()
 
 
-def test_a_conformer_without_weight_is_not_shown() -> None:
+def test_a_conformation_without_weight_is_left_out() -> None:
     log_weights = np.full(len(FRAMES), -np.inf)
     log_weights[7] = 0.0
     (only,) = conformers(ensemble(log_weights), PEPTIDE)
-    assert only.share == 1.0
+    assert only.fraction == 1.0
 
     def pairs(x: np.ndarray) -> np.ndarray:
         return np.linalg.norm(x[:, None] - x[None], axis=-1)

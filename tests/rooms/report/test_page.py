@@ -14,9 +14,8 @@ import pytest
 from reports import ENERGIES, FRAMES, GOLDEN, PEPTIDE, REFERENCE, STEPS, TRAINING, ensemble, report
 
 from boltzray.molecules import OpenMMEnergy
-from boltzray.report import page as report_module
 from boltzray.report.contents import Reference, Report, number
-from boltzray.report.figures import draw
+from boltzray.report.figures import plot_report
 from boltzray.report.page import DIAGNOSTICS, METRICS, write_report
 from boltzray.report.verdict import Finding, headline, verdict
 
@@ -88,7 +87,7 @@ def test_thresholds(quantity: str, diagnostics: dict[str, float], expected: str)
 
 
 def test_one_percent_and_five_percent_rule_for_many_draws() -> None:
-    many = {"positions_nm": np.tile(FRAMES, (10, 1, 1)), "energy_kT": np.tile(ENERGIES, 10)}
+    many = {"chunks": [np.tile(FRAMES, (10, 1, 1))], "energy_kT": np.tile(ENERGIES, 10)}
     few = ensemble(np.zeros(10_000), **many, diagnostics={"ess": 0.0099, "n_roots": 499})
     findings = verdict(report(few))
     assert (level(findings, "ess"), level(findings, "n_roots")) == ("bad", "bad")
@@ -100,14 +99,14 @@ def test_ess_is_computed_when_the_sampler_did_not_report_it() -> None:
     assert level(verdict(report(ensemble(collapsed))), "ess") == "bad"
     weights = GOLDEN["log_weights"].astype(np.float64)
     expected = np.exp(weights).sum() ** 2 / np.exp(2 * weights).sum()
-    assert ensemble(weights).effective == pytest.approx(expected)
+    assert ensemble(weights).effective_draws == pytest.approx(expected)
 
 
 def test_draws_of_absurd_energy_are_bad_with_the_real_force_field() -> None:
     noise = np.random.default_rng(0).normal(scale=0.03, size=FRAMES[:200].shape)
     noisy = (FRAMES[:200] + noise).astype(np.float32)
     energy = OpenMMEnergy(PEPTIDE).evaluate(noisy, gradient=False).energy
-    draws = ensemble(-energy, positions_nm=noisy, energy_kT=energy)
+    draws = ensemble(-energy, chunks=[noisy], energy_kT=energy)
     made = report(draws)
     findings = verdict(made)
     above = number(float(np.median(energy) - np.median(ENERGIES)))
@@ -177,7 +176,7 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     made = report(ensemble(), smc, training=TRAINING, provenance={"command": "a <b> & c"}, notes=["A note."])
     text = page(tmp_path, made)
     loads = Page(text).loads
-    assert len(loads) == len(draw(made)) == 9
+    assert len(loads) == len(plot_report(made)) == 9
     assert all(re.match(r"data:image/(svg\+xml|png);base64,", uri) for uri in loads)
     assert not {"link", "iframe", "object"} & set(Page(text).tags)
     assert not re.search(r"@import|url\(|https?:|file:", text)
@@ -186,7 +185,8 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
         links = re.findall(rb'href="([^"]*)"', image)
         assert all(link.startswith((b"#", b"data:")) for link in links)
     assert "a &lt;b&gt; &amp; c" in text
-    assert text.index("Not an ensemble" if "Not an ensemble" in text else "An ensemble") < text.index("<table")
+    body = text[text.index("<body>") :]  # the headline is the title, too
+    assert body.index(headline(made, verdict(made)).text) < body.index("<table")
 
 
 def test_the_viewer_lies_in_the_page_and_shows_the_states(tmp_path: Path) -> None:
@@ -215,12 +215,13 @@ def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
     def fail(*_: Any) -> None:
-        raise RuntimeError
+        raise OSError("the disk is gone")
 
-    monkeypatch.setattr(report_module, "draw", fail)
-    with pytest.raises(RuntimeError):
+    monkeypatch.setattr(Path, "replace", fail)  # all is written, under another name
+    with pytest.raises(OSError, match="the disk is gone"):
         page(tmp_path, report(ensemble(name="other")))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def _one_weight() -> dict[str, Any]:
         {"energy_kT": np.full(len(FRAMES), np.inf)},
         {"energy_kT": np.where(np.arange(len(FRAMES)) % 2, ENERGIES, np.inf)},
         {"energy_kT": np.full(len(FRAMES), 2.5)},
-        _one_weight() | {"positions_nm": np.where(np.arange(len(FRAMES))[:, None, None] > 0, np.nan, FRAMES)},
+        _one_weight() | {"chunks": [np.where(np.arange(len(FRAMES))[:, None, None] > 0, np.nan, FRAMES)]},
         {"steps": [{"step": 1, "lam": 1.0, "acceptance": math.nan}], "diagnostics": {"seconds": math.nan}},
         {"steps": []},
     ],
@@ -259,7 +260,7 @@ def test_degenerate_ensembles(tmp_path: Path, changes: dict[str, Any], with_refe
 
 
 def test_one_draw(tmp_path: Path) -> None:
-    one = ensemble(np.zeros(1), positions_nm=FRAMES[:1], energy_kT=ENERGIES[:1])
+    one = ensemble(np.zeros(1), chunks=[FRAMES[:1]], energy_kT=ENERGIES[:1])
     assert "only shows that the pipeline works" in page(tmp_path, report(one, reference=None))
 
 

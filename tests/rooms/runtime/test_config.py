@@ -1,5 +1,7 @@
 """Configurations are typed, and say what is wrong with them in one line."""
 
+import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from omegaconf import OmegaConf
 from boltzray.data.simulate import SimulateJob
 from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
-from boltzray.runtime.config import parse, results_home
+from boltzray.runtime.config import flat, parse, results_home
 from boltzray.runtime.run_folder import check_or_record_settings
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
@@ -21,7 +23,7 @@ CONF = Path(__file__).parents[3] / "conf"
 
 
 def composed(kind: type, name: str, *overrides: str) -> Any:
-    """What a job gets from its door."""
+    """Compose and parse, as jobs/_main.py does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
     assert isinstance(values, dict)
@@ -36,7 +38,7 @@ def test_the_quickstart_is_one_peptide_throughout() -> None:
 
 
 @pytest.mark.parametrize("name", ["dipeptides", "alanine"])
-def test_flows_in_the_box_are_trained_on_what_is_simulated_for_them(name: str) -> None:
+def test_bundled_flows_are_trained_on_what_is_simulated_for_them(name: str) -> None:
     data = composed(SimulateJob, "simulate", f"peptides={name}")
     run = {"dipeptides": "dipeptides_small", "alanine": "aa_small"}[name]
     assert composed(TrainJob, "train", f"run={run}").data.path == data.out
@@ -46,8 +48,48 @@ def test_flows_in_the_box_are_trained_on_what_is_simulated_for_them(name: str) -
         assert {s[0] for s in data.sequences} == {s[1] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
 
 
-def test_files_and_code_have_the_same_defaults() -> None:
-    assert composed(SampleJob, "sample", "sequence=AA") == SampleJob(sequence="AA")
+JOBS = {
+    path.stem: re.findall(r'run\("(\w+)", "([\w.]+)", "(\w+)", ', path.read_text())
+    for path in sorted((CONF.parent / "jobs").glob("[!_]*.py"))
+}
+# Keys that a job is refused without, with a value for those that conf/ leaves empty.
+GIVEN = {
+    "compare": ("sequence=AA",),
+    "convert": ("input=flow.pth", "output=flow"),
+    "evaluate": ("split=test",),
+    "finetune": ("sequence=AA",),
+    "prepare": ("source=tars", "out=columns"),
+    "quickstart": ("simulate", "sample", "finetune"),
+    "sample": ("sequence=AA",),
+    "sweep": ("sequence=AA", "objectives"),
+    "tutorial": ("simulate", "train", "sample"),
+}
+# Keys, or how they begin, for which conf/ chooses something else than the code, on purpose.
+PRESETS = {
+    "simulate": ("md.interval_ps", "md.frames_per_chunk"),  # code: published runs; conf: more frames of short ones
+    "sweep": ("samples", "space."),  # conf lists all that can be swept, and sweep=objectives chooses
+    "train": (  # code: the published flow and its training; conf: model=internal train=laptop
+        *("model.channels", "model.head_dim", "model.blocks", "model.layers_per_block", "model.coordinates"),
+        *("train.steps", "train.batch", "train.lr"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_files_and_code_have_the_same_defaults(name: str) -> None:
+    ((config_name, module, kind_name),) = JOBS[name]
+    kind = getattr(import_module(module), kind_name)
+    given = GIVEN.get(name, ())
+    job = composed(kind, config_name, *(text for text in given if "=" in text))
+    code = flat(kind(**{key: getattr(job, key) for key in (text.split("=")[0] for text in given)}))
+    conf = flat(job)
+    differ = {key for key in conf.keys() | code.keys() if conf.get(key) != code.get(key)}
+    presets = PRESETS.get(name, ())
+    assert not {key for key in differ if not key.startswith(presets)}
+    assert all(any(key.startswith(preset) for key in differ) for preset in presets), "a preset that needs no mention"
+
+
+def test_smc_is_mala_unless_a_preset_is_chosen() -> None:
     assert composed(SampleJob, "sample", "sequence=AA", "smc=mala").smc == SMCConfig()
 
 

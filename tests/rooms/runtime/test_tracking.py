@@ -8,7 +8,7 @@ from pathlib import Path
 CODE = """
 import sys
 from pathlib import Path
-from boltzray.tracking import Tracker
+from boltzray.runtime.tracking import Tracker
 Path(sys.argv[1]).mkdir()
 print(Tracker.open("sample", Path(sys.argv[1]), {"seed": 1}).run_id)
 """

@@ -1,7 +1,5 @@
-"""Energies of either engine: from actors, in the process that asks, and by a pool that loses an actor."""
+"""Energies of either engine: from actors, and in the process that asks."""
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +13,21 @@ from boltzray import models
 from boltzray.molecules import BatchedEnergy, EnergyBatch, OpenMMEnergy, Peptide
 from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.config import parse
-from boltzray.samplers import SMCConfig
+from boltzray.samplers import SMCConfig, SMCState, smc_steps
+from boltzray.sampling.block_files import load_part
 from boltzray.sampling.energy_actors import (
-    BatchedEnergies,
     Energies,
     EnergyActors,
     EnergyConfig,
-    EnergyServer,
+    LocalEnergies,
     Molecule,
+    batched,
     start_servers,
 )
-from boltzray.sampling.energy_pool import EnergyPool
-from boltzray.sampling.flow_actors import ActorsConfig
-from boltzray.sampling.sample import SampleJob, sample
+from boltzray.sampling.flow_actors import ActorsConfig, actor_resources, start_actors
+from boltzray.sampling.peptide_source import PeptideSource
+from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.target import Target
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 OPENMM, BATCHED = EnergyConfig(engine="openmm"), EnergyConfig(engine="batched")
@@ -42,12 +42,6 @@ def peptide(data: Path) -> Peptide:
 @pytest.fixture(scope="module")
 def molecule(peptide: Peptide) -> Molecule:
     return Molecule(peptide.to_pdb())
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[EnergyPool]:
-    with EnergyPool(OPENMM, CLUSTER) as pool:
-        yield pool
 
 
 def shaken(peptide: Peptide, count: int, seed: int = 0) -> np.ndarray:
@@ -70,8 +64,8 @@ def same(one: EnergyBatch, two: EnergyBatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[list[str]]:
-    names, actors = start_servers(OPENMM, 3, num_cpus=0)
+def servers(molecule: Molecule) -> Iterator[list[str]]:
+    names, actors = start_servers(molecule, 3, num_cpus=0)
     yield names
     for actor in actors:
         ray.kill(actor)
@@ -83,66 +77,52 @@ def test_both_engines_answer_alike(
     peptide: Peptide, molecule: Molecule, servers: list[str], count: int, gradient: bool
 ) -> None:
     x, answers = shaken(peptide, count), []
-    clients: list[Energies] = [EnergyActors(servers, molecule), BatchedEnergies(molecule, BATCHED)]
+    clients: list[Energies] = [EnergyActors(servers), LocalEnergies(molecule, BATCHED), LocalEnergies(molecule, OPENMM)]
     for client in clients:
         answers.append(client.collect(client.ask(x, gradient=gradient)))
     same(answers[0], OpenMMEnergy(peptide).evaluate(x, gradient))
     same(answers[1], BatchedEnergy(peptide).evaluate(torch.from_numpy(x), gradient).arrays())
-    openmm, batched = answers
-    assert openmm.ok.tolist() == batched.ok.tolist() == [row != 3 for row in range(count)]
-    np.testing.assert_allclose(batched.energy, openmm.energy, rtol=1e-5)
-    if openmm.gradient is not None and batched.gradient is not None and count:
-        np.testing.assert_allclose(batched.gradient, openmm.gradient, atol=1e-5 * np.abs(openmm.gradient).max())
+    same(answers[2], answers[0])
+    openmm, tensors = answers[:2]
+    assert openmm.ok.tolist() == tensors.ok.tolist() == [row != 3 for row in range(count)]
+    np.testing.assert_allclose(tensors.energy, openmm.energy, rtol=1e-5)
+    if openmm.gradient is not None and tensors.gradient is not None and count:
+        np.testing.assert_allclose(tensors.gradient, openmm.gradient, atol=1e-5 * np.abs(openmm.gradient).max())
 
 
-def pid_of(actor: Any) -> int:
-    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+@pytest.mark.parametrize("source", ["built", "file"])
+def test_a_peptide_and_its_text_have_the_same_energies(tmp_path: Path, data: Path, source: str) -> None:
+    """To the last bit: the driver asks with the peptide, and actors with the text that they were sent."""
+    peptide = PeptideSource(sequence="DG", data_dir=str(tmp_path if source == "built" else data)).load()
+    sent = Molecule(peptide.to_pdb()).peptide
+    np.testing.assert_array_equal(sent.positions, peptide.positions)
+    x = shaken(peptide, 40)
+    same(*(batched(one, 310.0, BATCHED).evaluate_arrays(x) for one in (peptide, sent)))
+    same(*(OpenMMEnergy(one).evaluate(x) for one in (peptide, sent)))
 
 
-def test_a_killed_actor_in_the_middle_of_ten_thousand_loses_nothing(
-    peptide: Peptide, molecule: Molecule, pool: EnergyPool
-) -> None:
-    x = shaken(peptide, 10_000)
-    (undisturbed,) = pool.evaluate([(molecule, x)], gradient=True)
-    victims = [pid_of(actor) for actor in pool.actors]
-
-    def kill(done: int) -> None:
-        if done == 12:
-            os.kill(victims[0], signal.SIGKILL)
-
-    (disturbed,) = pool.evaluate([(molecule, x)], gradient=True, chunk=257, on_done=kill)
-    assert pid_of(pool.actors[0]) != victims[0]
-    assert len(disturbed.energy) == 10_000
-    assert disturbed.ok.sum() == 9_999
-    same(disturbed, undisturbed)
-    same(
-        EnergyBatch(*(part[:50] for part in (disturbed.energy, disturbed.gradient, disturbed.ok))),  # type: ignore[index]
-        OpenMMEnergy(peptide).evaluate(x[:50]),
-    )
-
-
-def test_a_pool_serves_several_peptides_in_order(peptide: Peptide, molecule: Molecule, pool: EnergyPool) -> None:
-    others = [Peptide.from_sequence(sequence) for sequence in ("GP", "GG", "AG", "GA", "PG")]  # more than stay ready
-    warm = Molecule(peptide.to_pdb(), 620.0)
-    requests = [(Molecule(other.to_pdb()), shaken(other, 5 + i)) for i, other in enumerate(others)]
-    requests += [(warm, shaken(peptide, 9)), (molecule, shaken(peptide, 0)), requests[0]]
-    answers = pool.evaluate(requests, chunk=4)
-    assert [len(answer.energy) for answer in answers] == [5, 6, 7, 8, 9, 9, 0, 5]
-    for (asked, x), answer in zip(requests, answers, strict=True):
-        expected = OpenMMEnergy(Peptide.from_pdb(asked.pdb), asked.temperature_k).evaluate(x, gradient=False)
-        same(answer, expected)
-
-
-def test_a_batched_pool(peptide: Peptide, molecule: Molecule) -> None:
-    x = shaken(peptide, 70).astype(np.float32)
-    with EnergyPool(BATCHED, CLUSTER, actors=1) as pool:
-        (answer,) = pool.evaluate([(molecule, x)], gradient=True, chunk=33)
-    same(answer, BatchedEnergy(peptide).evaluate_arrays(x))
-
-
-def test_positions_of_another_peptide_are_named(molecule: Molecule, pool: EnergyPool) -> None:
-    with pytest.raises(ValueError, match=r"x_nm has shape \(2, 22, 3\): give \(B, 23, 3\)"):
-        pool.evaluate([(molecule, np.zeros((2, 22, 3)))])
+@pytest.mark.parametrize(
+    ("config", "energy", "cluster", "expected"),
+    [
+        (ActorsConfig(), BATCHED, Cluster(cpus=4, gpus=0, local=True), (4, 0, {"CPU": 1.0}, 1.0)),
+        (ActorsConfig(), OPENMM, Cluster(cpus=4, gpus=0, local=True), (4, 4, {"CPU": 0.5}, 0.5)),
+        (ActorsConfig(), OPENMM, Cluster(cpus=4, gpus=2, local=True), (2, 3, {"GPU": 1.0}, 1.0)),
+        (
+            ActorsConfig(flow_replicas=3, energy_actors=5),
+            BATCHED,
+            Cluster(cpus=4, gpus=2, local=False),
+            (3, 0, {"GPU": 1.0}, 1.0),
+        ),
+        (
+            ActorsConfig(flow_replicas=3, energy_actors=5),
+            OPENMM,
+            Cluster(cpus=4, gpus=0, local=False),
+            (3, 5, {"CPU": 0.5}, 0.5),
+        ),
+    ],
+)
+def test_what_actors_take(config: ActorsConfig, energy: EnergyConfig, cluster: Cluster, expected: Any) -> None:
+    assert actor_resources(config, energy, cluster) == expected
 
 
 @pytest.mark.parametrize(
@@ -164,40 +144,33 @@ def test_compiling_where_it_does_not_work_is_named(molecule: Molecule, monkeypat
         raise OSError("no compiler\nand more")
 
     monkeypatch.setattr("boltzray.molecules.batched.tiles._compiled", lambda: broken)
-    server = EnergyServer(EnergyConfig(compile=True))
     with pytest.raises(ValueError, match=r"energy.compile=true does not work here \(no compiler\): leave it false"):
-        server.evaluate(molecule, np.zeros((1, 23, 3)))
+        LocalEnergies(molecule, EnergyConfig(compile=True))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
-    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
+def drawn_and_moved(flows: list[Any], folder: Path) -> tuple[np.ndarray, ...]:
+    """Energies and densities of 40 proposals; log-weights, positions and densities of 16 of them after SMC."""
+    folder.mkdir()
+    config = SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6)
+    drawn = Proposals.sample(flows, 40, 8, 0, folder)
+    population, state = RayPopulation.start(flows, drawn.blocks(16), 16, 8, 0), SMCState.start(16, config)
+    for _, after in smc_steps(population, config, 0, state):
+        state = after
+    x = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    return drawn.energy, drawn.log_q, drawn.log_p, state.log_w, x, *population.scalars()
 
 
-def test_samples_with_batched_energies_do_not_depend_on_the_actors(checkpoint: Path, data: Path, home: Path) -> None:
+def test_samples_with_batched_energies_do_not_depend_on_the_actors(
+    checkpoint: Path, target: Target, peptide: Peptide, tmp_path: Path
+) -> None:
     """SNIS and SMC; and OpenMM weighs the same draws alike."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name, flows, energy in (("one", 1, BATCHED), ("two", 2, BATCHED), ("openmm", 1, OPENMM)):
-        job = SampleJob(
-            sequence="AA",
-            checkpoint=str(checkpoint),
-            out=str(home / name),
-            data_dir=str(data),
-            samples=40,
-            smc_particles=16,
-            smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
-            energy=energy,
-            actors=ActorsConfig(flow_replicas=flows, energy_actors=1),
-        )
-        out = sample(job)
-        for file in ("snis", "samples"):
-            with np.load(out / f"{file}.npz") as arrays:
-                found[f"{name} {file}"] = dict(arrays)
-    for file in ("snis", "samples"):
-        for key, value in found[f"one {file}"].items():
-            np.testing.assert_array_equal(found[f"two {file}"][key], value, err_msg=f"{file} {key}")
-    snis, other = found["one snis"], found["openmm snis"]
-    np.testing.assert_array_equal(snis["positions_nm"], other["positions_nm"])
-    np.testing.assert_allclose(snis["energy_kT"], other["energy_kT"], rtol=1e-4)
+    actors = start_actors(checkpoint, target, ActorsConfig(flow_replicas=2), BATCHED, CLUSTER)
+    try:
+        one, two = (drawn_and_moved(actors.flows[:count], tmp_path / str(count)) for count in (1, 2))
+    finally:
+        actors.stop()
+    for mine, its in zip(one, two, strict=True):
+        np.testing.assert_array_equal(mine, its)
+    (part,) = (tmp_path / "1").glob("draws-*.npz")
+    x_nm = load_part(part, "x")["x"].astype(np.float64) * models.load(checkpoint).scale_nm
+    np.testing.assert_allclose(one[0], OpenMMEnergy(peptide).evaluate(x_nm, gradient=False).energy, rtol=1e-4)

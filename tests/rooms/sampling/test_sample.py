@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ import torch
 from boltzray.molecules import EnergyBatch, OpenMMEnergy, Peptide
 from boltzray.runtime.actor_pool import IN_FLIGHT
 from boltzray.runtime.cluster import Cluster
-from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.samplers import SMCConfig, SMCState, run_smc, smc_steps
 from boltzray.sampling.energy_actors import EnergyActors, EnergyConfig, EnergyServer, Molecule
-from boltzray.sampling.flow_actors import ActorsConfig, FlowServer, Target, start_actors
+from boltzray.sampling.flow_actors import Actors, ActorsConfig, FlowServer, start_actors
 from boltzray.sampling.ray_population import Proposals, RayPopulation
 from boltzray.sampling.sample import SampleJob, sample
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.smc import Positions
+from boltzray.sampling.target import Target
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CONFIG = SMCConfig(schedule="linear", n_steps=4, block_size=8, step_size=1e-5, moves_per_step=2)
@@ -46,40 +49,36 @@ def expected(checkpoint: Path, target: Target) -> Any:
     """Proposals and SMC in this process, with threads as the actors have them."""
     threads = torch.get_num_threads()
     server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
-    x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
+    x = np.concatenate([server.propose(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
     result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
     torch.set_num_threads(threads)
     return x, result
 
 
-def run(folder: Path, checkpoint: Path, target: Target, flows: int, energies: int, disturb: Any = None) -> Any:
-    actors = start_actors(
-        checkpoint,
-        target,
-        ActorsConfig(flow_replicas=flows, energy_actors=energies),
-        EnergyConfig(engine="openmm"),
-        Cluster(cpus=4, gpus=0, local=True),
-    )
-    try:
-        drawn = Proposals.draw(actors.flows, N, CONFIG.block_size, SEED, folder)
-        x = np.concatenate(list(Positions(drawn.paths, 1.0)))
-        population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
-        state = SMCState.start(N, CONFIG)
-        for record, after in smc_steps(population, CONFIG, SEED, state):
-            state = after
-            if disturb:
-                disturb(record.step, actors)
-        positions = np.concatenate([block["x"] for block in ray.get(population.blocks)])
-        return x, positions, state, record.log_z
-    finally:
-        actors.stop()
+@pytest.fixture(scope="module")
+def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Iterator[Actors]:
+    """Two of each kind; test_sampling_blocks has other numbers."""
+    config, cluster = ActorsConfig(flow_replicas=2, energy_actors=2), Cluster(cpus=4, gpus=0, local=True)
+    started = start_actors(checkpoint, target, config, EnergyConfig(engine="openmm"), cluster)
+    yield started
+    started.stop()
 
 
-@pytest.mark.parametrize(("flows", "energies"), [(1, 1), (2, 2), (3, 1)])
-def test_actors_give_the_bits_of_one_process(
-    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, flows: int, energies: int
-) -> None:
-    x, positions, state, log_z = run(tmp_path, checkpoint, target, flows, energies)
+def run(folder: Path, actors: Actors, disturb: Callable[[int], None] = lambda step: None) -> Any:
+    """Proposals, positions at the end of SMC, its state and log Z; `disturb` is called after each step."""
+    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, folder)
+    x = np.concatenate(list(Positions(drawn.paths, 1.0)))
+    population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    state = SMCState.start(N, CONFIG)
+    for record, after in smc_steps(population, CONFIG, SEED, state):
+        state = after
+        disturb(record.step)
+    positions = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    return x, positions, state, record.log_z
+
+
+def test_actors_give_the_bits_of_one_process(tmp_path: Path, actors: Actors, expected: Any) -> None:
+    x, positions, state, log_z = run(tmp_path, actors)
     drawn, result = expected
     assert np.array_equal(x, drawn)
     assert np.array_equal(positions, result.x.numpy())
@@ -92,20 +91,22 @@ def pid_of(actor: Any) -> int:
     def pid(_: Any) -> int:
         return os.getpid()
 
-    return ray.get(actor.__ray_call__.remote(pid))
+    return ray.get(actor.__ray_call__.options(max_task_retries=-1).remote(pid))
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-def test_a_killed_actor_changes_nothing(
-    tmp_path: Path, checkpoint: Path, target: Target, expected: Any, kind: int
-) -> None:
-    def disturb(step: int, actors: Any) -> None:
-        if step == 2:
-            os.kill(pid_of(actors[kind][0]), signal.SIGKILL)
+def test_killed_actors_change_nothing(tmp_path: Path, actors: Actors, expected: Any) -> None:
+    """A flow in the middle of SMC, and an energy actor a step later."""
+    victims = {2: actors.flows[0], 3: actors.energies[0]}
+    pids = {step: pid_of(actor) for step, actor in victims.items()}
 
-    _, positions, _, log_z = run(tmp_path, checkpoint, target, 2, 2, disturb)
+    def disturb(step: int) -> None:
+        if step in pids:
+            os.kill(pids[step], signal.SIGKILL)
+
+    _, positions, _, log_z = run(tmp_path, actors, disturb)
     assert np.array_equal(positions, expected[1].x.numpy())
     assert log_z == expected[1].log_z
+    assert all(pid_of(actor) != pids[step] for step, actor in victims.items())
 
 
 def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
@@ -136,6 +137,7 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
         samples=40,
         smc_particles=16,
         energy=EnergyConfig(engine="openmm"),
+        actors=ActorsConfig(flow_replicas=1, energy_actors=1),  # the other tests' actors hold two CPUs
         smc=SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6),
     )
     out = sample(job)
@@ -155,68 +157,59 @@ def test_sample_writes_what_it_promises(checkpoint: Path, data: Path, home: Path
     assert (out / "samples.npz").stat().st_mtime_ns == before
 
 
-Interval = tuple[float, float, float]  # what tells a block, from, to
+class NotedLock:
+    """The lock on a flow; it leaves a file in `folder` each time that it is taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lock, self.taken = folder, Lock(), 0
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.taken += 1
+        (self.folder / str(self.taken)).touch()
+
+    def __exit__(self, *_: Any) -> None:
+        self.lock.release()
 
 
-class TimedFlow(FlowServer):
-    """Remembers when its flow was busy, and with which block."""
+class NotedFlow(FlowServer):
+    """A flow whose use is noted in `folder`."""
 
-    intervals: list[Interval]
-
-    def evaluate(self, x: torch.Tensor) -> Endpoints:
-        from boltzray import models
-
-        plain, self.intervals = models.log_prob_and_gradient, getattr(self, "intervals", [])
-
-        def timed(flow: Any, here: torch.Tensor, *arguments: Any) -> Any:
-            began = time.time()
-            result = plain(flow, here, *arguments)
-            self.intervals.append((mark(here.numpy() * flow.scale_nm), began, time.time()))
-            return result
-
-        if not hasattr(plain, "timed"):
-            timed.timed = True  # type: ignore[attr-defined]
-            models.log_prob_and_gradient = timed
-        return super().evaluate(x)
+    def __init__(self, folder: Path, checkpoint: str, target: Target, energies: Any) -> None:
+        super().__init__(checkpoint, target, energies)
+        self._alone = NotedLock(folder)  # type: ignore[assignment]
 
 
-class TimedEnergies(EnergyServer):
-    """The same of energies."""
+class SlowEnergies(EnergyServer):
+    """Answers for one of `n` blocks only when the flow has begun on the next."""
 
-    def evaluate(self, molecule: Molecule, x_nm: np.ndarray, gradient: bool = True, rows: Any = None) -> EnergyBatch:
-        began = time.time()
-        result = super().evaluate(molecule, x_nm, gradient, rows)
-        self.intervals = [*getattr(self, "intervals", []), (mark(x_nm), began, time.time())]
-        return result
+    def __init__(self, folder: Path, n: int, molecule: Molecule) -> None:
+        super().__init__(molecule)
+        self.folder, self.n, self.asked = folder, n, 0
+
+    def evaluate(self, x_nm: np.ndarray, gradient: bool = True) -> EnergyBatch:
+        if gradient:  # the first call, when the flow gets ready, is without
+            self.asked += 1
+            deadline = time.monotonic() + 60
+            while len(list(self.folder.iterdir())) < min(self.asked + 1, self.n):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the flow waits for the energies of block {self.asked}")
+                time.sleep(0.002)
+        return super().evaluate(x_nm, gradient)
 
 
-def mark(x_nm: np.ndarray) -> float:
-    return round(float(np.abs(x_nm.astype(np.float64)).sum()), 2)
-
-
-def test_flow_and_energies_of_different_blocks_overlap(checkpoint: Path, target: Target) -> None:
+def test_flow_and_energies_of_different_blocks_overlap(tmp_path: Path, checkpoint: Path, target: Target) -> None:
     """One flow, one OpenMM actor: while the energies of a block are awaited the flow computes on the next."""
-    name = "energy-timed"
-    energy = ray.remote(num_cpus=0)(TimedEnergies).options(name=name).remote(EnergyConfig(engine="openmm"))
-    energies = partial(EnergyActors, [name], Molecule(target.pdb, target.temperature_k))
-    flow = ray.remote(num_cpus=0, max_concurrency=IN_FLIGHT)(TimedFlow).remote(str(checkpoint), target, energies)
+    name, n = "energy-slow", 4
+    energy = ray.remote(num_cpus=0)(SlowEnergies).options(name=name).remote(tmp_path, n, target.molecule)
+    energies = partial(EnergyActors, [name])
+    served = ray.remote(num_cpus=0, max_concurrency=IN_FLIGHT)(NotedFlow)
+    flow = served.remote(tmp_path, str(checkpoint), target, energies)
     try:
-        noise = np.random.default_rng(0).standard_normal((8, 64, 23, 3), np.float32)
-        RayPopulation.start([flow], (ray.put(x) for x in noise), 512, 64, SEED)
-        of_flow, of_energy = (ray.get(a.__ray_call__.remote(lambda self: self.intervals)) for a in (flow, energy))
+        noise = np.random.default_rng(0).standard_normal((n, 8, 23, 3), np.float32)
+        population = RayPopulation.start([flow], (ray.put(x) for x in noise), 8 * n, 8, SEED)
     finally:
         ray.kill(flow)
         ray.kill(energy)
-    marks = {mark(x * 0.17) for x in noise}
-    of_energy = [interval for interval in of_energy if interval[0] in marks]
-    assert len(of_energy) == 8
-    assert {interval[0] for interval in of_flow} >= marks
-    shared = [
-        max(0.0, min(end, until) - max(began, since))
-        for block, began, end in of_flow
-        for other, since, until in of_energy
-        if other != block
-    ]
-    busy = [sum(end - began for _, began, end in intervals) for intervals in (of_flow, of_energy)]
-    print(f"flow busy {busy[0]:.3f} s, energies {busy[1]:.3f} s, different blocks at once {sum(shared):.3f} s")
-    assert sum(seconds > 0 for seconds in shared) >= 2
+    assert len(population.log_q) == 8 * n
+    assert len(list(tmp_path.iterdir())) == n

@@ -1,5 +1,6 @@
 """What a sampling run leaves: shards that pandas, PyArrow and Ray Data read, metrics in MLflow, any temperature."""
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from boltzray import models
 from boltzray.molecules import OpenMMEnergy, Peptide
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.runtime.tracking import Tracker
 from boltzray.samplers import SMCConfig, SMCStep, Stage, generator, log_mean_exp
 from boltzray.sampling import sample_files as results
 from boltzray.sampling.energy_actors import EnergyConfig
 from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample import SampleJob, sample
-from boltzray.sampling.sample_files import SampleSet, read_samples, rows, write_samples
+from boltzray.sampling.sample_files import read_samples, rows, write_samples
 from boltzray.sampling.smc_log import StepLog
 
 
@@ -25,23 +28,23 @@ def peptide(data: Path) -> Peptide:
     return Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
 
 
-def sample_set(n: int, chunk: int, name: str = "SMC") -> SampleSet:
+def sample_set(n: int, chunk: int, name: str = "SMC") -> Ensemble:
     source = np.random.default_rng(0)
     x = source.standard_normal((n, 23, 3)).astype(np.float32)
     log_w = source.standard_normal(n)
     log_w[::7] = -np.inf
-    return SampleSet(
+    return Ensemble(
         name=name,
         chunks=[x[low : low + chunk] for low in range(0, n, chunk)],
         log_weights=log_w,
-        energy_kt=source.standard_normal(n),
+        energy_kT=source.standard_normal(n),
         log_q=source.standard_normal(n),
         diagnostics={"ess": 0.5},
     )
 
 
 @pytest.fixture
-def written(tmp_path: Path, peptide: Peptide, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, SampleSet]:
+def written(tmp_path: Path, peptide: Peptide, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Ensemble]:
     """300 conformations in shards of 128 rows, made of chunks of 64."""
     monkeypatch.setattr(results, "SHARD_ROWS", 128)
     given = sample_set(300, 64)
@@ -49,7 +52,7 @@ def written(tmp_path: Path, peptide: Peptide, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path, given
 
 
-def test_pyarrow_and_pandas_read_the_shards(written: tuple[Path, SampleSet]) -> None:
+def test_pyarrow_and_pandas_read_the_shards(written: tuple[Path, Ensemble]) -> None:
     import pandas as pd
 
     out, given = written
@@ -64,17 +67,17 @@ def test_pyarrow_and_pandas_read_the_shards(written: tuple[Path, SampleSet]) -> 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_data_reads_the_shards(written: tuple[Path, SampleSet]) -> None:
+def test_ray_data_reads_the_shards(written: tuple[Path, Ensemble]) -> None:
     out, given = written
     batches = list(ray.data.read_parquet(str(out / "samples")).iter_batches(batch_size=None))
     order = np.argsort([batch["energy_kT"][0] for batch in batches])
     assert batches[0]["positions_nm"].shape[1:] == (23, 3)
     found = np.concatenate([batches[i]["positions_nm"] for i in order])
     keys = np.concatenate([batches[i]["energy_kT"] for i in order])
-    assert np.array_equal(found[np.argsort(keys)], given.positions_nm[np.argsort(given.energy_kt)])
+    assert np.array_equal(found[np.argsort(keys)], given.positions_nm[np.argsort(given.energy_kT)])
 
 
-def test_the_npz_is_one_of_numpys(written: tuple[Path, SampleSet]) -> None:
+def test_the_npz_is_one_of_numpys(written: tuple[Path, Ensemble]) -> None:
     out, given = written
     with np.load(out / "samples.npz") as arrays:
         assert np.array_equal(arrays["positions_nm"], given.positions_nm)
@@ -95,12 +98,12 @@ def test_what_is_too_large_to_read_at_once_is_thinned(
     assert not (tmp_path / "samples.npz").exists()
     _, (found,) = read_samples(tmp_path)
     assert len(found.positions_nm) == 80
-    where = [int(np.flatnonzero(given.energy_kt == energy)[0]) for energy in found.energy_kt]
+    where = [int(np.flatnonzero(given.energy_kT == energy)[0]) for energy in found.energy_kT]
     assert np.array_equal(found.positions_nm, given.positions_nm[where])
 
-    def mean(s: SampleSet) -> float:
+    def mean(s: Ensemble) -> float:
         weights = np.exp(s.log_weights - s.log_weights.max())
-        return float(weights @ s.energy_kt / weights.sum())
+        return float(weights @ s.energy_kT / weights.sum())
 
     assert mean(found) == pytest.approx(mean(given), abs=0.3)
 
@@ -110,23 +113,42 @@ def test_rows_come_in_order_and_more_than_once() -> None:
     assert rows(chunks, np.array([0, 0, 3, 5, 6, 8, 8])).tolist() == [0, 0, 3, 5, 6, 8, 8]
 
 
+def step_record(step: int) -> SMCStep:
+    return SMCStep(step, step / 150, 0.9, 0.95, False, 0.57, 1e-4, 100 - step // 2, 0, 64 * step, -1.0)
+
+
 def test_steps_reach_mlflow_in_batches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = Tracker.open("sample", home, {})
+    """In the order of steps, all of them by the end of the `with`, in a real store."""
     calls = []
-    real = type(tracker.client).log_batch
-    monkeypatch.setattr(type(tracker.client), "log_batch", lambda *a, **k: calls.append(k) or real(*a, **k))
+    real = SqlAlchemyStore.log_batch
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", lambda *a, **k: calls.append(k) or real(*a, **k))
+    tracker = Tracker.open("sample", home, {})
+    calls.clear()  # of the parameters
     with StepLog(tracker, "smc") as log:
         for step in range(1, 151):
-            log.add(
-                SMCStep(step, step / 150, 0.9, 0.95, False, 0.57, 1e-4, 100 - step // 2, 0, 64 * step, -1.0),
-                particles=64,
-            )
-    assert len(calls) <= 4
+            log.add(step_record(step), particles=64)
+    assert 1 <= len(calls) <= 4
     assert tracker.history("smc_lam") == [(step, step / 150) for step in range(1, 151)]
     assert tracker.history("smc_n_roots")[-1] == (150, 25.0)
     for name in ("ess", "acceptance", "step_size", "log_z", "n_evaluations", "particles_per_s"):
         assert len(tracker.history(f"smc_{name}")) == 150
     assert len(tracker.history("smc_energies_per_s")) == 149
+    assert tracker.latest()["smc_lam"] == 1.0
+    with StepLog(tracker, "smc") as log:  # of a second run in the same process
+        log.add(step_record(151), particles=64)
+    assert len(tracker.history("smc_lam")) == 151
+
+
+def test_a_store_that_is_down_does_not_end_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)  # put back after what `flush` sets
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with StepLog(Tracker("0" * 32, nobody), "smc") as log:
+        log.add(step_record(1), particles=64)
+    assert "Failed to log run data" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -155,7 +177,7 @@ def test_another_temperature(peptide: Peptide, data: Path, home: Path) -> None:
     energy = OpenMMEnergy(peptide, 500.0)
     for found in (drawn, final):
         again = energy.evaluate(found.positions_nm.astype(np.float64), gradient=False).energy
-        np.testing.assert_allclose(found.energy_kt, again, rtol=1e-3)
+        np.testing.assert_allclose(found.energy_kT, again, rtol=1e-3)
     center = (drawn.positions_nm / 0.17).mean(1)
-    log_p = -drawn.energy_kt - 0.5 * 23 * np.square(center).sum(1) / ratio
+    log_p = -drawn.energy_kT - 0.5 * 23 * np.square(center).sum(1) / ratio
     assert drawn.diagnostics["log_z"] == pytest.approx(log_mean_exp(log_p - drawn.log_q), rel=1e-5)

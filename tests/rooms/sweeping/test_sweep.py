@@ -1,16 +1,15 @@
-"""Sweeps: what is drawn, who runs, who is stopped, what is told; and small ones with real energies."""
+"""Sweeps: settings, placement, early stopping, tables and page; and small ones with real energies."""
 
+import html
 import json
 import math
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,28 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from job_processes import run_job, stop_job
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 from boltzray.finetuning.config import FinetuneJob
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.runtime.cluster import Cluster
-from boltzray.runtime.config import flat, parse
+from boltzray.runtime.config import parse
 from boltzray.runtime.tracking import tracking_uri
 from boltzray.sweeping.config import SweepJob, Trial, trials
-from boltzray.sweeping.outcomes import Outcome, best, best_of_each, command, mark, outcome, write_tables
-from boltzray.sweeping.space import dimensions, draw
+from boltzray.sweeping.outcomes import (
+    Outcome,
+    best,
+    best_of_each,
+    command,
+    mark,
+    outcome,
+    write_configuration,
+    write_tables,
+)
+from boltzray.sweeping.space import dimensions, sample_settings
 from boltzray.sweeping.sweep import sweep
 from boltzray.sweeping.sweep_page import write_sweep_report
 from boltzray.sweeping.tune import placement, scheduler
@@ -56,29 +66,29 @@ def composed(root: Path, name: str, *overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-# --- what is drawn ------------------------------------------------------------------------------
+# --- settings -----------------------------------------------------------------------------------
 
 
 def test_draws_are_spread_over_each_key_and_do_not_depend_on_others() -> None:
     space = dimensions({"a": "1e-5..1e-3", "b": {"c": [1, 2, 4], "d": "0..9"}, "e": None})
     assert list(space) == ["a", "b.c", "b.d"]
-    drawn = draw(space, 12, seed=3)
+    drawn = sample_settings(space, 12, seed=3)
     thirds = sorted(int(3 * math.log10(row["a"] / 1e-5) / 2) for row in drawn)
     assert thirds == [0] * 4 + [1] * 4 + [2] * 4
     assert sorted(row["b.c"] for row in drawn) == [1] * 4 + [2] * 4 + [4] * 4
     assert all(isinstance(row["b.d"], int) and 0 <= row["b.d"] <= 9 for row in drawn)
-    alone = draw(dimensions({"a": "1e-5..1e-3"}), 12, seed=3)
+    alone = sample_settings(dimensions({"a": "1e-5..1e-3"}), 12, seed=3)
     assert [row["a"] for row in alone] == [row["a"] for row in drawn]
-    assert [row["a"] for row in draw(space, 12, seed=4)] != [row["a"] for row in drawn]
+    assert [row["a"] for row in sample_settings(space, 12, seed=4)] != [row["a"] for row in drawn]
 
 
 def test_all_combinations() -> None:
-    drawn = draw(dimensions({"a": [1, 2], "b": ["x", "y", "z"]}), 0, seed=0)
+    drawn = sample_settings(dimensions({"a": [1, 2], "b": ["x", "y", "z"]}), 0, seed=0)
     assert len(drawn) == 6
     assert {(row["a"], row["b"]) for row in drawn} == {(a, b) for a in (1, 2) for b in "xyz"}
-    assert draw({}, 0, seed=0) == [{}]
+    assert sample_settings({}, 0, seed=0) == [{}]
     with pytest.raises(ValueError, match=r"space\.a is a range"):
-        draw(dimensions({"a": "1..2"}), 0, seed=0)
+        sample_settings(dimensions({"a": "1..2"}), 0, seed=0)
 
 
 @pytest.mark.parametrize("wrong", ["5..2", "3", "a..b", 7, "1e-3...1e-2", "1.."])
@@ -136,44 +146,50 @@ def test_wrong_input_is_named_before_anything_runs(changes: dict[str, Any], mess
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_make_trials(root: Path, home: Path, preset: str) -> None:
+def test_presets_make_trials_that_can_be_run_again(root: Path, home: Path, preset: str) -> None:
     made = parse(SweepJob, composed(root, "sweep", "sequence=AA", f"sweep={preset}"))
     planned = trials(made, home)
     assert len(planned) >= (12 if preset != "short" else 10)
     assert any(t.settings for t in planned)
     assert {t.objective for t in planned} == set(made.only or SIX)
+    for trial in planned:
+        write_configuration(trial)
+        values = OmegaConf.to_container(OmegaConf.load(trial.folder / "trial.yaml"), resolve=True)
+        assert isinstance(values, dict)
+        assert values.pop("defaults") == ["_hydra", "_self_"]
+        assert parse(FinetuneJob, {str(key): value for key, value in values.items()}) == trial.job
 
 
-# --- who runs -----------------------------------------------------------------------------------
+# --- placement ----------------------------------------------------------------------------------
 
 
-def placed(cpus: int, gpus: int, **changes: Any) -> tuple[list[dict[str, float]], int]:
+def place(cpus: int, gpus: int, **changes: Any) -> tuple[list[dict[str, float]], int]:
     made = job(**changes)
     return placement(made, trials(made, Path("/o"))[0], Cluster(cpus=cpus, gpus=gpus, local=True))
 
 
 def test_trials_reserve_all_that_they_need_and_no_more_run_than_fit() -> None:
-    assert placed(2, 0) == ([{"CPU": 1.0}], 2)
-    assert placed(16, 0, at_once=3) == ([{"CPU": 1.0}], 3)
-    assert placed(16, 2) == ([{"CPU": 1.0, "GPU": 1.0}], 2)
-    assert placed(16, 2, trial_gpus=0.25) == ([{"CPU": 1.0, "GPU": 0.25}], 8)
-    assert placed(4, 2, trial_gpus=0.25)[1] == 4
-    assert placed(16, 2, trial_gpus=0.0) == ([{"CPU": 1.0}], 16)
-    assert placed(5, 0, in_process=False) == ([{"CPU": 1.0}, {"CPU": 1.0}], 2)
+    assert place(2, 0) == ([{"CPU": 1.0}], 2)
+    assert place(16, 0, at_once=3) == ([{"CPU": 1.0}], 3)
+    assert place(16, 2) == ([{"CPU": 1.0, "GPU": 1.0}], 2)
+    assert place(16, 2, trial_gpus=0.25) == ([{"CPU": 1.0, "GPU": 0.25}], 8)
+    assert place(4, 2, trial_gpus=0.25)[1] == 4
+    assert place(16, 2, trial_gpus=0.0) == ([{"CPU": 1.0}], 16)
+    assert place(5, 0, in_process=False) == ([{"CPU": 1.0}, {"CPU": 1.0}], 2)
     openmm = {"in_process": False, "energy": {"engine": "openmm"}, "actors": {"flow_replicas": 2, "energy_actors": 4}}
     made = parse(SweepJob, asdict(job()) | openmm)
     bundles, at_once = placement(made, trials(made, Path("/o"))[0], Cluster(cpus=8, gpus=0, local=True))
     assert bundles == [{"CPU": 1.0}, *[{"CPU": 0.5}] * 6]
     assert at_once == 2
     with pytest.raises(ValueError, match="takes 1 CPUs and 2 GPUs"):
-        placed(4, 1, trial_gpus=2.0)
+        place(4, 1, trial_gpus=2.0)
 
 
-# --- who is stopped, and what is told -----------------------------------------------------------
+# --- outcomes, tables, page, early stopping -----------------------------------------------------
 
 
-def told(made: FinetuneJob, values: Sequence[float | None], **more: Any) -> list[dict[str, Any]]:
-    """Rounds as `finetune` tells them; None is a draw at another temperature."""
+def round_rows(made: FinetuneJob, values: Sequence[float | None], **more: Any) -> list[dict[str, Any]]:
+    """Rounds as `finetune` reports them; None is a draw at another temperature."""
     return [
         {
             "round": k,
@@ -194,10 +210,10 @@ def told(made: FinetuneJob, values: Sequence[float | None], **more: Any) -> list
     ]
 
 
-def leave(trial: Trial, values: Sequence[float | None], status: Any = None, message: str = "") -> Outcome:
+def write_trial(trial: Trial, values: Sequence[float | None], status: Any = None, message: str = "") -> Outcome:
     """Write into the folder of a trial as a real one does, and read it again."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    (trial.folder / "rounds.json").write_text(json.dumps(told(trial.job, values)))
+    (trial.folder / "rounds.json").write_text(json.dumps(round_rows(trial.job, values)))
     if status:
         mark(trial, status, message)
     return outcome(trial)
@@ -218,7 +234,7 @@ def found(home: Path) -> tuple[SweepJob, list[Outcome]]:
         ([0.1, 0.2],),
         ([], "failed", "RuntimeError: no memory"),
     ]
-    outcomes = [leave(t, *given) for t, given in zip(planned, values, strict=False)]
+    outcomes = [write_trial(t, *given) for t, given in zip(planned, values, strict=False)]
     return made, outcomes + [outcome(t) for t in planned[len(values) :]]
 
 
@@ -261,7 +277,7 @@ def test_tables_have_a_row_a_trial_and_a_row_a_round(home: Path, found: tuple[Sw
 
 def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple[SweepJob, list[Outcome]]) -> None:
     made, outcomes = found
-    line = command(outcomes[6].trial, made, home / "outputs" / "sweep" / "AA")
+    line = command(outcomes[6].trial, home / "outputs" / "sweep" / "AA")
     page = write_sweep_report(home, made, outcomes, line).read_text()
     assert "Best: self_improve (trial 6), ESS 70\u00a0% after 1\u202f000 energies." in page
     assert "flow as it was given, on its first draws: 10\u00a0%" in page
@@ -284,44 +300,25 @@ def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple
     assert "No trial has finished yet." in write_sweep_report(home, made, nothing, "").read_text()
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["sweep=short"],
-        ["sweep=samplers", "checkpoint=hub://a/b/c d.pth"],
-        ["sweep=settings", "+objective@objectives.mix=mixture", "only=[mix,anneal]", "weights=drop_top"],
-        ["sweep=published", "data_dir=some where", "smc=published_ula", "seed=3"],
-    ],
-)
-def test_the_command_makes_the_same_job(root: Path, home: Path, overrides: list[str]) -> None:
-    made = parse(SweepJob, composed(root, "sweep", "sequence=AA", *overrides))
-    planned = trials(made, home)
-    for trial in planned[:: len(planned) // 3]:
-        program, script, *arguments = shlex.split(command(trial, made, home))
-        assert [program, script] == ["python", "jobs/finetune.py"]
-        again = parse(FinetuneJob, composed(root, "finetune", *arguments))
-        assert home / again.data_dir == Path(trial.job.data_dir)
-        assert trial.job.checkpoint in (again.checkpoint, str(home / again.checkpoint))
-        assert again.objective.active == trial.job.objective.active
-        other = ("data_dir", "checkpoint", "objective.terms", "out", "in_process", "cluster", "actors", "checkpoint_s")
-        if trial.job.sampler == "snis":  # block_size alone matters
-            other += tuple(f"smc.{key}" for key in asdict(again.smc) if key != "block_size")
-        one, two = flat(trial.job), flat(again)
-        assert [key for key in one if one[key] != two[key] and not key.startswith(other)] == []
+@pytest.mark.parametrize("name", ["best of 3", "a,b=c(d)", "it's here"])
+def test_the_command_quotes_its_folder(home: Path, found: tuple[SweepJob, list[Outcome]], name: str) -> None:
+    *_, last = shlex.split(command(found[1][0].trial, home / name))
+    override = OverridesParser.create().parse_override(last)
+    assert (override.key_or_group, override.value()) == ("out", f"{name}/best")
 
 
-class Told:
+class TrialStub:
     """As much of a trial as schedulers ask for."""
 
     def __init__(self, name: str) -> None:
         self.trial_id = name
 
 
-def decisions(asha: Any, name: str, values: Sequence[float], share: int = 250) -> list[str]:
-    trial, made = Told(name), []
+def decisions(asha: Any, name: str, values: Sequence[float], energies_a_round: int = 250) -> list[str]:
+    trial, made = TrialStub(name), []
     asha.on_trial_add(None, trial)
     for k, value in enumerate(values):
-        made.append(asha.on_trial_result(None, trial, {"energies": (k + 1) * share, "ess": value}))
+        made.append(asha.on_trial_result(None, trial, {"energies": (k + 1) * energies_a_round, "ess": value}))
         if made[-1] == "STOP":
             break
     return made
@@ -333,14 +330,17 @@ def test_the_worse_are_stopped_at_equal_energies_and_a_later_driver_knows(
     made, outcomes = found
     fresh = scheduler(made, [replace(o, status="waiting") for o in outcomes])
     assert decisions(fresh, "a", [0.1, 0.01]) == ["CONTINUE", "CONTINUE"]  # nothing to compare with
-    assert decisions(fresh, "b", [0.9, 0.005]) == ["CONTINUE", "STOP"]  # the flow before learning is not judged
+    assert decisions(fresh, "b", [0.9, 0.005]) == [
+        "CONTINUE",
+        "STOP",
+    ]  # the flow before learning is not judged
     assert decisions(fresh, "c", [0.1, 0.3, 0.2]) == ["CONTINUE"] * 3
     assert decisions(fresh, "d", [math.nan, math.nan, math.nan]) == ["CONTINUE"] * 3
     knows = scheduler(made, outcomes)
     assert decisions(knows, "a", [0.1, 0.01]) == ["CONTINUE", "STOP"]
     assert decisions(knows, "b", [0.1, 0.3]) == ["CONTINUE", "CONTINUE"]
     w2 = scheduler(replace(made, metric="energy_w2"), outcomes)
-    trial = Told("w")
+    trial = TrialStub("w")
     w2.on_trial_add(None, trial)  # type: ignore[arg-type]
     assert w2.on_trial_result(None, trial, {"energies": 500, "energy_w2": 100.0}) == "STOP"  # type: ignore[arg-type]
 
@@ -351,7 +351,9 @@ TINY = {"budget": 128, "rounds": 1, "steps": 2, "batch": 8, "samples": 0, "seed"
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_sweep_ends_though_a_trial_diverges(home: Path, checkpoint: Path, data: Path) -> None:
+def test_a_sweep_ends_though_a_trial_diverges(
+    root: Path, home: Path, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = job(
         **TINY,
         checkpoint=str(checkpoint),
@@ -380,6 +382,7 @@ def test_a_sweep_ends_though_a_trial_diverges(home: Path, checkpoint: Path, data
     assert [point.value for point in histories[0]] == pytest.approx([record.ess for record in found[0].rounds])
 
     written = (found[0].trial.folder / "rounds.json").stat().st_mtime_ns
+    (found[0].trial.folder / "trial.yaml").unlink()  # as sweeps of earlier versions left it
     assert sweep(replace(made, resume=True)) == out  # nothing is left to do
     assert (found[0].trial.folder / "rounds.json").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="resume=never"):
@@ -389,44 +392,41 @@ def test_a_sweep_ends_though_a_trial_diverges(home: Path, checkpoint: Path, data
     with pytest.raises(ValueError, match="no sweep to go on with"):
         sweep(replace(made, resume=True, out="elsewhere"))
 
+    line = command(found[0].trial, out)
+    assert html.escape(line) in (out / "sweep.html").read_text()
+    program, script, *arguments = shlex.split(line)
+    assert [program, script] == ["python", "jobs/finetune.py"]
+    monkeypatch.syspath_prepend(str(root / "jobs"))
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "in_process=true"])
+    import_module("_main").run("finetune", "boltzray.finetuning.finetune", "FinetuneJob", "finetune")
+    one, two = (folder / "checkpoint" / "model.safetensors" for folder in (found[0].trial.folder, out / "best"))
+    assert one.read_bytes() == two.read_bytes()
+
 
 def _experiments(client: MlflowClient) -> list[str]:
     return [e.experiment_id for e in client.search_experiments()]
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(root: Path, tmp_path: Path, checkpoint: Path, data: Path) -> None:
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on(home: Path, checkpoint: Path, data: Path) -> None:
     """SIGKILL, then Ctrl-C, to the driver of twelve trials; what was done before is not done again."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    env = {**kept, "BOLTZRAY_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(root / "jobs" / "sweep.py"), "sequence=AA", f"checkpoint={checkpoint}", "out=s"]
-    line += [f"data_dir={data}", "sweep=short", "budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
-    folder = tmp_path / "s" / "trials"
+    line = ["sweep", "sequence=AA", f"checkpoint={checkpoint}", "out=s", f"data_dir={data}", "sweep=short"]
+    line += ["budget=400", "cluster.num_cpus=2", "scheduler=none", "batch=8"]
     finished: dict[Path, int] = {}
-    for enough, blow in ((3, signal.SIGKILL), (7, signal.SIGINT)):
-        process = subprocess.Popen(
-            line,
-            cwd=tmp_path,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 400
-        while len(list(folder.glob("*/state.json"))) < enough:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        finished |= {path: path.stat().st_mtime_ns for path in folder.glob("*/state.json")}
-        process.send_signal(blow)
-        process.wait(60)
-        assert process.returncode == (-signal.SIGKILL if blow == signal.SIGKILL else 130)
-    done = subprocess.run([*line, "resume=true"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    for enough, signal_sent in ((3, signal.SIGKILL), (7, signal.SIGINT)):
+
+        def states() -> list[Path]:
+            return list((home / "s" / "trials").glob("*/state.json"))
+
+        stop_job(home, signal_sent, lambda n=enough: len(states()) >= n, *line)
+        finished |= {path: path.stat().st_mtime_ns for path in states()}
+    done = run_job(home, *line, "resume=true", timeout_s=500)
     assert done.returncode == 0, done.stderr
     assert "12 done" in done.stdout
     assert "ended earlier" in done.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     runs = client.search_runs(_experiments(client))
     assert len(runs) == 13  # none was begun twice
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -1,18 +1,17 @@
 """A training run of two workers: what it computes, and that no death changes it."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from job_processes import run_job, stop_job
 from safetensors.torch import load_file
 
 from boltzray import models
@@ -50,24 +49,26 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def home_of_runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BOLTZRAY_HOME", str(home))
-    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield home
-    patch.undo()
-
-
 def job(folder: Path, out: str) -> TrainJob:
     return parse(TrainJob, {**SETTINGS, "data": {**SETTINGS["data"], "path": str(folder)}, "out": out})
 
 
+def test_a_folder_without_data_is_named_before_a_cluster_is_started(
+    data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where there is none
+    for settings, message in (
+        ({"path": "empty"}, rf"no \.tar in {home / 'empty'}"),
+        ({"path": str(data), "sequences": ["WW"]}, "names WW, which has no PDB"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(parse(TrainJob, {"data": settings}))
+
+
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path, home_of_runs: Path) -> Path:
+def undisturbed(folder: Path, module_home: Path, ray_cluster: None) -> Path:
     train(job(folder, "undisturbed"))
-    return home_of_runs / "undisturbed"
+    return module_home / "undisturbed"
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -92,12 +93,12 @@ def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbe
     flow = Flow(settings.model, data.scale_nm)
     learner = Learner(flow, settings.train, device=torch.device("cpu"))
     collator = Collator(flow, {p.sequence: p for p in data.peptides})
-    order, start = batch_plan(settings), StreamState()
+    plan, start = batch_plan(settings), StreamState()
     expected = []
-    for batch in islice(batches(BatchServer(data, order, 1, start, []), 0, 0, order, start), COMPARED):
-        parts = [collator.batch(part) for part in batch.parts]
-        assert sum(len(x) for x, _ in parts) == 30
-        expected.append(float(learner.train_step(parts)["loss"]))
+    for batch in islice(batches(BatchServer(data, plan, 1, start, []), 0, 0, plan, start), COMPARED):
+        microbatches = [collator.batch(microbatch) for microbatch in batch.microbatches]
+        assert sum(len(x) for x, _ in microbatches) == 30
+        expected.append(float(learner.train_step(microbatches)["loss"]))
     found = losses(undisturbed)
     for step in range(2 * EVERY, COMPARED + 1, EVERY):
         assert found[step] == pytest.approx(sum(expected[step - EVERY : step]) / EVERY, abs=1e-5)
@@ -130,47 +131,63 @@ def test_a_folder_with_a_run_can_be_refused(folder: Path, undisturbed: Path) -> 
         train(parse(TrainJob, {**settings, "resume": "never"}))
 
 
-def wait_for(path: Path, process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 240
-    while not path.exists() and time.monotonic() < deadline and (process is None or process.poll() is None):
-        time.sleep(0.02)
+def arguments(folder: Path, out: str) -> list[str]:
+    """The job on the command line."""
+    words = [f"data.path={folder}", f"out={out}", "cluster.num_cpus=4", "data.sequences=[GP,FS]", "model=prose"]
+    for group, values in SETTINGS.items():
+        pairs = values.items() if isinstance(values, dict) else [("", values)]
+        words += [f"{group}.{k}={v}".replace(".=", "=") for k, v in pairs if k != "sequences"]
+    return words
+
+
+def test_ctrl_c_changes_nothing(
+    folder: Path, undisturbed: Path, module_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command is stopped; with the same settings it goes on, here on another cluster."""
+    out = module_home / "stopped"
+    first = out / "checkpoint" / "flow.json"
+    assert "goes on from here" in stop_job(
+        module_home, signal.SIGINT, first.exists, "train", *arguments(folder, "stopped")
+    )
+    capsys.readouterr()
+    train(job(folder, "stopped"))
+    assert "already trained" not in capsys.readouterr().out, "Ctrl-C came after the end"
+    assert_same_run(out, undisturbed)
+
+
+def test_a_trained_flow_is_not_trained_again(
+    folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(job(folder, "undisturbed"))
+    assert "already trained" in capsys.readouterr().out
+    changed = replace(job(folder, "undisturbed"), train=replace(job(folder, "undisturbed").train, lr=0.5))
+    with pytest.raises(ValueError, match=r"train\.lr"):
+        train(changed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_killed_driver_changes_nothing(root: Path, folder: Path, undisturbed: Path, home_of_runs: Path) -> None:
-    out = home_of_runs / "driver"
-    overrides = [f"data.path={folder}", "out=driver", "resume=auto", "cluster.num_cpus=4", "data.sequences=[GP,FS]"]
-    for group, values in SETTINGS.items():
-        pairs = values.items() if isinstance(values, dict) else [("", values)]
-        overrides += [f"{group}.{k}={v}".replace(".=", "=") for k, v in pairs if k != "sequences"]
-    command = [sys.executable, str(root / "jobs" / "train.py"), *overrides, "model=prose"]
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    environment = {**kept, "BOLTZRAY_HOME": str(home_of_runs), "PYTHONUNBUFFERED": "1"}
-    log = home_of_runs / "driver.log"
-    with log.open("w") as file:
-        first = subprocess.Popen(
-            command, cwd=home_of_runs, env=environment, stdout=file, stderr=subprocess.STDOUT, text=True
-        )
-        wait_for(out / "checkpoint" / "flow.json", first)
-        first.kill()
-        first.wait()
-    assert first.returncode == -signal.SIGKILL, log.read_text()
-    with log.open("w") as file:
-        second = subprocess.run(command, cwd=home_of_runs, env=environment, stdout=file, stderr=file, timeout=1200)
-    assert second.returncode == 0, log.read_text()
-    assert "already trained" not in log.read_text(), "the kill came after the end"
+def test_a_killed_driver_changes_nothing(folder: Path, undisturbed: Path, module_home: Path) -> None:
+    out = module_home / "driver"
+    stop_job(
+        module_home, signal.SIGKILL, (out / "checkpoint" / "flow.json").exists, "train", *arguments(folder, "driver")
+    )
+    done = run_job(module_home, "train", *arguments(folder, "driver"), timeout_s=1200)
+    assert done.returncode == 0, done.stderr
+    assert "already trained" not in done.stdout, "the kill came after the end"
     assert_same_run(out, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_killed_worker_changes_nothing(folder: Path, undisturbed: Path, home_of_runs: Path) -> None:
-    out = home_of_runs / "worker"
+def test_a_killed_worker_changes_nothing(folder: Path, undisturbed: Path, module_home: Path) -> None:
+    out = module_home / "worker"
     killed: list[int] = []
 
     def kill() -> None:
-        wait_for(out / "checkpoint" / "flow.json")
+        deadline = time.monotonic() + 240
+        while not (out / "checkpoint" / "flow.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
         for process in psutil.Process().children(recursive=True):
             if any("RayTrainWorker" in part for part in process.cmdline()):
                 process.send_signal(signal.SIGKILL)

@@ -1,12 +1,12 @@
 """Training on a simulated cluster of two nodes: one is lost, or announced to go and then lost; nothing changes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from job_processes import environment
 from safetensors.torch import load_file
 
 from boltzray.runtime.tracking import Tracker
@@ -14,15 +14,14 @@ from boltzray.runtime.tracking import Tracker
 TIMEOUT_S = 900
 
 
-def trained(root: Path, home: Path, data: Path, mode: str) -> tuple[str, dict[int, float], dict[str, torch.Tensor]]:
-    """What the script said; every loss that was reported; the weights."""
-    script = root / "tests" / "distributed" / "training_on_two_nodes.py"
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+def trained(home: Path, data: Path, mode: str) -> tuple[str, dict[int, float], dict[str, torch.Tensor]]:
+    """The script's output; every loss that was reported; the weights."""
+    script = Path(__file__).with_name("training_on_two_nodes.py")
     out = home / mode
     done = subprocess.run(
         [sys.executable, str(script), str(data), str(out), mode],
         cwd=home,
-        env={**kept, "BOLTZRAY_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -34,20 +33,16 @@ def trained(root: Path, home: Path, data: Path, mode: str) -> tuple[str, dict[in
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(root: Path, home: Path, data: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
-    return trained(root, home, data, "undisturbed")[1:]
+def undisturbed(module_home: Path, data: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
+    return trained(module_home, data, "undisturbed")[1:]
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(3 * TIMEOUT_S)
 @pytest.mark.parametrize("mode", ["removed", "announced"])
-def test_a_node_that_goes_changes_nothing(root: Path, home: Path, data: Path, undisturbed: object, mode: str) -> None:
-    said, losses, weights = trained(root, home, data, mode)
+def test_a_node_that_goes_changes_nothing(module_home: Path, data: Path, undisturbed: object, mode: str) -> None:
+    said, losses, weights = trained(module_home, data, mode)
     print(said)
     assert "node removed at step" in said
     assert int(said.split("node removed at step ")[1].split()[0]) < 400, "the node went after the end"

@@ -98,22 +98,22 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Pe
         one.check()
 
 
-def test_parts_add_up_to_the_batch(peptides: dict[str, Peptide]) -> None:
-    """The same loss, gradient and weights, whether a batch is taken at once or in parts of different lengths."""
+def test_microbatches_add_up_to_the_batch(peptides: dict[str, Peptide]) -> None:
+    """The same loss, gradient and weights, whether a batch is taken at once or in microbatches of different lengths."""
     names = ["GP", "GP", "YT", "GP", "YT"]
     batch = frames(peptides, names)
     one, two = learner(), learner()
     collator = Collator(one.flow, peptides)
     for _ in range(3):
         whole = one.step(*collator(names, batch))
-        parts = two.train_step([collator(names[:2], batch[:2]), collator(names[2:], batch[2:])])
+        accumulated = two.train_step([collator(names[:2], batch[:2]), collator(names[2:], batch[2:])])
         for name, value in whole.items():
-            assert float(parts[name]) == pytest.approx(float(value), rel=1e-5)
+            assert float(accumulated[name]) == pytest.approx(float(value), rel=1e-5)
     for a, b in zip(one.flow.parameters(), two.flow.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_batches_are_made_ahead_and_errors_arrive() -> None:
+def test_items_are_prefetched_and_errors_arrive() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:

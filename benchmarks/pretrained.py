@@ -1,7 +1,7 @@
-"""What the flows in the box are worth, without training and without a cluster: the tables of their cards.
+"""Judge the shipped flows, without training and without a cluster: the tables of their cards.
 
     python jobs/simulate.py split=test sequences=[AA,CE,CL,DG,DI] out=outputs/test time_ns=0.1
-    OMP_NUM_THREADS=2 python benchmarks/box.py boltzray://dipeptides-small AA CE CL DG DI --data outputs/test
+    OMP_NUM_THREADS=2 python benchmarks/pretrained.py boltzray://dipeptides-small AA CE CL DG DI --data outputs/test
 
 Each peptide is drawn, weighted, and compared with its reference MD below `--data`. ESS counts all weights, under both
 laws of the centre of mass. Energies in kT. Prints Markdown.
@@ -36,8 +36,8 @@ def row(flow: models.Flow, sequence: str, data: Path, samples: int, seed: int) -
     found = energy.evaluate(positions, gradient=False)
     seconds = time.perf_counter() - began
     results = [
-        snis(None, log_q, torch.where(found.ok, com_log_density(x, law)[0] - found.energy, -torch.inf))
-        for law in ("gaussian", "radial")
+        snis(None, log_q, torch.where(found.ok, com_log_density(x, mode)[0] - found.energy, -torch.inf))
+        for mode in ("gaussian", "radial")
     ]
     reference, tica = load_reference(path)
     assert tica is not None

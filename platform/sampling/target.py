@@ -1,0 +1,61 @@
+"""The density that is sampled: a peptide in a force field, at a temperature."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from boltzray import models
+from boltzray.models.conditioning import Precision
+from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.references import PUBLISHED_K
+from boltzray.samplers.com import CenterOfMass, com_log_density
+
+from .energy_actors import Molecule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The density to sample: a peptide at a temperature, the distribution of its centre of mass; and how to propose.
+
+    The flow is sampled at the same temperature: its latents, and the centre of mass, get `ratio` times the variance
+    that they had when it was trained at `trained_at_k`. It is sent to actors, so the peptide is PDB text.
+    """
+
+    pdb: str
+    temperature_k: float
+    com: CenterOfMass = "gaussian"
+    trained_at_k: float = PUBLISHED_K
+    draw_precision: Precision = "float32"
+    forcefield: str = DEFAULT_FORCEFIELD
+
+    @property
+    def temperature_ratio(self) -> float:
+        """Temperature over that of the training."""
+        return self.temperature_k / self.trained_at_k
+
+    @property
+    def molecule(self) -> Molecule:
+        """The part of it that has an energy."""
+        return Molecule(self.pdb, self.temperature_k, self.forcefield)
+
+    def log_density(self, x: Tensor, energy: EnergyBatch, scale_nm: float) -> tuple[Tensor, Tensor | None, Tensor]:
+        """log π̃, its gradient and ok, in normalised coordinates, from energies at scale_nm · x.
+
+        Shape: x (B, N, 3) → (B,), (B, N, 3) or None, (B,) bool.
+        """
+        com, com_gradient = com_log_density(x, self.com, self.temperature_ratio)
+        log_p = com - torch.from_numpy(energy.energy)
+        gradient = None
+        if energy.gradient is not None:
+            gradient = com_gradient - scale_nm * torch.from_numpy(energy.gradient)
+        return log_p, gradient, torch.from_numpy(energy.ok)
+
+
+def trained_at_k(checkpoint: Path) -> float:
+    """Temperature of the data that a flow was trained on; public weights do not record theirs."""
+    if not checkpoint.is_dir():
+        return PUBLISHED_K
+    return float(models.checkpoint.describe(checkpoint)["provenance"].get("temperature_k", PUBLISHED_K))

@@ -1,0 +1,60 @@
+"""Jobs in processes of their own, as a user starts, stops and kills them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RunHere = Callable[..., subprocess.CompletedProcess[str]]  # the fixture run_here of tests/jobs
+JOBS = Path(__file__).parent.parent / "jobs"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """For a process with a results' home and a Ray of its own."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    return {**kept, "BOLTZRAY_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run_job(home: Path, job: str, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+    """Run `jobs/JOB.py` to its end, however that is."""
+    return subprocess.run(
+        [sys.executable, str(JOBS / f"{job}.py"), *arguments],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def stop_job(home: Path, by: signal.Signals, when: Callable[[], bool], job: str, *arguments: str) -> str:
+    """Start `jobs/JOB.py`, send it the signal `by` as soon as `when()` is true; returns its output.
+
+    Raises: AssertionError if it ends before, or in another way than by this signal.
+    """
+    log = home / f"{by.name}.log"  # no pipe: what a killed job has started would keep it open
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(JOBS / f"{job}.py"), *arguments],
+            cwd=home,
+            env=environment(home),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background shells ignore it
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not when():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+            process.send_signal(by)
+            process.wait(120)
+        finally:
+            process.kill()
+    assert process.returncode == (130 if by == signal.SIGINT else -by), log.read_text()
+    return log.read_text()
