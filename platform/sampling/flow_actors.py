@@ -96,9 +96,7 @@ class FlowServer(BlockServer):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
         self.target, self.energies = target, energies()
-        self.proposal_ratio = (
-            target.temperature_ratio
-        )  # of q; finetuning may draw hotter than the target that it weights to
+        self.proposal_ratio = target.temperature_ratio  # finetuning may propose hotter than its target
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
         # Energies are made ready by the first call for them: now, before two calls at once would do it.
