@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from boltzray import models
-from boltzray.models.flow import Flow
 from boltzray.molecules.peptide import Peptide
 
 from ..evaluation.evaluate import evaluate_folder, print_verdict
@@ -39,7 +38,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
     """
-    checkpoint, flow, peptide = flow_and_peptide(job)
+    checkpoint, peptide = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
@@ -50,11 +49,10 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
                 on_round(record.to_json())
         return out
     with folder.track(parent) as tracker:
-        run = FinetuneRun(job, out, checkpoint, flow, peptide, tracker, on_round)
-        del flow
+        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), peptide, tracker, on_round)
         run.prepare()
         with start_executor(job, run.weights, run.target) as executor:
-            drawn = run.run(executor)
+            drawn = run.run_rounds(executor)
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
     shutil.rmtree(out / "run")
@@ -75,14 +73,14 @@ def finetune_and_report(job: FinetuneJob) -> Path:
     return out
 
 
-def flow_and_peptide(job: FinetuneJob) -> tuple[Path, Flow, Peptide]:
-    """The flow to finetune, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
+def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, Peptide]:
+    """The flow to finetune, not loaded, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    flow = models.load(checkpoint)
+    flow = models.checkpoint.outline(checkpoint)
     peptide = job.source.load()
     flow.tables([peptide])
     _check_length(checkpoint, peptide)
-    return checkpoint, flow, peptide
+    return checkpoint, peptide
 
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:

@@ -10,7 +10,7 @@ this process or in actors. The driver's own copy of the flow has the weights tha
     │    or particles of SMC, by ─────► blocks moved toward π^p q^(1−p) ─► run/round-k/smc-*/
     │    their scalars
     │  _record: ESS, k̂, energy W₂ ◄──── log q, log π̃, energies             rounds.json, best/ where the ESS rose
-    │  _learn: RoundSpec, RoundData ──► the first one: Finetuner           run/round-k/teacher.npy
+    │  _learn: RoundSpec, RoundData ──► first server: steps of Finetuner   run/round-k/teacher.npy
     │          state after steps ◄───── StepReport each checkpoint_s ────► run/learner.pt
     │  _save_weights: round k + 1                                          run/weights/, with round.json
     └─ reload ────────────────────────► weights and target of k + 1        run/round-k is deleted
@@ -100,7 +100,7 @@ class FinetuneRun:
         power = self.job.objective.power if index < self.plan.rounds else 1.0
         save_round(self.weights, self.flow, RoundTarget(draw_k=draw_k, target_k=target_k, power=power))
 
-    def run(self, executor: Executor) -> Proposals:
+    def run_rounds(self, executor: Executor) -> Proposals:
         """Run all rounds that are left; returns the final draw."""
         n = self.plan.rounds
         for record in self.progress.records[: self.progress.index]:

@@ -14,7 +14,7 @@ from boltzray import models
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.references import find_reference
 
-from ..finetuning.finetune import flow_and_peptide
+from ..finetuning.finetune import checkpoint_and_peptide
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
 from ..runtime.progress import progress, say
@@ -83,7 +83,7 @@ def sweep(job: SweepJob) -> Path:
 
 def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
-    checkpoint, _, peptide = flow_and_peptide(job)
+    checkpoint, peptide = checkpoint_and_peptide(job)
     fingerprint = models.checkpoint.fingerprint(checkpoint)
     known = peptide.encodings and job.temperature_k == PUBLISHED_K
     if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
