@@ -24,7 +24,7 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
 
     The module is named, not imported: `--help` and a misspelt key need not wait for torch, Ray and OpenMM.
     """
-    sys.path.insert(0, str(ROOT))  # works without an installation, too
+    _use_this_checkout()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
     composed: list[DictConfig] = []
     try:
@@ -41,6 +41,16 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _use_this_checkout() -> None:
+    """Import boltzray from beside this file, installed or not, here and in the workers of a local Ray cluster.
+
+    Ray's workers do not get `sys.path` of a driver: they would import another checkout that is installed, or nothing.
+    """
+    sys.path.insert(0, str(ROOT))
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(ROOT))]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
 
 
 def _arguments(given: Sequence[str]) -> tuple[bool, list[str]]:

@@ -18,10 +18,12 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "BOLTZRAY_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
-def run_job(home: Path, job: str, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+def run_job(
+    home: Path, job: str, *arguments: str, timeout_s: float = 300.0, jobs: Path = JOBS
+) -> subprocess.CompletedProcess[str]:
     """Run `jobs/JOB.py` to its end, however that is."""
     return subprocess.run(
-        [sys.executable, str(JOBS / f"{job}.py"), *arguments],
+        [sys.executable, str(jobs / f"{job}.py"), *arguments],
         cwd=home,
         env=environment(home),
         capture_output=True,

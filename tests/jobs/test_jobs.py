@@ -1,6 +1,7 @@
 """The jobs as a user meets them: errors of one line, help, Ctrl-C, and going on afterwards."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -92,6 +93,23 @@ def test_help_lists_keys_and_groups(run_here: RunHere) -> None:
     assert "now mala: SMC with Metropolis" in chosen
     assert re.search(r"step_size: 0.0001 +# the first", chosen)
     assert "steps: 10000" in run_here("train", "--cfg", "job").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_import_the_checkout_of_the_job(
+    root: Path, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of two checkouts the one whose job was started, from any folder, whichever is installed."""
+    other = tmp_path_factory.mktemp("other")
+    for folder in ("jobs", "conf", "platform", "models", "molecules", "samplers"):
+        shutil.copytree(root / folder, other / folder)
+    shutil.copy(root / "boltzray.py", other)
+    with (other / "platform" / "data" / "md_batches.py").open("a") as file:
+        file.write(f"\nopen({str(home / 'imported')!r}, 'a').write(f'{{__import__(\"os\").getpid()}}\\n')\n")
+    done = run_job(home, "simulate", "sequences=[GP]", *MD, jobs=other / "jobs")
+    assert done.returncode == 0, done.stderr
+    assert len(set((home / "imported").read_text().split())) >= 2  # the driver, and a worker
 
 
 @pytest.mark.slow
