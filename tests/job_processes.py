@@ -13,9 +13,10 @@ JOBS = Path(__file__).parent.parent / "jobs"
 
 
 def environment(home: Path) -> dict[str, str]:
-    """For a process with a results' home and a Ray of its own."""
+    """For a process with a results' home and a Ray of its own, whose workers import the code that is tested."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    return {**kept, "BOLTZRAY_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    own = {"BOLTZRAY_HOME": str(home), "PYTHONPATH": str(JOBS.parent)}
+    return kept | own | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run_job(
