@@ -75,6 +75,21 @@ def module_home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flow, away from the identity."""
+    import torch
+
+    from boltzray import models
+
+    torch.manual_seed(0)
+    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1), scale_nm=0.17)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", {"step": 1})
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of four logical CPUs for the whole session, which reports metrics every second."""
     import ray

@@ -1,5 +1,6 @@
 """Jobs in the process of the tests: what they print and how they exit, without the seconds that imports take."""
 
+import logging
 import runpy
 import subprocess
 import sys
@@ -21,10 +22,17 @@ def run_here(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         capsys.readouterr()
         code = 0
+        loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+        disabled = [logger.disabled for logger in loggers]
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            for logger, before in zip(
+                loggers, disabled, strict=True
+            ):  # Hydra disables all that there are, MLflow's too
+                logger.disabled = before
         return subprocess.CompletedProcess(sys.argv, code, *capsys.readouterr())
 
     return run

@@ -150,13 +150,13 @@ def test_arrays_in_and_out_as_openmm_has_them(peptide: Peptide, energy: BatchedE
         energy.evaluate_arrays(x[0, :22])
 
 
-def test_without_a_compiler_it_stays_eager_and_says_why(peptide: Peptide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_stays_eager_and_says_why(peptide: Peptide) -> None:
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/g++",))
     energy, x = BatchedEnergy(peptide), tensor(FRAMES[:2])
     expected = energy(x)
-    reason = energy.try_compile(x)
+    with torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/g++",)}):
+        reason = energy.try_compile(x)
     assert reason is not None
     assert reason.startswith("No working C++ compiler found")
     assert not energy.compiled
