@@ -27,6 +27,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the worker with the tests of Ray, which takes longest, go first on the cores."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and not os.nice(0) and "@ray" not in item.nodeid:
+        os.nice(10)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse to run where groups are lost without a word, as with a pytest that pytest-xdist does not know."""
     if os.environ.get("PYTEST_XDIST_WORKER") and session.config.getoption("loadgroup", False):
