@@ -33,7 +33,8 @@ import ray  # noqa: E402
 import ray.data  # noqa: E402
 
 from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data  # noqa: E402
-from boltzray.data.collate import Collator, prefetch  # noqa: E402
+from boltzray.data.collate import Collator  # noqa: E402
+from boltzray.data.prefetch import prefetch  # noqa: E402
 from boltzray.data.stream import BatchServer, batches  # noqa: E402
 from boltzray.data.windows import BatchPlan, StreamState  # noqa: E402
 from boltzray.models import Flow, FlowConfig  # noqa: E402

@@ -193,22 +193,24 @@ Loss = Callable[[Model, TermBatch, ObjectiveConfig], tuple[Tensor, Tensor | None
 class Objective(NamedTuple):
     """A loss, which returns log q (B,) with gradients as well if it computed it, and the batches that it takes.
 
-    `reads`: proposals `resampled` by weight, `weighted` ones, or as `drawn`; `fresh` samples of the flow at each step;
-    or `data`. `power`: p of the density π^p q^(1−p) that weights are of.
+    `reads`: rows of the buffer (proposals, or with SMC its particles) `resampled` by weight, `weighted`, or as `drawn`;
+    `fresh` samples of the flow at each step; or `data`. `power`: p of the density π^p q^(1−p) that weights are of.
+    `keys`: of `ObjectiveConfig`, those that nothing but this objective uses.
     """
 
     loss: Loss
     reads: Reads
     power: float = 1.0
+    keys: tuple[str, ...] = ()
 
 
 OBJECTIVES: dict[str, Objective] = {
     "self_improve": Objective(likelihood, "resampled"),
     "forward_kl": Objective(likelihood, "weighted"),
-    "reverse_kl": Objective(reverse_kl, "fresh"),
-    "log_variance": Objective(log_variance, "drawn"),
+    "reverse_kl": Objective(reverse_kl, "fresh", keys=("tail",)),
+    "log_variance": Objective(log_variance, "drawn", keys=("tail",)),
     "alpha2": Objective(alpha2, "weighted", power=2.0),
-    "anneal": Objective(likelihood, "weighted"),
+    "anneal": Objective(likelihood, "weighted", keys=("hottest_k",)),
     "real_data": Objective(likelihood, "data"),
 }
 

@@ -1,9 +1,7 @@
 """Frames → padded tensors, and a thread that prepares items before they are needed."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +14,6 @@ from boltzray.models.tables import PeptideTables
 from .bucketing import Microbatch
 
 T = TypeVar("T")
-PREFETCHED = 2  # items that wait
 
 
 class Collator:
@@ -60,48 +57,3 @@ def _map_tensors(tables: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return _map_tensors(value, change) if is_dataclass(value) else value
 
     return replace(tables, **{f.name: mapped(getattr(tables, f.name)) for f in fields(tables)})
-
-
-def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """Make the same items in a thread of their own, a few before they are asked for.
-
-    The thread ends with the iterator, when that is closed or dropped. Raises: what `items` raises.
-    """
-    queue: Queue[tuple[bool, Any]] = Queue(PREFETCHED)
-    closed = threading.Event()
-
-    def give(item: tuple[bool, Any]) -> bool:
-        while not closed.is_set():
-            try:
-                queue.put(item, timeout=0.5)
-                return True
-            except Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not give((True, item)):
-                    return
-            give((False, None))
-        except BaseException as error:
-            give((False, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = queue.get()
-            if not more:
-                if item is not None:
-                    raise item
-                return
-            yield item
-    finally:
-        closed.set()
-        try:
-            while True:
-                queue.get_nowait()
-        except Empty:
-            pass

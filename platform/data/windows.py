@@ -21,7 +21,7 @@ from boltzray.molecules.columns import read_frames
 from boltzray.molecules.tars import Problem, ShardContent
 
 from .catalogue import Catalogue, missing_frames
-from .collate import prefetch
+from .prefetch import prefetch
 
 READERS = 4  # windows that are read at once
 EXECUTION_BYTES = 4 * 10**9  # of windows per execution of Ray Data

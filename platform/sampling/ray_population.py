@@ -100,7 +100,10 @@ class RayPopulation:
     @classmethod
     def start(cls, servers: Sequence[Any], x: Iterator[Any], n: int, block_size: int, seed: int) -> "RayPopulation":
         """Evaluate the first `n` of proposals given by references to their blocks."""
-        calls = [partial(_two, "start", (part, min(block_size, n - i * block_size))) for i, part in enumerate(x)]
+        calls = [
+            partial(_block_and_scalars, "start", (part, min(block_size, n - i * block_size)))
+            for i, part in enumerate(x)
+        ]
         population = cls(servers, [], np.empty(0), np.empty(0), block_size, seed)
         population._take(run_on(servers, calls))
         return population
@@ -117,7 +120,7 @@ class RayPopulation:
         calls = []
         for i in range(len(self.blocks)):
             origin, sources = self._origin(i)
-            calls.append(partial(_two, "move", (order, self.seed, i, origin, *sources)))
+            calls.append(partial(_block_and_scalars, "move", (order, self.seed, i, origin, *sources)))
         results = run_on(self.servers, calls)
         self._ancestors = None
         self._take(results)
@@ -160,5 +163,5 @@ class RayPopulation:
         return cls(servers, blocks, np.concatenate(log_q), np.concatenate(log_p), block_size, seed)
 
 
-def _two(method: str, arguments: tuple[Any, ...], actor: Any) -> list[Any]:
+def _block_and_scalars(method: str, arguments: tuple[Any, ...], actor: Any) -> list[Any]:
     return list(getattr(actor, method).options(num_returns=2).remote(*arguments))

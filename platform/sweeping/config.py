@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from boltzray.models.losses import ObjectiveConfig
+from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
 
 from ..finetuning.config import FinetuneJob
 from ..runtime.config import data_folder, parse, results_home
@@ -21,8 +21,6 @@ FIXED = (
     *("sequence", "pdb", "checkpoint", "out", "budget", "temperature_k", "com", "data_dir", "in_process"),
     *("objective.terms", "objective.real_data", "cluster", "actors"),
 )
-# Keys of settings that mean something to some trials only; elsewhere they would make two names of one trial.
-MEANT_FOR = {"objective.hottest_k": ("anneal",), "objective.tail": ("reverse_kl", "log_variance")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +118,12 @@ def trials(job: SweepJob, out: Path) -> list[Trial]:
 
 
 def _matters(key: str, job: SweepJob, objective: ObjectiveConfig, settings: Settings) -> bool:
-    """Return True if a setting makes a difference to trials of this objective."""
+    """Return True if a setting makes a difference to trials of this objective; others would be one trial twice."""
     if key.startswith("smc"):
         return settings.get("sampler", job.sampler) == "smc"
-    return key not in MEANT_FOR or any(term in objective.active for term in MEANT_FOR[key])
+    name = key.removeprefix("objective.")
+    users = [term for term, known in OBJECTIVES.items() if name in known.keys]
+    return not users or any(term in objective.active for term in users)
 
 
 def _job(job: SweepJob, objective: str, settings: Settings, out: Path) -> FinetuneJob:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -18,20 +17,20 @@ from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
 
-from ..data.catalogue import BAD_DATA, Catalogue, DataConfig, inspect_data, list_folder
+from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import check_or_record_settings, deciding
-from ..runtime.telemetry import count
 from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import export, latest_step
 from .process_group import ProcessGroupConfig
+from .recorder import Recorder
 from .train_step import TrainConfig
 from .validation import ValidationConfig, Validator
-from .worker import FATAL, PROBLEMS, WorkerTask, train_worker
+from .worker import FATAL, WorkerTask, train_worker
 
 POLL_S = 2.0  # of the progress, and of the validation
 
@@ -193,34 +192,6 @@ def batch_plan(job: TrainJob) -> BatchPlan:
         constant=job.data.constant,
         accumulate=job.train.accumulate,
     )
-
-
-class Recorder(UserCallback):
-    """Callback in Ray Train's controller: metrics to MLflow, each checkpoint to where users look for it.
-
-    Without a validation, the best flow is the one of lowest loss.
-    """
-
-    def __init__(self, tracker: Tracker, out: Path, score_by_loss: bool) -> None:
-        self.tracker, self.out, self.score_by_loss = tracker, out, score_by_loss
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        if problems := metrics[0].get(PROBLEMS):
-            with (self.out / BAD_DATA).open("a") as file:
-                file.writelines(f"{line}\n" for line in problems)
-        if FATAL in metrics[0]:
-            (self.out / FATAL).write_text(metrics[0][FATAL])
-            return
-        with warn_on_error("recording metrics"):
-            self.tracker.log(metrics[0], step=int(metrics[0]["step"]))
-        if checkpoint is not None:
-            export(checkpoint, self.out, metrics[0]["loss"] if self.score_by_loss else None)
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        rank, error = next(iter(worker_exceptions.items()))
-        count("boltzray_failures", len(worker_exceptions), "train worker")
-        with warn_on_error("recording a failure"):
-            self.tracker.tag({f"failure_{int(time.time())}": f"worker {rank}: {error!r}"})
 
 
 def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, poll: Callable[[], None]) -> Any:

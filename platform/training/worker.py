@@ -18,7 +18,8 @@ from boltzray.models.flow import Flow
 from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
-from ..data.collate import Collator, prefetch
+from ..data.collate import Collator
+from ..data.prefetch import prefetch
 from ..data.stream import BatchServer, StepMicrobatches, batches
 from ..data.windows import BatchPlan
 from ..runtime.cluster import usable_cpus

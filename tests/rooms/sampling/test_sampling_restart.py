@@ -166,7 +166,6 @@ def final(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-@pytest.mark.slow  # test_submitted kills the driver too, with all of its cluster
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_goes_on(home: Path, checkpoint: Path) -> None:
     """SIGKILL to a real `python jobs/sample.py` in the middle of SMC; the same command ends with the same bits."""

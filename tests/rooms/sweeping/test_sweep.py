@@ -151,7 +151,7 @@ def test_presets_make_trials_that_can_be_run_again(root: Path, home: Path, prese
     planned = trials(made, home)
     assert len(planned) >= (12 if preset != "short" else 10)
     assert any(t.settings for t in planned)
-    assert {t.objective for t in planned} == set(made.only or SIX)
+    assert {t.objective for t in planned} == set(made.only or made.objectives)
     for trial in planned:
         write_configuration(trial)
         values = OmegaConf.to_container(OmegaConf.load(trial.folder / "trial.yaml"), resolve=True)

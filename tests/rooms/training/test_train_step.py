@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from boltzray.data.collate import Collator, prefetch
+from boltzray.data.collate import Collator
+from boltzray.data.prefetch import prefetch
 from boltzray.models import Flow, FlowConfig
 from boltzray.molecules import Peptide
 from boltzray.training.train_step import Learner, TrainConfig
