@@ -116,7 +116,7 @@ def actors(running: Head) -> set[str]:
     return {name for name in found if name.startswith(("ray::FlowServer", "ray::RayTrainWorker", "ray::BatchServer"))}
 
 
-@pytest.mark.slow  # a minute and a half: two heads and three jobs; test_a_killed_driver_goes_on is in the fast tests
+@pytest.mark.slow  # a minute and a half: two heads and three jobs
 @pytest.mark.ray
 def test_a_job_submitted_again_after_its_head_was_killed_goes_on(root: Path, home: Path, checkpoint: Path) -> None:
     def sampling(out: str) -> list[str]:

@@ -166,6 +166,7 @@ def final(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.mark.slow  # three jobs; the other tests here go on from each checkpoint without a new process
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_goes_on(home: Path, checkpoint: Path) -> None:
     """SIGKILL to a real `python jobs/sample.py` in the middle of SMC; the same command ends with the same bits."""
