@@ -41,10 +41,7 @@ def test_snis(name: str, problems: dict[str, Any], check: Callable[..., None]) -
     compare(check, runs, {**problem.exact_moments(), "Z ratio": 1.0})
 
 
-STATISTICAL = pytest.mark.slow  # linear paths are in the fast tests further down, and in test_smc.py
-
-
-@pytest.mark.parametrize("schedule", ["adaptive", pytest.param("linear", marks=STATISTICAL)])
+@pytest.mark.parametrize("schedule", ["adaptive", "linear"])
 @pytest.mark.parametrize("kernel", ["mala", "hmc", "ula"])
 @pytest.mark.parametrize("name", CASES)
 def test_smc(name: str, kernel: Any, schedule: Any, problems: dict[str, Any], check: Callable[..., None]) -> None:
