@@ -49,7 +49,7 @@ def cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
     started and stopped again. A cluster that this process is connected to already is used and left alone.
 
     `dashboard`, of a local cluster: needed by all that runs Ray Train or Tune, which ask its State API whether a killed
-    trial or controller has left a placement group behind. It takes half of the start and 1 GB; metrics are exported
+    trial or controller has left a placement group behind. It takes seconds and 1 GB of memory; metrics are exported
     without it, too.
     """
     if ray.is_initialized():
