@@ -50,7 +50,12 @@ def read_structure(content: bytes, source: str) -> StructureFile:
     left_out = [r for r in residues if _is_solvent(r)]
     if left_out:
         kinds = sorted({r.name for r in left_out})
-        notes.append(f"{len(left_out)} molecules of solvent and ions were left out ({', '.join(kinds)})")
+        count = (
+            "1 molecule of solvent or ions was"
+            if len(left_out) == 1
+            else f"{len(left_out)} molecules of solvent or ions were"
+        )
+        notes.append(f"{count} left out ({', '.join(kinds)})")
     if not peptide:
         raise ValueError(f"{source} has no peptide, but {', '.join(sorted({r.name for r in residues})) or 'nothing'}")
     _check_chains(peptide, source)
@@ -85,6 +90,8 @@ def _text(content: bytes, source: str) -> str:
             content = unpacker.decompress(content, MAX_BYTES)
             if unpacker.unconsumed_tail:
                 raise ValueError(f"{source} is too large: give the structure of one peptide")
+            if not unpacker.eof:
+                raise zlib.error("it ends early")
         except (zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{source} is a damaged .gz file ({error}): copy it again") from error
     try:
@@ -97,13 +104,14 @@ def _text(content: bytes, source: str) -> str:
 
 
 def _parse(text: str, source: str) -> gemmi.Structure:
+    is_cif = "_atom_site." in text
+    text = text if is_cif else _pdb_lines(text, source)
     try:
-        if "_atom_site." in text:
+        if is_cif:
             structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text)[0])
         else:
-            text = _pdb_lines(text, source)
             structure = gemmi.read_pdb_string(text, split_chain_on_ter=True)
-    except (RuntimeError, IndexError, UnicodeError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"{source} is no readable PDB or mmCIF file ({' '.join(str(error).split())})") from error
     if not len(structure) or not any(len(chain) for chain in structure[0]):
         raise ValueError(f"{source} has no ATOM lines: give a PDB or mmCIF file with the atoms of one peptide")
@@ -160,12 +168,14 @@ def _without_patches(residue: FileResidue) -> Iterator[FileResidue]:
     """A residue, and the caps that CHARMM's patches ACE and CT3 make part of it."""
     start = {"CAY", "HY1", "HY2", "HY3", "CY", "OY"}
     end = {"NT", "HNT", "CAT", "HT1", "HT2", "HT3"} if {"NT", "CAT"} <= set(residue.names) else set()
+    number = int("".join(c for c in residue.number if c.isdigit() or c == "-") or 0)
+    ids = {"ACE": str(number - 1), "NME": str(number + 1)}
     for name, own in (("ACE", start), (residue.name, None), ("NME", end)):
         chosen = [i for i, n in enumerate(residue.names) if (n in own if own is not None else n not in start | end)]
         if chosen:
             yield FileResidue(
                 name,
-                residue.number,
+                ids[name] if own is not None else residue.number,
                 residue.chain,
                 [residue.names[i] for i in chosen],
                 [residue.elements[i] for i in chosen],
@@ -176,6 +186,8 @@ def _without_patches(residue: FileResidue) -> Iterator[FileResidue]:
 
 def _is_solvent(residue: FileResidue) -> bool:
     """Tell water, ions and buffers: nothing with a backbone."""
+    if residue.name in ONE_LETTER:
+        return False
     if residue.name in _WATER or len(residue.names) == 1:
         return True
     kind = gemmi.find_tabulated_residue(residue.name).kind
