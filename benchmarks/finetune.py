@@ -125,7 +125,7 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
         alive = np.isfinite(u)
         weight = np.exp(result.log_w.numpy()[alive] - result.log_w.numpy().max())
         distance = wasserstein_1d(of_md, u[alive], np.ones(len(of_md)), weight, order=2)
-    return {"ess": result.ess, "k_hat": float(result.k_hat or 0.0), "energy_w2": distance}
+    return {"ess": result.ess, "k_hat": float("nan") if result.k_hat is None else result.k_hat, "energy_w2": distance}
 
 
 if __name__ == "__main__":
