@@ -30,6 +30,7 @@ from boltzray.finetuning.finetune import finetune  # noqa: E402
 from boltzray.models.losses import ObjectiveConfig  # noqa: E402
 from boltzray.molecules.batched.energy import BatchedEnergy  # noqa: E402
 from boltzray.molecules.peptide import Peptide  # noqa: E402
+from boltzray.molecules.reference_match import in_order_of  # noqa: E402
 from boltzray.molecules.references import find_pdb, find_reference, load_reference  # noqa: E402
 from boltzray.molecules.transport import wasserstein_1d  # noqa: E402
 from boltzray.runtime.config import data_folder, results_home  # noqa: E402
@@ -120,7 +121,7 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     result = snis(None, np.concatenate(log_q), np.concatenate(com) - u)
     distance = float("nan")
     if reference := find_reference(data, a.sequence):
-        frames = load_reference(reference)[0]
+        frames = in_order_of(peptide, load_reference(reference), Peptide.from_pdb(path) if path else None).positions_nm
         of_md = energy.evaluate_arrays(frames[:: max(1, len(frames) // 10_000)], gradient=False).energy
         alive = np.isfinite(u)
         weight = np.exp(result.log_w.numpy()[alive] - result.log_w.numpy().max())

@@ -40,7 +40,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     """
     checkpoint, peptide = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
+    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights)
     out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")

@@ -44,7 +44,7 @@ def verdict(report: Report) -> list[Finding]:
     if not report.ensembles:
         findings.append(Finding(level="bad", text="There is no ensemble in this report."))
     if report.reference is None:
-        text = "There is no reference MD: energies and structures have not been compared with anything."
+        text = "There is no reference MD to compare with: energies and structures have not been compared with anything."
         findings.append(Finding(level="warn", text=text))
     return sorted(findings, key=lambda f: ("bad", "warn", "good").index(f.level))
 
