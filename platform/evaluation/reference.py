@@ -30,7 +30,7 @@ from ..sampling.energy_actors import EnergyConfig, batched
 
 
 class ReferenceSearch(NamedTuple):
-    """What was found: the MD with atoms in the order of the peptide, or why there is none to compare.
+    """Reference MD with atoms in the order of the peptide, or the reason why there is none to compare.
 
     `path`: its file. `made`: what that says of itself.
     """
@@ -57,7 +57,7 @@ def find_comparable(
         )
     path, trajectory = next((f for f in found if f[1].is_at(forcefield, temperature_k)), found[0])
     if not trajectory.is_at(forcefield, temperature_k):
-        folder = f"{display_path(data)}-{temperature_k:g}K-{forcefield}"
+        folder = f"outputs/reference-{temperature_k:g}K-{forcefield}"
         note = (
             f"the samples are in {wanted}, the reference {display_path(path)} is in {trajectory.conditions}: they are "
             f"not compared; for a reference of its own: {simulation(sequence, temperature_k, forcefield, folder)}, "
@@ -68,7 +68,7 @@ def find_comparable(
     try:
         matched = in_order_of(peptide, trajectory, Peptide.from_pdb(pdb) if pdb else None)
     except ValueError as error:
-        command = simulation(sequence, temperature_k, forcefield, f"{display_path(data)}-{sequence}")
+        command = simulation(sequence, temperature_k, forcefield, f"outputs/reference-{sequence}")
         note = f"the reference {display_path(path)} is not compared: {error}; give the PDB file that belongs to it as "
         note += f"{display_path(data / 'pdbs' / 'test' / f'{sequence}.pdb')}, or make another: {command}"
         return ReferenceSearch(None, path, note)
