@@ -1,4 +1,4 @@
-"""Trajectory files by mdtraj, wherever they lie: its readers and writers of XTC, TRR and DCD take ASCII paths only.
+"""Trajectory files written by mdtraj, wherever they lie: its writers of XTC, TRR and DCD take ASCII paths only.
 
 Shapes: T frames, N atoms. Units: nm.
 """
@@ -43,21 +43,6 @@ def save_trajectory(path: Path, positions_nm: ArrayLike, topology: Topology) -> 
             written = folder / f"frames.{kind}"
             getattr(frames, f"save_{kind}")(str(written))
             shutil.copyfile(written, temporary)  # may be another file system: `replacing` renames within the folder
-
-
-@contextmanager
-def ascii_path(path: Path) -> Iterator[Path]:
-    """Give a file a path that mdtraj can read: its own, or that of a link (where there are none, a copy)."""
-    if str(path).isascii():
-        yield path
-        return
-    with ascii_folder() as folder:
-        link = folder / f"file{''.join(path.suffixes[-2:])}".encode("ascii", "ignore").decode()
-        try:
-            link.symlink_to(path.absolute())
-        except OSError:
-            shutil.copyfile(path, link)
-        yield link
 
 
 @contextmanager
