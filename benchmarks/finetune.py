@@ -108,7 +108,8 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     """ESS, k̂ and energy W2 of a flow, from latents that are always the same."""
     flow, data = models.load(checkpoint), data_folder(a.data_dir)
     path = find_pdb(data, a.sequence)
-    peptide = Peptide.from_pdb(path) if path else Peptide.from_sequence(a.sequence)
+    given = Peptide.from_pdb(path) if path else Peptide.from_sequence(a.sequence)
+    peptide = given.iupac()
     energy, condition, generator = BatchedEnergy(peptide), flow.condition(peptide), torch.Generator().manual_seed(12345)
     log_q, kt, com = [], [], []
     for low in range(0, a.draws, 256):
@@ -121,7 +122,7 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     result = snis(None, np.concatenate(log_q), np.concatenate(com) - u)
     distance = float("nan")
     if reference := find_reference(data, a.sequence):
-        frames = in_order_of(peptide, load_reference(reference), Peptide.from_pdb(path) if path else None).positions_nm
+        frames = in_order_of(peptide, load_reference(reference), given).positions_nm
         of_md = energy.evaluate_arrays(frames[:: max(1, len(frames) // 10_000)], gradient=False).energy
         alive = np.isfinite(u)
         weight = np.exp(result.log_w.numpy()[alive] - result.log_w.numpy().max())

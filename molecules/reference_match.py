@@ -42,7 +42,7 @@ def in_order_of(
         source = Peptide.from_pdb(_pdb(reference.atoms, frame))
     else:
         check_bonds(finite, own.topology)
-        source = Peptide.from_pdb(own.to_pdb(frame))
+        source = own.at(frame)
     index = atom_map(source, peptide)
     check_bonds(finite[:, index], peptide.topology)
     tica = reference.tica and reordered_tica(reference.tica, source.topology, peptide.topology, index)

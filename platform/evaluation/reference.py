@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.metrics import MAX_FRAMES
 from boltzray.molecules.observables import fit_tica, tica_lag
@@ -126,8 +127,7 @@ def load_reference_ensemble(
         tica = fit_tica(positions, peptide.topology, lag=lag)
         notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
     positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
-    energies = batched(peptide, temperature_k, EnergyConfig(), forcefield=forcefield)
-    energy = energies.evaluate_arrays(positions, gradient=False)
+    energy = energies_of(peptide, positions, temperature_k, forcefield)
     reference = Reference(
         positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
     )
@@ -137,6 +137,17 @@ def load_reference_ensemble(
         "reference_sha256": sha256(path),
     }
     return reference, facts, notes
+
+
+def energies_of(
+    peptide: Peptide, positions_nm: np.ndarray, temperature_k: float, forcefield: str = DEFAULT_FORCEFIELD
+) -> EnergyBatch:
+    """Energies in kT of frames (T, N, 3) of a peptide, as those of samples are: of atoms in the standard order.
+
+    Amber's improper torsions depend on the order of equal atoms in the topology: by 0.6 kT for a carboxyl group.
+    """
+    energy = batched(peptide.iupac(), temperature_k, EnergyConfig(), forcefield=forcefield)
+    return energy.evaluate_arrays(positions_nm[:, peptide.iupac_order], gradient=False)
 
 
 def _described(stored: ReferenceTrajectory) -> str:

@@ -2,18 +2,15 @@
 
 import numpy as np
 
-from boltzray.models.flow import Flow
-from boltzray.molecules import zmatrix
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import conditions, find_pdb, load_reference
 from boltzray.molecules.subsample import weighted_subsample
 
-from ..evaluation.reference import find_comparable
+from ..evaluation.reference import energies_of, find_comparable
 from ..runtime.config import data_folder
 from ..runtime.progress import say
-from ..sampling.energy_actors import EnergyConfig, batched
 from .config import FinetuneJob
 
 REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
@@ -25,11 +22,11 @@ def reference_energies(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     if found is None:
         return None
     positions = found.positions_nm[weighted_subsample(np.ones(len(found.positions_nm)), REFERENCE_FRAMES)[0]]
-    energy = batched(peptide, job.temperature_k, EnergyConfig()).evaluate_arrays(positions, False)
+    energy = energies_of(peptide, positions, job.temperature_k)
     return energy.energy[energy.ok]
 
 
-def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | None:
+def real_frames(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     """Conformations (T, N, 3) in nm to learn from, if the objective wants any, in the order of the peptide's atoms.
 
     A file that does not name its atoms is in the order of the PDB file of its data folder, or else of the peptide.
@@ -50,16 +47,4 @@ def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | 
     if stored.atoms and not stored.is_at(DEFAULT_FORCEFIELD, job.temperature_k):
         wanted = conditions(DEFAULT_FORCEFIELD, job.temperature_k)
         say(f"note: objective.real_data is in {stored.conditions}, the flow learns of {wanted}")
-    frames = frames[np.isfinite(frames).all((1, 2))]
-    return same_hydrogens(peptide, frames) if flow.config.coordinates == "internal" else frames
-
-
-def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
-    """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
-
-    Many files number them by chance, 2 and 3 or 3 and 2; a flow of internal coordinates has learned one of the two.
-    """
-    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
-    z_matrix, permutation = peptide.internal["z_matrix"], peptide.internal["hydrogen_permutation"]
-    found = zmatrix.hydrogen_permutation(names, z_matrix, zmatrix.torsions(frames[0], z_matrix))
-    return frames[:, found][:, permutation]
+    return frames[np.isfinite(frames).all((1, 2))]

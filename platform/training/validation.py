@@ -80,9 +80,10 @@ def validate(flow: Flow, peptides: list[HeldOut], config: ValidationConfig, temp
     metrics: dict[str, float] = {}
     likelihoods = []
     for i, item in enumerate(peptides):
-        peptide = Peptide.from_pdb(read_bytes(item.pdb).decode())
+        given = Peptide.from_pdb(read_bytes(item.pdb).decode())
+        peptide = given if flow.atom_order == "file" else given.iupac()
         stored = load_reference(io.BytesIO(read_bytes(item.reference)))
-        positions = in_order_of(peptide, stored).positions_nm
+        positions = in_order_of(peptide, stored, given).positions_nm
         rows = np.linspace(0, len(positions) - 1, min(config.frames, len(positions))).astype(int)
         likelihoods.append(negative_log_likelihood(flow, peptide, positions[rows], i))
         metrics[f"val_nll_{item.sequence}"] = likelihoods[-1]

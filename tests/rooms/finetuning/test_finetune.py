@@ -272,7 +272,7 @@ def test_wrong_input_is_refused_with_the_fix(values: dict[str, Any], message: st
 
 
 def test_real_frames_are_those_of_the_peptide(
-    job: FinetuneJob, home: Path, data: Path, flow_folder: Path, capsys: pytest.CaptureFixture[str]
+    job: FinetuneJob, home: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By name, whatever the order of the file; without names in that of its data folder, or bond lengths tell."""
     pdb, public = data / "pdbs" / "test" / "AA.pdb", data / "trajectories_subsampled" / "test" / "2AA"
@@ -280,11 +280,10 @@ def test_real_frames_are_those_of_the_peptide(
     stored = load_reference(public / "AA_subsampled.npz")
     save_reference(home / "named.npz", stored.positions_nm, None, atom_names(aa), temperature_k=500.0)
     np.savez(home / "unnamed.npz", positions=stored.positions_nm)
-    flow = models.load(flow_folder)
 
     def frames(path: Path) -> np.ndarray:
         objective = ObjectiveConfig(terms={"real_data": 1.0}, real_data=str(path))
-        found = real_frames(replace(job, objective=objective), flow, other)
+        found = real_frames(replace(job, objective=objective), other)
         assert found is not None
         return found
 
