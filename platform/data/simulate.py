@@ -11,9 +11,10 @@ import ray
 
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide, check_sequence
-from boltzray.molecules.references import published_split, save_reference
+from boltzray.molecules.references import conditions, load_reference, published_split, save_reference
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
 from boltzray.molecules.shards import write_shards
+from boltzray.molecules.stereo import atom_names
 from boltzray.molecules.storage import replacing
 
 from ..runtime.actor_pool import fetch
@@ -75,6 +76,7 @@ def simulate(job: SimulateJob) -> Path:
                 f"note: {sequence} is in the published {split} set; a flow that is trained on it cannot be compared "
                 "with published numbers on it"
             )
+    _check_references(job, out)
     replicas = [replica for i, s in enumerate(job.sequences) for replica in _replicas(job, out, i, s)]
     # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
     # replica's run.json guards its own settings.
@@ -190,10 +192,32 @@ def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
 
 
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
-    sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
+    """Write the trajectories as reference, with their atoms, force field and temperature."""
+    peptide = Peptide.from_pdb(held[0].pdb)
     trajectories = [load_trajectory(replica.directory) for replica in held]
     lag = tica_lag(min(map(len, trajectories)))
-    tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
-    path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_reference(path, np.concatenate(trajectories), tica)
+    tica = fit_tica(trajectories, peptide.topology, lag=lag)
+    residues = peptide.topology.getNumResidues()
+    save_reference(
+        _reference_folder(job, out) / f"{residues}AA" / f"{peptide.sequence}_subsampled.npz",
+        np.concatenate(trajectories),
+        tica,
+        atom_names(peptide),
+        forcefield=job.md.forcefield,
+        temperature_k=job.md.temperature_k,
+        engine=job.engine,
+        time_ns=sum(map(len, trajectories)) * job.md.interval_ps / 1000,
+    )
+
+
+def _reference_folder(job: SimulateJob, out: Path) -> Path:
+    return out / "trajectories_subsampled" / ("val" if job.split == "train" else job.split)
+
+
+def _check_references(job: SimulateJob, out: Path) -> None:
+    """Raises: ValueError where a reference would take the place of one under other conditions."""
+    for sequence in job.sequences if job.split != "train" or job.hold_out else ():
+        for path in _reference_folder(job, out).glob(f"*AA/{check_sequence(sequence)}_subsampled.npz"):
+            if not (found := load_reference(path)).is_at(job.md.forcefield, job.md.temperature_k):
+                wanted = conditions(job.md.forcefield, job.md.temperature_k)
+                raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")

@@ -36,7 +36,8 @@ from ..sampling.sample_files import finished
 from ..sampling.target import Target, trained_at_k
 from .compare_page import write_budget_page
 from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
-from .evaluate import CURVES, evaluate_folder, load_reference_ensemble
+from .evaluate import CURVES, evaluate_folder
+from .reference import load_reference_ensemble
 
 Method = Literal["md", "snis", "smc"]
 MIN_BUDGET = 100  # energies, and frames that are compared: fewer say nothing
@@ -97,7 +98,8 @@ def compare_budgets(job: CompareJob) -> Path:
     if reference is None:
         raise ValueError(notes[0])
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights)
+    read = {"weights_sha256": weights, "reference_sha256": facts["reference_sha256"]}
+    folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, {"pdb": job.source.file}, **read)
     out = folder.path
     with folder.track() as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, flows, trained_at_k(checkpoint), resources, tracker)

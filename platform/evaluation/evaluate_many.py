@@ -133,6 +133,8 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
             say(f"  ✕ {name} failed: {failed[name]}")
             continue
         say(f"{number}/{total}  {name}: {result.headline}  {display_path(folders[name] / 'report.html')}")
+        for note in result.notes:
+            say(f"  note: {note}")
     return failed
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from boltzray.models.conditioning import Precision
@@ -13,6 +14,7 @@ from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
 from ..runtime.cluster import ClusterConfig
+from ..runtime.config import data_folder
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig
 from ..sampling.peptide_source import PeptideSource
@@ -112,6 +114,12 @@ class FinetuneJob:
     def source(self) -> PeptideSource:
         """The peptide to finetune to."""
         return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """Files whose content decides the results, by the key that names them."""
+        data = self.objective.real_data
+        return {"pdb": self.source.file, "objective.real_data": data_folder(data) if data else None}
 
     @property
     def folder(self) -> str:

@@ -30,7 +30,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     learning, with round=k after k rounds of it, the last time with the final draw. It receives a plain dict:
     `round`; `energies` spent so far; `ess` (fraction) with its standard error `ess_error`, `k_hat` and
     `max_weight_share` of the flow's own `n` draws, of which `n_failed` have no energy; `energy_w2` to reference MD in
-    kT (None without any, or at another temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
+    kT (None without any at that temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
     not comparable between rounds; the final one is); `loss`, mean over the steps of the round that has ended, each
     term's, and `skipped_steps` (missing in round 0); `seconds` of work so far; `final`, true for the last. The same
     dicts are in out/rounds.json (`RoundRecord`). A resumed run calls `on_round` again for rounds that are done. An
@@ -41,7 +41,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     """
     checkpoint, ordered = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
+    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights)
     out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")

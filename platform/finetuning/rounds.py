@@ -81,7 +81,7 @@ class FinetuneRun:
         self.folder.mkdir(exist_ok=True)
         self._save_weights()
         self.reference = reference_energies(self.job, self.peptide)
-        self.frames = real_frames(self.job, self.flow, self.peptide)
+        self.frames = real_frames(self.job, self.peptide)
 
     def _save_weights(self) -> None:
         """Write the weights that the present round begins with, and its target, for servers to read.

@@ -29,6 +29,11 @@ class PeptideSource:
         """The sequence, or the file's name without its ending: for names of folders."""
         return self.sequence or Path(str(self.pdb)).stem
 
+    @property
+    def file(self) -> Path | None:
+        """The file that `pdb` names."""
+        return results_home() / Path(self.pdb).expanduser() if self.pdb else None
+
     def load(self) -> Peptide:
         """Read the file, or the one that lies with the data, or build the peptide from its sequence.
 

@@ -27,11 +27,11 @@ from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
 from .ray_population import Proposals
-from .sample_files import finished, write_samples
+from .sample_files import add_trajectory, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
 from .target import Target, trained_at_k
 
-INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
+INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "trajectory")  # do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
 
 
@@ -41,7 +41,9 @@ class SamplingOptions:
 
     `samples` are drawn from the flow; `sampler=smc` anneals the first `smc_particles` of them, with a checkpoint every
     `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
-    narrower normal. `data_dir`: where to look for structures and reference MD.
+    narrower normal. `trajectory`: format of the resampled ensemble; xtc is for looking, because it rounds to 0.001 nm,
+    which moves energies by about 1 kT; trr keeps them, and dcd to 1e-4 kT. `data_dir`: where to look for structures and
+    reference MD.
     """
 
     checkpoint: str = DEFAULT_CHECKPOINT
@@ -55,6 +57,7 @@ class SamplingOptions:
     weights: Treatment = "psis"
     seed: int = 0
     checkpoint_s: float = 30.0
+    trajectory: Literal["xtc", "trr", "dcd", "none"] = "xtc"
     data_dir: str = "data"
     smc: SMCConfig = HMC
     energy: EnergyConfig = field(default_factory=EnergyConfig)
@@ -101,10 +104,11 @@ def sample(job: SampleJob) -> Path:
     ordered = OrderedPeptide.of(job.source.load(), flow)
     peptide = ordered.peptide
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
+    folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, weights_sha256=weights)
     out = folder.path
     if finished(out):
         say(f"already sampled: {out}")
+        add_trajectory(out, job.seed, job.trajectory)
         return out
     target = Target(
         pdb=peptide.to_pdb(),
@@ -125,7 +129,7 @@ def sample(job: SampleJob) -> Path:
             sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
         finally:
             actors.stop()
-        write_samples(out, ordered.given, ordered.as_given(sets), seed=job.seed)
+        write_samples(out, ordered.given, ordered.as_given(sets), job.seed, job.trajectory)
     shutil.rmtree(out / "run")
     return out
 

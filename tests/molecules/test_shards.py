@@ -211,13 +211,15 @@ def test_bad_trajectories_are_refused(tmp_path: Path, trajectories: dict[str, np
 def test_reference_files(tmp_path: Path) -> None:
     path = find_reference(DATA, "ARIP")
     assert path is not None
-    positions, tica = load_reference(path)
+    stored = load_reference(path)
+    positions, tica = stored.positions_nm, stored.tica
+    assert (stored.atoms, stored.forcefield, stored.temperature_k) == ((), "amber14-obc1", 310.0)
     assert tica is not None
     assert (positions.shape, tica.mean.shape, tica.projection.shape) == ((419, 70, 3), (369,), (369, 2))
     copy = tmp_path / "trajectories_subsampled" / "val" / "4AA" / "ARIP_subsampled.npz"
     save_reference(copy, positions, Tica(mean=tica.mean, projection=tica.projection))
     assert find_reference(tmp_path, "ARIP") == copy
-    again, tica_again = load_reference(copy)
+    again, tica_again = load_reference(copy).positions_nm, load_reference(copy).tica
     assert tica_again is not None
     assert np.array_equal(again, positions)
     assert np.array_equal(tica_again.projection, tica.projection)
@@ -226,7 +228,7 @@ def test_reference_files(tmp_path: Path) -> None:
 def test_reference_without_tica_and_broken_ones(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, positions=np.zeros((5, 23, 3)))
-    assert load_reference(path)[1] is None
+    assert load_reference(path).tica is None
     for content in (b"", b"junk", path.read_bytes()[:100]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a reference trajectory"):

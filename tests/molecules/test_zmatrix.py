@@ -72,7 +72,7 @@ def test_usual_values_fit_the_extended_structure(letter: str) -> None:
 def test_usual_values_are_those_of_other_dynamics(data: Path) -> None:
     """Against OpenMM's trajectory of AA: means within 0.3, deviations within a third of the thermal ones."""
     peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
-    positions, _ = load_reference(data / "trajectories_subsampled/test/2AA/AA_subsampled.npz")
+    positions = load_reference(data / "trajectories_subsampled/test/2AA/AA_subsampled.npz").positions_nm
     table = measure(peptide, positions[::10])
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     measured = np.array([table[("first", "last")[r]][name] for r, name in names])

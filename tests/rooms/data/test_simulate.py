@@ -87,7 +87,11 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
     for out, engine in ((one, "batched float32"), (two, "openmm")):
         settings = json.loads((out / "md" / "GG_310_0.01_4_r2" / "run.json").read_text())["settings"]
         assert settings["engine"] == engine
-        positions, tica = load_reference(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        stored = load_reference(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        positions, tica = stored.positions_nm, stored.tica
+        assert (stored.conditions, stored.engine) == ("amber14-obc1 at 310 K", engine.split()[0])
+        assert stored.time_ns == pytest.approx(0.0004)
+        assert stored.atoms[:2] == ("1 GLY N", "1 GLY H")
         np.testing.assert_array_equal(positions, load_trajectory(out / "md" / "GG_310_0.01_4_r2"))
         assert len(positions) == 40
         assert tica is not None
