@@ -1,4 +1,4 @@
-"""What a structure lacks: protonation states that cannot be had are refused, missing atoms are added."""
+"""Missing atoms of a structure, which are added; and states of protonation, of which only one can be had."""
 
 import io
 import random

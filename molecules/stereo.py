@@ -6,21 +6,21 @@ they stand, and results go back under the names that the file had.
 Source: Markley et al. 1998 (IUPAC recommendations), in the coordinates of `components`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .components import Component, components
-
-if TYPE_CHECKING:
-    from .peptide import Peptide
-
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating]
+
+COMPONENTS = Path(__file__).parent / "components.json"  # made by `components`
+Component = dict[str, npt.NDArray[np.float64]]
 
 # Heavy atoms of one element on one centre, and two atoms before it: the centre's neighbour is the last.
 _BRANCHES = {
@@ -31,6 +31,20 @@ _BRANCHES = {
 _CENTRES = {"CA": ("N", "C", "CB"), "THR": ("CB", "CA", "OG1", "CG2"), "ILE": ("CB", "CA", "CG1", "CG2")}
 _CAPS = {"ACE": ("H1", "CH3", "H2", "H3", "C", "O"), "NME": ("N", "H", "C", "H1", "H2", "H3")}
 _BONDED = 2.0  # Å, of heavy atoms in the components; 1.3 to hydrogens
+
+
+@cache
+def components() -> dict[str, Component]:
+    """Coordinates (3,) in Å of each atom, by residue and by IUPAC name, in the standard order of the atoms.
+
+    Atoms that the component of a free residue lacks, such as the third hydrogen of a charged end, are all NaN.
+    """
+    table = json.loads(COMPONENTS.read_text())["components"]
+    nothing = [np.nan] * 3
+    return {
+        residue: {name: np.array(xyz or nothing, np.float64) for name, xyz in atoms.items()}
+        for residue, atoms in table.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,21 @@ def order_of(residue: str) -> Iterable[str]:
     return _CAPS.get(residue) or components().get(residue, {})
 
 
-def atom_map(source: "Peptide", target: "Peptide") -> IntArray:
+class _Peptide(Protocol):
+    """A `molecules.Peptide`."""
+
+    @property
+    def sequence(self) -> str: ...
+    @property
+    def n_atoms(self) -> int: ...
+    @property
+    def topology(self) -> Any: ...
+    @property
+    def iupac_order(self) -> IntArray: ...
+    def iupac(self) -> "_Peptide": ...
+
+
+def atom_map(source: _Peptide, target: _Peptide) -> IntArray:
     """Index (N,) such that `x_source[:, index]` are frames in the order, and under the names, of `target`.
 
     Atoms are matched by residue and IUPAC name: prochiral ones by where they stand in each peptide's own positions.
@@ -171,7 +199,7 @@ def atom_map(source: "Peptide", target: "Peptide") -> IntArray:
     return index
 
 
-def atom_names(peptide: "Peptide") -> list[str]:
+def atom_names(peptide: _Peptide) -> list[str]:
     """`1 ALA CA` and so on: residue number, residue, name of each atom, in the order of the peptide."""
     return [f"{a.residue.index + 1} {a.residue.name} {a.name}" for a in peptide.topology.atoms()]
 

@@ -161,7 +161,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no PDB file at .*none\.pdb: check the path"):
         Peptide.from_pdb(tmp_path / "none.pdb")
     (tmp_path / "binary.pdb").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(ValueError, match="not a text file|no ATOM lines"):
+    with pytest.raises(ValueError, match=r"not a text file|no ATOM lines"):
         Peptide.from_pdb(tmp_path / "binary.pdb")
 
 
