@@ -1,22 +1,19 @@
 """A peptide: its atoms, their positions, and the encodings and orderings that a flow takes."""
 
 import io
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openmm
 from openmm import app, unit
 
 from . import residues as tables
 from . import zmatrix
+from .build import build_structure
+from .sequences import check_sequence, label
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -68,13 +65,14 @@ class Peptide:
 
     @classmethod
     def from_sequence(cls, sequence: str, max_residues: int | None = None) -> "Peptide":
-        """Build the extended zwitterionic L-peptide, HIS as HIE. The same result in every process.
+        """Build the extended L-peptide, HIS as HIE, ends charged or capped. The same result in every process.
 
-        Raises: ValueError for an unknown letter, fewer than two residues, or more than `max_residues`.
+        `sequence`: as `molecules.sequences.parse_sequence` reads it, `ARIP`, `Ala-Gly`, `ACE-A-NME`.
+        Raises: ValueError for what is not read, fewer than two residues, or more than `max_residues`.
         """
-        letters = check_sequence(sequence, max_residues)
-        topology, positions = _build(letters)
-        return _assemble(topology, positions, source=letters)
+        name = check_sequence(sequence, max_residues)
+        topology, positions = build_structure(name)
+        return _assemble(topology, positions, source=name)
 
     @classmethod
     def from_pdb(cls, pdb: str | Path) -> "Peptide":
@@ -104,23 +102,6 @@ class Peptide:
         return out.getvalue()
 
 
-def check_sequence(sequence: str, max_residues: int | None = None) -> str:
-    """Upper-case one-letter codes, or a ValueError that names the letter or the limit."""
-    letters = sequence.strip().upper()
-    for position, letter in enumerate(letters, start=1):
-        if letter not in tables.LETTERS:
-            raise ValueError(f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}")
-    if len(letters) < 2:
-        what = f"sequence {sequence!r} has one residue" if letters else "the sequence is empty"
-        raise ValueError(f"{what}: give at least two residues in one-letter codes, such as 'AA'")
-    if max_residues is not None and len(letters) > max_residues:
-        raise ValueError(
-            f"sequence {sequence!r} has {len(letters)} residues: give at most {max_residues}, "
-            "or use a model for longer peptides"
-        )
-    return letters
-
-
 def _read(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no PDB file at {path}: check the path")
@@ -128,37 +109,6 @@ def _read(path: Path) -> str:
         return path.read_text()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: give a PDB file") from error
-
-
-@contextmanager
-def _fixed_random() -> Iterator[None]:
-    """Modeller places hydrogens by Python's `random`: give it a fixed seed, then put the state back."""
-    state = random.getstate()
-    random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def _build(letters: str) -> tuple[app.Topology, FloatArray]:
-    """Topology and positions (nm) of the extended peptide."""
-    import PeptideBuilder  # with Biopython slow to import, and needed only to build
-    from Bio.PDB import PDBIO
-
-    structure = PeptideBuilder.make_extended_structure(letters)
-    PeptideBuilder.add_terminal_OXT(structure)
-    heavy, writer = io.StringIO(), PDBIO()
-    writer.set_structure(structure)
-    writer.save(heavy)
-    heavy.seek(0)
-    pdb = app.PDBFile(heavy)
-    modeller = app.Modeller(pdb.topology, pdb.positions)
-    variants = ["HIE" if residue.name == "HIS" else None for residue in pdb.topology.residues()]
-    with _fixed_random():
-        # Reference, not the fastest platform: its result does not depend on the machine's devices.
-        modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
-    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer), np.float64)
 
 
 def _assemble(topology: app.Topology, positions: FloatArray, source: str) -> Peptide:
@@ -179,18 +129,12 @@ def _assemble(topology: app.Topology, positions: FloatArray, source: str) -> Pep
     atoms = [atom.name for atom in topology.atoms()]
     residue_of = [atom.residue.index for atom in topology.atoms()]
     return Peptide(
-        sequence=_label(names),
+        sequence=label(names),
         positions=np.round(positions, 4),
         topology=topology,
         encodings=tables.encode(names, atoms, residue_of) if covered else {},
         orderings=tables.orderings(names, atoms, residue_of) if covered else {},
     )
-
-
-def _label(names: list[str]) -> str:
-    """`ARIP` for residues of the vocabulary; others by name, set off by hyphens: `ACE-AAA-NME`."""
-    runs = groupby(names, key=lambda name: name in tables.ONE_LETTER)
-    return "-".join("".join(tables.ONE_LETTER[n] for n in run) if ok else "-".join(run) for ok, run in runs)
 
 
 def _check_residue(residue: Any, positions: FloatArray, *, first: bool, last: bool, source: str) -> None:

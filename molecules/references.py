@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .observables import Tica
+from .sequences import n_residues
 from .storage import replacing
 
 SPLITS = ("train", "val", "test")
@@ -62,8 +63,11 @@ def load_reference(path: str | Path) -> tuple[NDArray[np.float32], Tica | None]:
 
 def find_reference(data_dir: str | Path, sequence: str) -> Path | None:
     """The reference trajectory of a sequence in any split, or None."""
-    tail = Path(f"{len(sequence)}AA", f"{sequence}_subsampled.npz")
-    return _find(Path(data_dir) / "trajectories_subsampled", sequence, tail)
+    folder = Path(data_dir) / "trajectories_subsampled"
+    for length in dict.fromkeys((n_residues(sequence), len(sequence))):  # caps used to count as letters
+        if path := _find(folder, sequence, Path(f"{length}AA", f"{sequence}_subsampled.npz")):
+            return path
+    return None
 
 
 def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
@@ -77,7 +81,7 @@ def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
     found = {path.stem.removesuffix("_subsampled") for path in folder.glob("*AA/*_subsampled.npz")}
     if not found:
         raise ValueError(f"no reference trajectory below {folder}: make some with jobs/simulate.py, or check data_dir")
-    return sorted(found, key=lambda sequence: (len(sequence), sequence))
+    return sorted(found, key=lambda sequence: (n_residues(sequence), sequence))
 
 
 def find_pdb(data_dir: str | Path, sequence: str) -> Path | None:
@@ -104,4 +108,6 @@ def published_split(sequence: str) -> str | None:
 def check_letters(sequence: str) -> None:
     """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
     if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):
-        raise ValueError(f"sequence {sequence!r} is not a row of one-letter codes; use letters only")
+        raise ValueError(
+            f"sequence {sequence!r} is not a row of one-letter codes with or without caps; use letters and hyphens"
+        )

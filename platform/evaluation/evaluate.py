@@ -148,7 +148,7 @@ def load_reference_ensemble(
     if temperature_k != PUBLISHED_K:
         note = f"the samples are at {temperature_k:g} K: reference MD, at {PUBLISHED_K:g} K, says nothing"
         return None, {}, [note]
-    path = find_reference(data, peptide.sequence) if peptide.encodings else None
+    path = find_reference(data, peptide.sequence)
     if path is None:
         return None, {}, [f"no reference MD of {peptide.sequence} in {data}: make it with jobs/simulate.py"]
     positions, tica = load_reference(path)

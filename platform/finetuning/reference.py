@@ -18,7 +18,7 @@ REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses mo
 
 def reference_energies(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
-    path = find_reference(data_folder(job.data_dir), peptide.sequence) if peptide.encodings else None
+    path = find_reference(data_folder(job.data_dir), peptide.sequence)
     if path is None or job.temperature_k != PUBLISHED_K:
         return None
     positions, _ = load_reference(path)

@@ -79,7 +79,7 @@ class SampleJob(SamplingOptions):
     out: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.source
+        object.__setattr__(self, "sequence", self.source.sequence)
         super().__post_init__()
 
     @property
