@@ -22,7 +22,7 @@ from boltzray.molecules.tars import Problem
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
 from ..runtime.peptide_names import Sequences, expanded
-from ..runtime.progress import progress
+from ..runtime.progress import progress, say
 
 PEPTIDES_A_TASK = 500
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
@@ -162,7 +162,10 @@ def list_folder(config: DataConfig, folder: str) -> FolderListing:
     shards, pdbs = shard_sizes(folder), read_pdbs(folder)
     chosen = _chosen(config, pdbs)
     manifest = read_prepared(folder).get("shards") or read_manifest(folder)
-    return FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    listing = FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    if not config.sequences and (left_out := _left_out(config, listing)):
+        say(f"note{left_out} to train on them")
+    return listing
 
 
 def inspect_data(
@@ -304,8 +307,8 @@ def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
     if not chosen:
         shortest = min(pdbs, key=n_residues)
         raise ValueError(
-            f"data.max_residues={config.max_residues} leaves out every peptide that has a PDB: the shortest, {shortest}, "
-            f"has {n_residues(shortest)} residues, so give data.max_residues={n_residues(shortest)} or more"
+            f"data.max_residues={config.max_residues} leaves out every peptide of the folder, from {shortest} "
+            f"on: give data.max_residues={n_residues(shortest)} or more"
         )
     return sorted(chosen)
 

@@ -62,7 +62,7 @@ def effective(ensemble: Ensemble) -> str:
 
 
 def angle_pairs(phi: Floats, psi: Floats, sequence: str) -> list[tuple[str, str, Floats, Floats]]:
-    """Return names and angles in degrees, (φ name, ψ name, φ, ψ), of each residue that has both; of a dipeptide φ2 and ψ1.
+    """Return names and angles in degrees, (φ name, ψ name, φ, ψ), of residues that have both; of a dipeptide φ2 and ψ1.
 
     Shape: (T, R - 1) each -> lists of (T,). Without a cap the first residue has no φ, and the last no ψ.
     """

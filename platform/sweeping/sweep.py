@@ -85,8 +85,8 @@ def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
     checkpoint, peptide = checkpoint_and_peptide(job)
     fingerprint = models.checkpoint.fingerprint(checkpoint)
-    known = job.temperature_k == PUBLISHED_K
-    if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
+    comparable = job.temperature_k == PUBLISHED_K
+    if job.metric == "energy_w2" and not (comparable and find_reference(data_folder(job.data_dir), peptide.sequence)):
         raise ValueError(
             f"metric=energy_w2 needs reference MD of {peptide.sequence} at {PUBLISHED_K:g} K below "
             f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
