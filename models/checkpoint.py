@@ -120,6 +120,28 @@ def length_warning(path: str | Path, sequence: str) -> str | None:
     )
 
 
+def check_atoms(path: str | Path, flow: Flow, sequence: str, atoms_sha256: str) -> str | None:
+    """Compare the atoms of a peptide with those that a single-system flow was trained on, which it knows by place.
+
+    `atoms_sha256`: as `Peptide` has it. Returns a warning where a checkpoint does not record them.
+    Raises: ValueError for another order, or other names.
+    """
+    if not flow.config.system:
+        return None
+    known = describe(path)["provenance"].get("atoms_sha256") if Path(path).is_dir() else None
+    if known is None:
+        return (
+            f"{Path(path).name} does not record the order of its atoms: give pdb= the file that it was trained on, "
+            f"unless that has the order in which {sequence} is built"
+        )
+    if known != atoms_sha256:
+        raise ValueError(
+            f"{path} was trained on {sequence} with its atoms in another order, or by other names: give pdb= the file "
+            "below pdbs/ of the data that it was trained on, or that folder as data_dir="
+        )
+    return None
+
+
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, to tell whether results were made with them."""
     path = Path(path)

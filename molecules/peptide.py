@@ -1,5 +1,6 @@
 """A peptide: its atoms, their positions, and the encodings and orderings that a flow takes."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,12 @@ class Peptide:
     def n_atoms(self) -> int:
         """Number of atoms, hydrogens included."""
         return len(self.positions)
+
+    @cached_property
+    def atoms_sha256(self) -> str:
+        """Fingerprint of the atoms' names and residues in their order: the same for arrays that fit each other."""
+        atoms = " ".join(f"{a.residue.index}:{a.residue.name}:{a.name}" for a in self.topology.atoms())
+        return hashlib.sha256(atoms.encode()).hexdigest()
 
     @cached_property
     def internal(self) -> dict[str, np.ndarray]:

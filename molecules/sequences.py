@@ -84,7 +84,7 @@ def parse_sequence(text: str) -> str:
     tokens = _tokens(row)
     first, last = None, None
     _refuse_stray_letters(tokens)
-    if len(tokens) > 1 and tokens[0].upper() in _FIRST:
+    if len(tokens) > 1 and tokens[0].upper() in _FIRST and not _is_histidine(tokens):
         first = _FIRST[tokens.pop(0).upper()]
     if tokens and len(tokens) + (first is not None) > 1 and tokens[-1].upper() in _LAST:
         last = _LAST[tokens.pop().upper()]
@@ -121,7 +121,7 @@ def canonical(letters: str, first: str | None = None, last: str | None = None) -
     """The name of a row of one-letter codes between caps, if it has any."""
     if not (first or last):
         return letters
-    inner = "-".join(letters) if letters in _CODES or letters in _OTHERS else letters
+    inner = "-".join(letters) if letters in {**_CODES, **_OTHERS, **_FIRST, **_LAST} else letters
     return "-".join(part for part in (first, inner, last) if part)
 
 
@@ -177,13 +177,23 @@ def _refuse_stray_letters(tokens: Sequence[str]) -> None:
     """
     inner = [token for token in tokens if token.upper() not in (ACE, NME)]
     row = "".join(inner)
-    if len(inner) < 2 or len(row) > len(inner) or (len(inner) < len(tokens) and row in {**_CODES, **_OTHERS}):
+    if (
+        len(inner) < 2
+        or len(row) > len(inner)
+        or (len(inner) < len(tokens) and row in {**_CODES, **_OTHERS, **_FIRST, **_LAST})
+    ):
         return
     if inner[0].upper() == "H" or {"D", "L"} & {token.upper() for token in inner[:-1]}:
         raise ValueError(
             f"sequence {'-'.join(tokens)!r}: H- can be a free end, D- and L- the handedness: write {row} for "
             "one-letter codes, or three-letter codes"
         )
+
+
+def _is_histidine(tokens: Sequence[str]) -> bool:
+    """Return True where a leading H is a residue: of `H-NME`, `H-I-S-NME`, and not of `H-Ala-Gly`, `H-A-G-OH`."""
+    inner = [token for token in tokens if token.upper() != NME]
+    return tokens[0].upper() == "H" and all(len(token) == 1 for token in inner)
 
 
 def _letters(tokens: Sequence[str], text: str, *, capped: bool) -> str:
@@ -217,7 +227,7 @@ def _row(row: str, text: str) -> str:
 
 def _notation(row: str) -> str | None:
     """Reason why another notation is not read: phosphorylated and modified residues, rings, HELM; else None."""
-    if re.search(r"p[STY]\b|p[STY](?![a-z])|[STY]\(p\)|p(Ser|Thr|Tyr)", row):
+    if re.search(r"(?<![a-z])p([STY](?![a-z])|Ser|Thr|Tyr)|[STY]\(p\)", row):
         return f"phosphorylated residues cannot be sampled yet: {_USE}"
     if "$" in row or "|" in row:
         return "HELM is not read: write one-letter or three-letter codes"

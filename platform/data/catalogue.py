@@ -62,13 +62,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PeptideTable:
-    """Tables of a peptide for a flow, small enough to send to every worker."""
+    """Tables of a peptide for a flow, small enough to send to every worker. `atoms_sha256`: of names, in order."""
 
     sequence: str
     n_atoms: int
     encodings: dict[str, np.ndarray]
     orderings: dict[str, np.ndarray]
     internal: dict[str, np.ndarray] = field(default_factory=dict)
+    atoms_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,9 +270,8 @@ def tabulate(pdbs: dict[str, str], internal: bool) -> list[PeptideTable]:
         except ValueError as error:
             raise ValueError(f"{sequence}.pdb: {error}") from error
         encodings, orderings = small(peptide.encodings), small(peptide.orderings)
-        found.append(
-            PeptideTable(sequence, peptide.n_atoms, encodings, orderings, small(peptide.internal) if internal else {})
-        )
+        inner = small(peptide.internal) if internal else {}
+        found.append(PeptideTable(sequence, peptide.n_atoms, encodings, orderings, inner, peptide.atoms_sha256))
     return found
 
 

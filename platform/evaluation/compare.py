@@ -141,6 +141,7 @@ def _flows(job: CompareJob, checkpoint: Path, peptide: Peptide) -> list[_Flow]:
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
         flow = models.checkpoint.outline(path)
         flow.tables([peptide])
+        models.checkpoint.check_atoms(path, flow, peptide.sequence, peptide.atoms_sha256)
         found.append(_Flow(path, flow.scale_nm, cost))
     return found
 

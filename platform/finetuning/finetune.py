@@ -80,6 +80,7 @@ def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, Peptide]:
     flow = models.checkpoint.outline(checkpoint)
     peptide = job.source.load()
     flow.tables([peptide])
+    models.checkpoint.check_atoms(checkpoint, flow, peptide.sequence, peptide.atoms_sha256)
     _check_length(checkpoint, peptide)
     return checkpoint, peptide
 

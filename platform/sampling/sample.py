@@ -99,6 +99,7 @@ def sample(job: SampleJob) -> Path:
     peptide = job.source.load()
     flow = models.checkpoint.outline(checkpoint)
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
+    note = models.checkpoint.check_atoms(checkpoint, flow, peptide.sequence, peptide.atoms_sha256)
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
@@ -114,6 +115,8 @@ def sample(job: SampleJob) -> Path:
         forcefield=job.forcefield,
     )
     with folder.track() as tracker, cluster(job.cluster) as resources:
+        if note and job.sequence:
+            say(f"note: {note}")
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
