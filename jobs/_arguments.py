@@ -31,8 +31,9 @@ def read_arguments(given: Sequence[str], job: str) -> tuple[bool, list[str]]:
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir", "-cd")
-    known, rest = parser.parse_known_args(given)
+    parser.add_argument("--config-dir")
+    # Not `-cd` as a name of the option: argparse would take `-c` for it.
+    known, rest = parser.parse_known_args(["--config-dir" if argument == "-cd" else argument for argument in given])
     sweeps = any(argument in ("--multirun", "-m") for argument in rest)
     arguments = list(_read(rest, job, sweeps))
     if known.config_dir is not None:
