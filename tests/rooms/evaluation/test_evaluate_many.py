@@ -115,3 +115,8 @@ def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint:
     job = EvaluateJob(split="test", data_dir=str(home), sample=PerPeptideOptions(checkpoint=str(checkpoint)))
     with pytest.raises(ValueError, match=r"no reference trajectory below .*test"):
         evaluate(job)
+
+
+def test_lengths_of_rows_do_not_count_caps() -> None:
+    names = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "NAN": 3, "a_folder": 0, "MSE": 3}
+    assert {name: Row(sequence=name, sampler="").length for name in names} == names
