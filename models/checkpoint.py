@@ -11,7 +11,7 @@ import torch
 
 from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import replacing
-from boltzray.molecules.zmatrix import geometry_version
+from boltzray.molecules.zmatrix import knows_geometry
 
 from .config import FlowConfig
 from .flow import Flow
@@ -37,7 +37,8 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
         "format": FORMAT_VERSION,
         "config": asdict(flow.config),
         "scale_nm": flow.scale_nm,
-        **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
+        "atom_order": flow.atom_order,
+        **({"geometry": flow.geometry} if flow.geometry else {}),
         "provenance": dict(provenance or {}),
     }
     # The inner one gets its name first: a folder with a description has its weights, and that marks it as whole.
@@ -120,28 +121,6 @@ def length_warning(path: str | Path, sequence: str) -> str | None:
     )
 
 
-def check_atoms(path: str | Path, flow: Flow, sequence: str, atoms_sha256: str) -> str | None:
-    """Compare the atoms of a peptide with those that a single-system flow was trained on, which it knows by place.
-
-    `atoms_sha256`: as `Peptide` has it. Returns a warning where a checkpoint does not record them.
-    Raises: ValueError for another order, or other names.
-    """
-    if not flow.config.system:
-        return None
-    known = describe(path)["provenance"].get("atoms_sha256") if Path(path).is_dir() else None
-    if known is None:
-        return (
-            f"{Path(path).name} does not record the order of its atoms: give pdb= the file that it was trained on, "
-            f"unless that has the order in which {sequence} is built"
-        )
-    if known != atoms_sha256:
-        raise ValueError(
-            f"{path} was trained on {sequence} with its atoms in another order, or by other names: give pdb= the file "
-            "below pdbs/ of the data that it was trained on, or that folder as data_dir="
-        )
-    return None
-
-
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, to tell whether results were made with them."""
     path = Path(path)
@@ -157,7 +136,8 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
-    if config.coordinates == "internal" and description.get("geometry") != geometry_version():
+    geometry = description.get("geometry")
+    if config.coordinates == "internal" and not knows_geometry(str(geometry)):
         raise ValueError(
             f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
             "version of BoltzRay that trained it, or train again"
@@ -169,7 +149,9 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
     with torch.device("meta"):
-        flow = Flow(config, description["scale_nm"])
+        flow = Flow(config, description["scale_nm"], geometry)
+    if config.system:  # earlier versions trained single systems in the order of the file
+        flow.atom_order = description.get("atom_order", "file")
     fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
     return flow.eval()
 

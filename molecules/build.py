@@ -1,15 +1,13 @@
 """Structures of peptides from their names: extended, hydrogens placed, the same in every process."""
 
 import io
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import openmm
 from openmm import app, unit
 
+from .complete import add_hydrogens
 from .sequences import caps, inner_letters
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,23 +35,8 @@ def build_structure(name: str) -> tuple[app.Topology, FloatArray]:
     topology, positions = pdb.topology, pdb.positions
     if first or last:
         topology, positions = _capped(topology, positions, first=first, last=last)
-    modeller = app.Modeller(topology, positions)
-    variants = ["HIE" if residue.name == "HIS" else None for residue in topology.residues()]
-    with _fixed_random():
-        # Reference, not the fastest platform: its result does not depend on the machine's devices.
-        modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
-    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer), np.float64)
-
-
-@contextmanager
-def _fixed_random() -> Iterator[None]:
-    """Modeller places hydrogens by Python's `random`: give it a fixed seed, then put the state back."""
-    state = random.getstate()
-    random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+    topology, positions = add_hydrogens(topology, positions)
+    return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64)
 
 
 # --- caps ---------------------------------------------------------------------------------------

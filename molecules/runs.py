@@ -1,5 +1,6 @@
 """A run of molecular dynamics on disk: settings, warm-up and chunks, the same whichever engine makes them."""
 
+import hashlib
 import json
 import sys
 import zipfile
@@ -126,9 +127,10 @@ def record(
 
     Raises: ValueError if the directory holds a run with other settings.
     """
+    atoms = " ".join(f"{a.residue.index}:{a.residue.name}:{a.name}" for a in peptide.topology.atoms())
     settings: dict[str, Any] = {
         "sequence": peptide.sequence,
-        "atoms_sha256": peptide.atoms_sha256,
+        "atoms_sha256": hashlib.sha256(atoms.encode()).hexdigest(),
         "seed": seed,
         "engine": engine,
         **asdict(config),

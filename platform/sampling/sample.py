@@ -22,6 +22,7 @@ from ..runtime.config import results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
+from .atom_order import OrderedPeptide
 from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
@@ -96,10 +97,9 @@ class SampleJob(SamplingOptions):
 def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = job.source.load()
     flow = models.checkpoint.outline(checkpoint)
-    flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
-    note = models.checkpoint.check_atoms(checkpoint, flow, peptide.sequence, peptide.atoms_sha256)
+    ordered = OrderedPeptide.of(job.source.load(), flow)
+    peptide = ordered.peptide
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
@@ -115,17 +115,22 @@ def sample(job: SampleJob) -> Path:
         forcefield=job.forcefield,
     )
     with folder.track() as tracker, cluster(job.cluster) as resources:
-        if note and job.sequence:
-            say(f"note: {note}")
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
+        if job.sequence and flow.atom_order == "file":
+            say(
+                f"note: {checkpoint.name} knows its atoms by their place in the file that it was trained on: give pdb= "
+                f"that file, unless its order is the one in which {job.sequence} is built"
+            )
+        for note in ordered.given.notes:
+            say(f"note: {note}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
             sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
         finally:
             actors.stop()
-        write_samples(out, peptide, sets, seed=job.seed)
+        write_samples(out, ordered.given, ordered.as_given(sets), seed=job.seed)
     shutil.rmtree(out / "run")
     return out
 

@@ -72,7 +72,6 @@ def provenance(learner: Learner, data: Catalogue) -> dict[str, Any]:
         "data_fingerprint": data.fingerprint,
         "temperature_k": data.temperature_k,
         "sequences": data.sequences,
-        **({"atoms_sha256": data.peptides[0].atoms_sha256} if learner.flow.config.system else {}),
         "train": asdict(learner.config),
         "versions": {
             "python": platform.python_version(),

@@ -201,15 +201,3 @@ def test_lengths_do_not_count_caps(tmp_path: Path) -> None:
     assert models.checkpoint.trained_lengths(path) == [2, 3]
     assert models.checkpoint.length_warning(path, "ACE-AAA-NME") is None
     assert "ACE-AAAA-NME has 4" in str(models.checkpoint.length_warning(path, "ACE-AAAA-NME"))
-
-
-def test_a_single_system_refuses_its_atoms_in_another_order(tmp_path: Path) -> None:
-    """It knows them by place: draws of another order would be of no molecule."""
-    flow, check = random_flow(**SYSTEM), models.checkpoint.check_atoms
-    known = models.save(flow, tmp_path / "known", {"atoms_sha256": "abc"})
-    assert check(known, flow, "ACE-A-NME", "abc") is None
-    with pytest.raises(ValueError, match=r"atoms in another order, or by other names: give pdb="):
-        check(known, flow, "ACE-A-NME", "abd")
-    unknown = models.save(flow, tmp_path / "unknown")
-    assert "does not record the order of its atoms" in str(check(unknown, flow, "ACE-A-NME", "abc"))
-    assert check(unknown, random_flow(), "AA", "abc") is None

@@ -87,20 +87,20 @@ def test_one_that_fails_does_not_stop_the_others(
     settings = PerPeptideOptions(
         checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data), actors=actors
     )
-    job = EvaluateJob(sequences=("AZ", "DG"), data_dir=str(data), intervals=0, sample=settings)
-    with pytest.raises(RuntimeError, match=r"1 failed .*AZ: unknown residue 'Z'.*again"):
+    job = EvaluateJob(sequences=("ACE-A-NME", "DG"), data_dir=str(data), intervals=0, sample=settings)
+    with pytest.raises(RuntimeError, match=r"1 failed .*ACE-A-NME has residues that a transferable.*again"):
         evaluate(job)
     out = home / "outputs" / "evaluate" / "peptides"
     page = (out / "summary.html").read_text()
     assert '<a href="DG/report.html">DG</a>' in page
-    assert "unknown residue" in page
+    assert "that a transferable flow does not know" in page
     made = [out / "DG" / name for name in ("report.html", "metrics.json", "samples.npz")]
     metrics = json.loads((out / "DG" / "metrics.json").read_text())
     assert metrics["noise_floor"]["torus_w2"] > 0
     assert metrics["SNIS"]["metrics"]["energy_w2"] > 100  # the flow has learned nothing
     with (out / "table.csv").open() as file:
         assert [(r["sequence"], r["sampler"]) for r in csv.DictReader(file)] == [
-            ("AZ", ""),
+            ("ACE-A-NME", ""),
             ("DG", "SNIS"),
             ("DG", FLOOR),
         ]
