@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import replacing
 from boltzray.molecules.zmatrix import knows_geometry
 
@@ -105,17 +106,17 @@ def describe(folder: str | Path) -> dict[str, Any]:
 def trained_lengths(path: str | Path) -> list[int]:
     """Residues of the peptides that a flow was trained on, ascending; empty where that is not known."""
     trained = describe(path)["provenance"].get("sequences") if Path(path).is_dir() else None
-    return sorted({len(sequence) for sequence in trained or ()})
+    return sorted({n_residues(sequence) for sequence in trained or ()})
 
 
 def length_warning(path: str | Path, sequence: str) -> str | None:
     """A warning for a peptide that is longer or shorter than all that the flow was trained on, else None."""
     lengths = trained_lengths(path)
-    if not lengths or len(sequence) in lengths:
+    if not lengths or n_residues(sequence) in lengths:
         return None
     seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     return (
-        f"{Path(path).name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: "
+        f"{Path(path).name} was trained on peptides of {seen} residues and {sequence} has {n_residues(sequence)}: "
         "its draws may be of no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
     )
 

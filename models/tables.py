@@ -61,8 +61,8 @@ class PeptideTables:
         for peptide in peptides:
             if not peptide.encodings:
                 raise ValueError(
-                    f"{peptide.sequence} has residues that a transferable flow does not know: "
-                    "use a peptide of the 20 standard amino acids, or a single-system model"
+                    f"{peptide.sequence} has residues that a transferable flow does not know: give checkpoint= a "
+                    "single-system model of it, or a peptide of the 20 standard amino acids without caps"
                 )
         length = max(len(p.encodings["atom_type"]) for p in peptides)
 

@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ from openmm import app, unit
 
 from . import residues as tables
 from . import stereo, zmatrix
-from .complete import add_hydrogens, complete
+from .build import build_structure
+from .complete import complete
 from .kinds import POINTER
+from .sequences import check_sequence, label
 from .structure_file import file_bytes, read_structure
 
 FloatArray = npt.NDArray[np.float64]
@@ -109,14 +110,15 @@ class Peptide:
 
     @classmethod
     def from_sequence(cls, sequence: str, max_residues: int | None = None) -> "Peptide":
-        """Build the extended zwitterionic L-peptide, HIS as HIE. The same result in every process.
+        """Build the extended L-peptide, HIS as HIE, ends charged or capped. The same result in every process.
 
-        Raises: ValueError for an unknown letter, fewer than two residues, or more than `max_residues`.
+        `sequence`: as `molecules.sequences.parse_sequence` reads it, `ARIP`, `Ala-Gly`, `ACE-A-NME`.
+        Raises: ValueError for what is not read, fewer than two residues, or more than `max_residues`.
         """
-        letters = check_sequence(sequence, max_residues)
-        topology, positions = _build(letters)
+        name = check_sequence(sequence, max_residues)
+        topology, positions = build_structure(name)
         # Through text, as any file: an energy is summed in the order of the bonds, which a parser may change.
-        return cls.from_pdb(_assemble(topology, positions, source=letters).iupac().to_pdb())
+        return cls.from_pdb(_assemble(topology, positions, source=name).iupac().to_pdb())
 
     @classmethod
     def from_pdb(cls, pdb: str | Path) -> "Peptide":
@@ -150,39 +152,6 @@ class Peptide:
         return out.getvalue()
 
 
-def check_sequence(sequence: str, max_residues: int | None = None) -> str:
-    """Upper-case one-letter codes, or a ValueError that names the letter or the limit."""
-    letters = sequence.strip().upper()
-    for position, letter in enumerate(letters, start=1):
-        if letter not in tables.LETTERS:
-            raise ValueError(f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}")
-    if len(letters) < 2:
-        what = f"sequence {sequence!r} has one residue" if letters else "the sequence is empty"
-        raise ValueError(f"{what}: give at least two residues in one-letter codes, such as 'AA'")
-    if max_residues is not None and len(letters) > max_residues:
-        raise ValueError(
-            f"sequence {sequence!r} has {len(letters)} residues: give at most {max_residues}, "
-            "or use a model for longer peptides"
-        )
-    return letters
-
-
-def _build(letters: str) -> tuple[app.Topology, FloatArray]:
-    """Topology and positions (nm) of the extended peptide."""
-    import PeptideBuilder  # with Biopython slow to import, and needed only to build
-    from Bio.PDB import PDBIO
-
-    structure = PeptideBuilder.make_extended_structure(letters)
-    PeptideBuilder.add_terminal_OXT(structure)
-    heavy, writer = io.StringIO(), PDBIO()
-    writer.set_structure(structure)
-    writer.save(heavy)
-    heavy.seek(0)
-    pdb = app.PDBFile(heavy)
-    topology, positions = add_hydrogens(pdb.topology, pdb.positions)
-    return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64)
-
-
 def _assemble(
     topology: app.Topology,
     positions: FloatArray,
@@ -201,7 +170,7 @@ def _assemble(
     atoms = [atom.name for atom in topology.atoms()]
     residue_of = [atom.residue.index for atom in topology.atoms()]
     return Peptide(
-        sequence=_label(names),
+        sequence=label(names),
         positions=np.round(positions, 4),
         topology=topology,
         encodings=tables.encode(names, atoms, residue_of) if covered else {},
@@ -213,12 +182,6 @@ def _assemble(
 
 def _names(topology: app.Topology) -> list[tuple[int, str]]:
     return [(atom.residue.index, atom.name) for atom in topology.atoms()]
-
-
-def _label(names: list[str]) -> str:
-    """`ARIP` for residues of the vocabulary; others by name, set off by hyphens: `ACE-AAA-NME`."""
-    runs = groupby(names, key=lambda name: name in tables.ONE_LETTER)
-    return "-".join("".join(tables.ONE_LETTER[n] for n in run) if ok else "-".join(run) for ok, run in runs)
 
 
 def _check_handedness(residue: Any, positions: FloatArray, source: str) -> None:

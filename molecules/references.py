@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .constants import PUBLISHED_K
 from .forcefield import DEFAULT_FORCEFIELD
 from .observables import Tica
+from .sequences import n_residues
 from .storage import replacing
 
 SPLITS = ("train", "val", "test")
@@ -145,7 +146,7 @@ def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
     found = {path.stem.removesuffix("_subsampled") for path in folder.glob("*AA/*_subsampled.npz")}
     if not found:
         raise ValueError(f"no reference trajectory below {folder}: make some with jobs/simulate.py, or check data_dir")
-    return sorted(found, key=lambda sequence: (len(sequence), sequence))
+    return sorted(found, key=lambda sequence: (n_residues(sequence), sequence))
 
 
 def find_pdb(data_dir: str | Path, sequence: str) -> Path | None:
@@ -169,4 +170,6 @@ def published_split(sequence: str) -> str | None:
 def check_letters(sequence: str) -> None:
     """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
     if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):
-        raise ValueError(f"sequence {sequence!r} is not a row of one-letter codes; use letters only")
+        raise ValueError(
+            f"sequence {sequence!r} is not a row of one-letter codes with or without caps; use letters and hyphens"
+        )

@@ -14,6 +14,7 @@ import ray
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.sequences import n_residues, parse_sequence
 from boltzray.molecules.shards import read_manifest, shard_sizes
 from boltzray.molecules.stereo import iupac_names, iupac_order
 from boltzray.molecules.storage import join, list_files, read_bytes
@@ -21,7 +22,8 @@ from boltzray.molecules.tars import Problem
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
-from ..runtime.progress import progress
+from ..runtime.peptide_names import Sequences, expanded
+from ..runtime.progress import progress, say
 
 PEPTIDES_A_TASK = 500
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
@@ -41,7 +43,7 @@ class DataConfig:
     """
 
     path: str = "data"
-    sequences: tuple[str, ...] = ()
+    sequences: Sequences = ()
     max_residues: int = 8
     scale_nm: float | None = None
     shards_per_window: int = 8
@@ -214,7 +216,10 @@ def list_folder(config: DataConfig, folder: str) -> FolderListing:
     shards, pdbs = shard_sizes(folder), read_pdbs(folder)
     chosen = _chosen(config, pdbs)
     manifest = read_prepared(folder).get("shards") or read_manifest(folder)
-    return FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    listing = FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    if not config.sequences and (left_out := _left_out(config, listing)):
+        say(f"note{left_out} to train on them")
+    return listing
 
 
 def inspect_data(
@@ -249,7 +254,7 @@ def inspect_data(
     problems = [problem for shard in stats for problem in shard.problems]
     if not used:
         reason = f"; the first problem: {problems[0]}" if problems else ""
-        raise ValueError(f"no frame in {folder} can be used for training{reason}")
+        raise ValueError(f"no frame in {folder} can be used for training{_left_out(config, listing)}{reason}")
     n_frames = round(used / len(picked) * len(shards))
     max_bad = int(config.max_bad_share * n_frames)
     bad = sum(problem.frames for problem in problems)
@@ -342,12 +347,36 @@ def read_pdbs(folder: str) -> dict[str, str]:
 
 
 def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
-    """Sequences to train on. Raises: ValueError for one that has no PDB."""
-    for sequence in config.sequences:
+    """Sequences to train on. Raises: ValueError for one that has no PDB, or where `max_residues` leaves none."""
+    chosen = set()
+    for given in expanded(config.sequences):
+        sequence = given if given in pdbs else parse_sequence(given)  # of a file, residues outside the twenty as well
         if sequence not in pdbs:
             known = ", ".join(sorted(pdbs)[:20])
             raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {known}")
-    return sorted(config.sequences or (s for s in pdbs if len(s) <= config.max_residues))
+        chosen.add(sequence)
+    if not config.sequences:
+        chosen = {sequence for sequence in pdbs if n_residues(sequence) <= config.max_residues}
+    if not chosen:
+        shortest = min(pdbs, key=n_residues)
+        raise ValueError(
+            f"data.max_residues={config.max_residues} leaves out every peptide of the folder, from {shortest} "
+            f"on: give data.max_residues={n_residues(shortest)} or more"
+        )
+    return sorted(chosen)
+
+
+def _left_out(config: DataConfig, listing: FolderListing) -> str:
+    """For an error: the peptides that `sequences` or `max_residues` leave out, and the key that brings them back."""
+    others = sorted(listing.pdbs.keys() - set(listing.chosen), key=n_residues)
+    if not others:
+        return ""
+    some = f"{', '.join(others[:5])}{' …' if len(others) > 5 else ''}"
+    if config.sequences:
+        return f": data.sequences leaves out {some}"
+    return (
+        f": data.max_residues={config.max_residues} leaves out {some}, give data.max_residues={n_residues(others[-1])}"
+    )
 
 
 def folder_temperature(folder: str) -> float:

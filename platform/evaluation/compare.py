@@ -71,7 +71,7 @@ class CompareJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.source
+        object.__setattr__(self, "sequence", self.source.sequence)
         if not self.methods and not self.finetuned:
             raise ValueError("there is nothing to compare: give methods=[md,snis,smc], or finetuned=[FOLDER]")
         if not self.budgets or min(self.budgets) < MIN_BUDGET:
@@ -137,7 +137,7 @@ class _Flow(NamedTuple):
 
 def _flows(job: CompareJob, checkpoint: Path, given: Peptide) -> tuple[list[_Flow], Peptide]:
     """Flows to sample, and the peptide as they take it. Raises: ValueError for one that cannot take it."""
-    spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
+    spent = [Spent.read(data_folder(folder)) for folder in job.finetuned]
     wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None)] if {"snis", "smc"} & set(job.methods) else []
     found, peptide = [], given.iupac()
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:

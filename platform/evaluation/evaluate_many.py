@@ -12,7 +12,8 @@ from boltzray.molecules.references import sequences_with_reference
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import data_folder, display_path, results_folder, results_home
+from ..runtime.config import data_folder, display_path, results_folder
+from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import say
 from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.sample import SampleJob, SamplingOptions, sample
@@ -51,7 +52,7 @@ class EvaluateJob:
 
     samples: tuple[str, ...] = ()
     split: str = ""
-    sequences: tuple[str, ...] = ()
+    sequences: Sequences = ()
     checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     data_dir: str = "data"
@@ -64,6 +65,7 @@ class EvaluateJob:
         given = [name for name in ("samples", "split", "sequences") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError("give one of samples=[outputs/sample/AA], split=test, sequences=[AA,ARIP]")
+        object.__setattr__(self, "sequences", several_peptides(self.sequences))
         if self.intervals < 0:
             raise ValueError(f"intervals={self.intervals}: give 0 for no confidence intervals, or more")
 
@@ -79,7 +81,7 @@ def evaluate(job: EvaluateJob) -> None:
     """
     data = data_folder(job.data_dir)
     if job.samples:
-        folders = [results_home() / folder for folder in job.samples]
+        folders = [data_folder(folder) for folder in job.samples]
         for folder in folders:
             read_samples(folder)
         if len(folders) == 1 and not job.out:

@@ -8,7 +8,6 @@ from typing import Literal
 from boltzray.models.conditioning import Precision
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.models.losses import ObjectiveConfig
-from boltzray.molecules.peptide import check_sequence
 from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
@@ -79,9 +78,7 @@ class FinetuneJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.source
-        if self.sequence:
-            check_sequence(self.sequence)
+        object.__setattr__(self, "sequence", self.source.sequence)
         if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
             raise ValueError("steps and batch must be at least 1, rounds and buffer 0 (automatic) or more")
         if self.batch < 2 and "log_variance" in self.objective.active:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from boltzray import models
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.sequences import n_residues
 
 from ..evaluation.evaluate import evaluate_folder, print_verdict
 from ..runtime.config import data_folder, results_home
@@ -85,9 +86,10 @@ def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:
     """Raises: ValueError for a peptide longer than all that the flow was trained on."""
     longest = max(models.checkpoint.trained_lengths(checkpoint), default=math.inf)
-    if len(peptide.sequence) > longest and peptide.encodings:
+    length = n_residues(peptide.sequence)
+    if length > longest and peptide.encodings:
         raise ValueError(
-            f"{peptide.sequence} has {len(peptide.sequence)} residues, the flow {checkpoint.name} was trained on up to "
+            f"{peptide.sequence} has {length} residues, the flow {checkpoint.name} was trained on up to "
             f"{longest}: give a shorter peptide, or a flow of longer ones as checkpoint="
         )
 

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltzray.molecules.peptide import Peptide, check_sequence
+from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
+from boltzray.molecules.sequences import reading_note
 
-from ..runtime.config import data_folder, results_home
+from ..runtime.config import data_folder
+from ..runtime.peptide_names import one_peptide
+from ..runtime.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeptideSource:
-    """One-letter codes in `sequence`, or a PDB file. `data_dir`: where structures of known peptides are looked for.
+    """`sequence`, or a PDB file. `data_dir`: where structures of known peptides are looked for.
 
-    Raises: ValueError unless exactly one of the two is given.
+    `sequence` becomes canonical: any way to write it, or a FASTA file with one, names the same peptide.
+    Raises: ValueError unless exactly one of the two is given, or for a sequence that is not read.
     """
 
     sequence: str = ""
@@ -23,6 +27,7 @@ class PeptideSource:
     def __post_init__(self) -> None:
         if bool(self.sequence) == bool(self.pdb):
             raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+        object.__setattr__(self, "sequence", one_peptide(self.sequence))
 
     @property
     def name(self) -> str:
@@ -40,10 +45,11 @@ class PeptideSource:
         The same peptide to the last bit as `Peptide.from_pdb` makes of its text, which is what actors are sent.
         """
         if self.pdb:
-            return Peptide.from_pdb(results_home() / self.pdb)
-        sequence = check_sequence(self.sequence)
-        path = find_pdb(data_folder(self.data_dir), sequence)
+            return Peptide.from_pdb(data_folder(self.pdb))
+        if note := reading_note(self.sequence):
+            say(f"note: {note}")
+        path = find_pdb(data_folder(self.data_dir), self.sequence)
         if path:
             return Peptide.from_pdb(path)
         # A built peptide lists its bonds in another order than a parsed one, and energies are summed in that order.
-        return Peptide.from_pdb(Peptide.from_sequence(sequence).to_pdb())
+        return Peptide.from_pdb(Peptide.from_sequence(self.sequence).to_pdb())

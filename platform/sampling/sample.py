@@ -83,7 +83,7 @@ class SampleJob(SamplingOptions):
     out: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.source
+        object.__setattr__(self, "sequence", self.source.sequence)
         super().__post_init__()
 
     @property
@@ -121,6 +121,11 @@ def sample(job: SampleJob) -> Path:
     with folder.track() as tracker, cluster(job.cluster) as resources:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
+        if job.sequence and flow.atom_order == "file":
+            say(
+                f"note: {checkpoint.name} knows its atoms by their place in the file that it was trained on: give pdb= "
+                f"that file, unless its order is the one in which {job.sequence} is built"
+            )
         for note in ordered.given.notes:
             say(f"note: {note}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")

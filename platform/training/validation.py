@@ -17,6 +17,7 @@ from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import load_reference
+from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import list_files, read_bytes
 from boltzray.molecules.transport import wasserstein_1d
 from boltzray.samplers import com_log_density, snis
@@ -66,7 +67,7 @@ def held_out(folder: str, limit: int) -> list[HeldOut]:
     pdbs = {PurePath(path).stem: path for path in list_files(folder, "pdbs/*/*.pdb")}
     references = list_files(folder, "trajectories_subsampled/val/*/*_subsampled.npz")
     found = {PurePath(path).stem.removesuffix("_subsampled"): path for path in references}
-    names = sorted(found.keys() & pdbs.keys(), key=lambda name: (len(name), name))
+    names = sorted(found.keys() & pdbs.keys(), key=lambda name: (n_residues(name), name))
     picked = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(limit, len(names)))})
     return [HeldOut(names[i], pdbs[names[i]], found[names[i]]) for i in picked]
 

@@ -120,7 +120,7 @@ def test_atoms_in_another_order_keep_their_types() -> None:
 @pytest.mark.parametrize(
     ("sequence", "limit", "message"),
     [
-        ("AXZ", None, f"unknown residue 'X' at position 2 of 'AXZ': use {LETTERS}"),
+        ("AXZ", None, f"unknown residue 'X' at position 2 of 'AXZ' (any residue): use {LETTERS}"),
         ("A A", None, "unknown residue ' ' at position 2"),
         ("", None, "the sequence is empty: give at least two residues"),
         ("A", None, "has one residue: give at least two"),

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from boltzray.molecules.observables import Tica
-from boltzray.molecules.references import find_pdb, find_reference, load_reference, published_split, save_reference
+from boltzray.molecules.references import (
+    find_pdb,
+    find_reference,
+    load_reference,
+    published_split,
+    save_reference,
+    sequences_with_reference,
+)
 from boltzray.molecules.shards import FRAMES, read_manifest, shard_sizes, write_shards
 from boltzray.molecules.tars import Problem, read_shard
 
@@ -239,6 +246,19 @@ def test_looking_up_sequences() -> None:
     assert find_pdb(DATA, "AL") == DATA / "pdbs" / "val" / "AL.pdb"
     assert find_pdb(DATA, "WW") is None
     assert find_reference(DATA, "WW") is None
+
+
+def test_references_of_capped_peptides_are_found_under_either_length(tmp_path: Path) -> None:
+    """Caps count as no residues, and used to count as letters."""
+    for name, folders in (("ACE-A-NME", ("9AA", "1AA")), ("ACE-AAAA-NME", ("12AA", "4AA"))):
+        for folder in folders:  # the one that is right is looked for first
+            path = tmp_path / "trajectories_subsampled" / "val" / folder / f"{name}_subsampled.npz"
+            path.parent.mkdir(parents=True)
+            path.touch()
+            assert find_reference(tmp_path, name) == path
+    (tmp_path / "trajectories_subsampled" / "val" / "3AA").mkdir()
+    (tmp_path / "trajectories_subsampled" / "val" / "3AA" / "AAA_subsampled.npz").touch()
+    assert sequences_with_reference(tmp_path, "val") == ["ACE-A-NME", "AAA", "ACE-AAAA-NME"]
     with pytest.raises(ValueError, match="letters"):
         find_pdb(DATA, "../AL")
     assert [published_split(s) for s in ("AA", "AL", "GP")] == ["test", "val", None]
