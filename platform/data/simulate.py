@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import ray
 
-from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide, check_sequence
-from boltzray.molecules.references import published_split, save_reference
+from boltzray.molecules.references import published_split
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
-from boltzray.molecules.shards import write_shards
 from boltzray.molecules.storage import replacing
 
 from ..runtime.actor_pool import fetch
@@ -23,6 +20,7 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
+from .sources import HELD_OUT, RUNS, held_out_frames, write_reference, write_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,29 +169,22 @@ def _chunks(replica: MDReplica) -> int:
 
 
 def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
-    """Trajectories → references, and shards of all training replicas that the folder has, earlier ones too."""
-    path = out / "runs.json"
+    """Trajectories → references, and shards of all frames to train on that the folder has, earlier ones too."""
+    path = out / RUNS
     roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     for sequence in dict.fromkeys(replica.sequence for replica in replicas):
         own = [replica for replica in replicas if replica.sequence == sequence]
         held = own[len(own) - job.hold_out :] if job.split == "train" else own
-        roles |= {Path(r.directory).name: [sequence, "held out" if r in held else "train"] for r in own}
+        roles |= {Path(r.directory).name: [sequence, HELD_OUT if r in held else "train"] for r in own}
         if held:
             _write_reference(job, out, held)
     write_json(path, roles)
-    training: dict[str, list[np.ndarray]] = {}
-    for directory, (sequence, role) in sorted(roles.items()):
-        if role == "train":
-            training.setdefault(sequence, []).append(load_trajectory(out / "md" / directory))
-    if training:
-        write_shards(out, training, job.seed, job.frames_per_shard)
+    write_training(out, job.seed, job.frames_per_shard)
 
 
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
     sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
     trajectories = [load_trajectory(replica.directory) for replica in held]
-    lag = tica_lag(min(map(len, trajectories)))
-    tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
-    path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_reference(path, np.concatenate(trajectories), tica)
+    if split == "val":
+        trajectories += held_out_frames(out, sequence)
+    write_reference(out, sequence, split, trajectories, Peptide.from_pdb(held[0].pdb))

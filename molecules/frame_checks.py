@@ -1,0 +1,305 @@
+"""Checks of frames that come from elsewhere, before a flow learns them: each fault with its likely cause.
+
+Bonds tell most of it: their lengths are known to a few per cent, whatever the force field.
+Shapes: T frames, N atoms, B bonds (first, second), C centres with four neighbours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from openmm import HarmonicBondForce
+
+from .constants import KB
+from .forcefield import FORCEFIELDS, create_system
+from .frame_file import FrameFile
+from .observables import chiral_centres
+from .peptide import Peptide
+from .periodic import make_whole
+
+Array = NDArray[np.floating]
+
+MAX_BAD_FRACTION = 0.1  # of a file's frames that may be left out: more is a fault of the file
+RADII_NM = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "S": 0.105, "Se": 0.12}  # covalent: Cordero et al. 2008
+SHORT, LONG = 0.6, 1.5  # of the sum of radii: C=O has 0.87, and heat adds a few per cent
+ALIKE = (0.7, 1.4)  # the same, for lengths that are divided by their common factor
+APART_NM = 1.0  # atoms of a bond over the edge of a box are further apart: no box is smaller
+CONSTRAINED_NM = 1e-3  # X-H bonds spread by 0.003 nm at 300 K, and XTC's rounding by 0.0004 nm
+CHUNK = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFrames:
+    """Sound frames of one file, in order of time, and what a user should know of them.
+
+    `left_out`: frames by reason. Shape: positions (T, N, 3) float32. Units: nm.
+    """
+
+    positions: NDArray[np.float32]
+    notes: tuple[str, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+class _Frames:
+    """The frames of one file while they are checked."""
+
+    def __init__(self, name: str, peptide: Peptide, pdb: str, found: FrameFile) -> None:
+        self.name, self.peptide, self.pdb = name, peptide, pdb
+        self.x, self.box, self.index = found.positions, found.box, np.arange(len(found.positions))
+        self.total, self.notes, self.left_out = len(found.positions), [], {}
+        self.bonds, self.usual = _bonds(peptide)
+
+    def leave_out(self, bad: NDArray[np.bool_], reason: str, hint: str) -> None:
+        """Drop frames, and note it. Raises: ValueError when they are too many."""
+        if not bad.any():
+            return
+        count, first = int(bad.sum()), int(self.index[np.argmax(bad)])
+        if sum(self.left_out.values()) + count > MAX_BAD_FRACTION * self.total:
+            which = "every frame" if count == self.total else f"{count} of {self.total} frames (the first: {first})"
+            raise ValueError(f"{self.name}: {reason} in {which}: {hint}")
+        self.left_out[reason] = count
+        self.notes.append(f"{count} of {self.total} frames left out: {reason} (the first: frame {first})")
+        self.keep(~bad)
+
+    def keep(self, good: NDArray[np.bool_]) -> None:
+        self.x, self.index = self.x[good], self.index[good]
+        self.box = None if self.box is None else self.box[good]
+
+    def ratios(self) -> NDArray[np.float32]:
+        """Bond lengths over the usual ones. Shape: (T, B)."""
+        return bond_lengths(self.x, self.bonds) / self.usual.astype(np.float32)
+
+    def bond(self, index: int) -> str:
+        """Name a bond."""
+        atoms = list(self.peptide.topology.atoms())
+        first, second = (atoms[i] for i in self.bonds[index])
+        return f"{first.name}-{second.name} of {first.residue.name} {first.residue.index + 1}"
+
+
+def check_frames(
+    found: FrameFile, peptide: Peptide, pdb: str, *, temperature_k: float, forcefield: str
+) -> CheckedFrames:
+    """Check the frames of a file, mend what can be mended without doubt, and leave out few bad ones.
+
+    `pdb`: name of the file that `peptide` was read from. Å become nm, molecules are made whole where there is a box.
+    Raises: ValueError of one line with the likely cause, when they are not frames of this peptide.
+    """
+    frames = _Frames(found.path.name, peptide, pdb, found)
+    if not frames.total:
+        raise ValueError(f"{frames.name} has no frames")
+    if found.torn:
+        frames.notes.append(f"the file ends in the middle of a frame: {frames.total} whole ones are used")
+    for check in (_finite, _filled, _unit, _whole, _order, _handed):
+        check(frames)
+    x = np.ascontiguousarray(frames.x, dtype=np.float32)
+    _repeated(x, frames.notes)
+    _vibrations(x, frames, temperature_k, forcefield)
+    return CheckedFrames(positions=x, notes=tuple(frames.notes), left_out=frames.left_out)
+
+
+def bond_lengths(positions: Array, bonds: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Shape: (T, N, 3), (B, 2) -> (T, B)."""
+    return _chunked(lambda x: np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1), positions)
+
+
+def _finite(frames: _Frames) -> None:
+    bad = ~np.isfinite(frames.x).all(axis=(1, 2))
+    frames.leave_out(bad, "NaN or infinite positions", "the simulation was not stable, or the file is damaged")
+
+
+def _filled(frames: _Frames) -> None:
+    bad = np.ptp(frames.x, axis=1).max(axis=1) < 1e-6
+    hint = "it was written before its positions were set" if bad.all() else "it was not filled to its end"
+    frames.leave_out(bad, "all atoms at one point (zeros)" if bad.any() else "", f"{hint}: write it again")
+
+
+def _unit(frames: _Frames) -> None:
+    """Å become nm: bonds that are ten times too long, all alike, leave no doubt."""
+    ratios = frames.ratios()
+    factor = float(np.median(ratios))
+    alike = np.mean((ratios > ALIKE[0] * factor) & (ratios < ALIKE[1] * factor)) if factor > 0 else 0.0
+    if SHORT < factor < LONG or alike < 0.9:
+        return
+    if 8 < factor < 12.5:
+        frames.x = (frames.x.astype(np.float64) / 10).astype(np.float32)
+        frames.box = None if frames.box is None else frames.box / 10
+        frames.notes.append("bonds are ten times too long: the positions are in Å, and were made nm")
+        return
+    raise ValueError(
+        f"{frames.name}: all bonds are {factor:.3g} times as long as they should be: positions are scaled, or in "
+        "another unit: give nm (or Å, which is recognised)"
+    )
+
+
+def _whole(frames: _Frames) -> None:
+    """Make molecules whole that are broken over the edges of a periodic box."""
+    ratios = frames.ratios()
+    wrong = (ratios > LONG) | (ratios < SHORT)
+    broken = wrong.any(axis=1)
+    if not broken.any():
+        return
+    lengths = np.where(wrong, ratios * frames.usual, np.inf)[broken]
+    if frames.box is not None:
+        half = np.linalg.norm(frames.box, axis=2).min(axis=1)[broken] / 2
+        torn = np.flatnonzero(broken)[(np.where(wrong[broken], lengths, 0) > half[:, None]).any(axis=1)]
+        if len(torn):
+            mended = np.array(frames.x)
+            mended[torn] = make_whole(frames.x[torn], frames.box[torn], frames.bonds)
+            frames.x = mended
+            frames.notes.append(f"{len(torn)} frames were broken over the periodic box, and were made whole")
+        return
+    same_bonds = wrong.mean(axis=0).max() > 1 - MAX_BAD_FRACTION
+    extent = np.ptp(frames.peptide.positions, axis=0).max()
+    few = np.median(wrong[broken].sum(axis=1)) <= len(frames.bonds) / 3
+    far = np.median(lengths.min(axis=1)) > (max(APART_NM, 1.2 * extent) if same_bonds else APART_NM)
+    if few and far:
+        raise ValueError(
+            f"{frames.name}: the molecule is broken over the edges of a periodic box in {int(broken.sum())} of "
+            f"{frames.total} frames (a bond of {np.median(lengths.min(axis=1)):.2f} nm in frame "
+            f"{int(frames.index[np.argmax(broken)])}), and the file has no box to mend it with: make molecules whole "
+            "first (gmx trjconv -pbc mol, cpptraj autoimage, mdtraj image_molecules), or give the XTC, DCD or NetCDF "
+            "file with its box"
+        )
+
+
+def _order(frames: _Frames) -> None:
+    """Refuse frames whose bonds are not those of the topology; leave out those of a step that failed."""
+    ratios = frames.ratios()
+    wrong = (ratios > LONG) | (ratios < SHORT)
+    always = wrong.mean(axis=0) > 1 - MAX_BAD_FRACTION
+    if always.any():
+        worst = int(np.argmax(np.where(always, np.abs(np.log(np.median(ratios, axis=0).clip(1e-6))), -1)))
+        length = float(np.median(ratios[:, worst]) * frames.usual[worst])
+        raise ValueError(
+            f"{frames.name}: {int(always.sum())} of {len(always)} bonds of {frames.pdb} have wrong lengths in every "
+            f"frame ({frames.bond(worst)}: {length:.2g} nm): its atoms are in another order than in {frames.pdb}, or "
+            "it is another molecule: give as pdb= the structure that it was written with"
+        )
+    frames.leave_out(
+        wrong.any(axis=1),
+        "bonds that are torn or crushed",
+        "the simulation was not stable, or molecules are broken over a periodic box",
+    )
+
+
+def _handed(frames: _Frames) -> None:
+    """Refuse mirror images and other diastereomers; put equivalent hydrogens in the order of the PDB."""
+    centres, chiral = _centres(frames.peptide)
+    usual = _signed_volumes(frames.peptide.positions[None], centres)[0]
+    known = np.abs(usual) > 1e-5  # nm³: a PDB without coordinates has no handedness
+    centres, chiral, usual = centres[known], chiral[known], usual[known]
+    if not len(centres):
+        return
+    turned = _signed_volumes(frames.x, centres) * usual < 0
+    always, inverted = turned.mean(axis=0) > 1 - MAX_BAD_FRACTION, turned[:, chiral]
+    if inverted.size:
+        names = list(frames.peptide.topology.atoms())
+        wrong = [f"{names[i].name} of {names[i].residue.name} {names[i].residue.index + 1}" for i in centres[chiral, 0]]
+        changed = [name for name, is_wrong in zip(wrong, always[chiral], strict=True) if is_wrong]
+        if changed:
+            every = len(changed) == len(wrong)
+            what = "it is the mirror image (D-residues, or a coordinate with the wrong sign)" if every else "an isomer"
+            raise ValueError(
+                f"{frames.name}: {', '.join(changed)} is the other way round than in {frames.pdb}: {what}: give the "
+                "frames of that molecule"
+            )
+    swapped = _swap_hydrogens(frames, centres[always & ~chiral])
+    if swapped:
+        frames.notes.append(
+            f"equivalent hydrogens at {', '.join(swapped)} are the other way round than in {frames.pdb}, and were "
+            "exchanged"
+        )
+    frames.leave_out(inverted.any(axis=1), "a centre that has turned over", "the simulation was not stable")
+
+
+def _swap_hydrogens(frames: _Frames, centres: NDArray[np.int64]) -> list[str]:
+    """Exchange two hydrogens at each of these centres; names those that have them."""
+    atoms, done = list(frames.peptide.topology.atoms()), []
+    order = np.arange(len(atoms))
+    for centre, *near in centres:
+        hydrogens = [i for i in near if atoms[i].element.symbol == "H"]
+        if len(hydrogens) >= 2:
+            order[hydrogens[:2]] = order[hydrogens[1::-1]]
+            done.append(f"{atoms[centre].name} of {atoms[centre].residue.name} {atoms[centre].residue.index + 1}")
+    if done:
+        frames.x = frames.x[:, order]
+    return done
+
+
+def _repeated(positions: NDArray[np.float32], notes: list[str]) -> None:
+    count = len(positions) - len({hash(frame.tobytes()) for frame in positions})
+    if count:
+        notes.append(f"{count} of {len(positions)} frames are copies of another one: did runs overlap, or stand still?")
+
+
+def _vibrations(positions: NDArray[np.float32], frames: _Frames, temperature_k: float, forcefield: str) -> None:
+    """Note bonds that do not vibrate as the force field has it: constrained, another force field or temperature."""
+    if len(positions) < 10:
+        return
+    lengths = bond_lengths(positions, frames.bonds).astype(np.float64)
+    elements = [atom.element.symbol for atom in frames.peptide.topology.atoms()]
+    light = np.array(["H" in (elements[i], elements[j]) for i, j in frames.bonds])
+    stiff = lengths.std(axis=0) < CONSTRAINED_NM
+    if stiff[light].mean() > 0.5:
+        kind = "all" if stiff.mean() > 0.9 else "X-H"
+        frames.notes.append(
+            f"{kind} bonds have one length: the run had constraints. A flow learns bonds that the force field does not "
+            "have, so energies and weights will be off: simulate without constraints (OpenMM: constraints=None, "
+            "GROMACS: constraints = none, Amber: ntc=1, ntf=1; at 1 fs)"
+        )
+    if forcefield not in FORCEFIELDS or stiff.all():
+        return
+    try:
+        system = create_system(frames.peptide, forcefield)
+    except ValueError:
+        return
+    force = next(f for f in system.getForces() if isinstance(f, HarmonicBondForce))
+    terms = {}
+    for i in range(force.getNumBonds()):
+        a, b, length, k = force.getBondParameters(i)
+        terms[min(a, b), max(a, b)] = (length._value, k._value)
+    usual, k = np.array([terms.get((min(a, b), max(a, b)), (0.0, 0.0)) for a, b in frames.bonds]).T
+    free = ~stiff & (k > 0)
+    if free.any():
+        stretch = float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free]) / (KB * temperature_k))
+        if not 0.75 < stretch < 1.33:
+            frames.notes.append(
+                f"the energy of bonds is {stretch:.2g} times what {forcefield} has at {temperature_k:g} K: simulated "
+                "in another force field or at another temperature? Say so with forcefield= and temperature_k="
+            )
+
+
+def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
+    """Bonds (B, 2), and their usual lengths (B,) in nm."""
+    atoms = list(peptide.topology.atoms())
+    bonds = np.array([sorted((a.index, b.index)) for a, b in peptide.topology.bonds()], np.int64)
+    radius = np.array([RADII_NM.get(atom.element.symbol, 0.1) for atom in atoms])
+    return bonds, radius[bonds].sum(axis=1)
+
+
+def _centres(peptide: Peptide) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Atoms with four neighbours and these (C, 5), and whether their handedness makes another molecule (C,)."""
+    atoms = list(peptide.topology.atoms())
+    near: list[list[int]] = [[] for _ in atoms]
+    for a, b in peptide.topology.bonds():
+        near[a.index].append(b.index)
+        near[b.index].append(a.index)
+    centres = np.array([[i, *sorted(js)] for i, js in enumerate(near) if len(js) == 4], np.int64).reshape(-1, 5)
+    return centres, np.isin(centres[:, 0], chiral_centres(peptide.topology)[:, 0])
+
+
+def _signed_volumes(positions: Array, centres: NDArray[np.int64]) -> Array:
+    """Of the tetrahedron of the four neighbours. Shape: (T, N, 3), (C, 5) -> (T, C)."""
+
+    def volumes(x: Array) -> Array:
+        arms = x[:, centres[:, 2:]] - x[:, centres[:, 1:2]]
+        return np.einsum("tci,tci->tc", arms[:, :, 0], np.cross(arms[:, :, 1], arms[:, :, 2]))
+
+    return _chunked(volumes, positions)
+
+
+def _chunked(function: Callable[[Array], Array], positions: Array) -> NDArray[np.float32]:
+    """A function of frames, of some at a time in double precision."""
+    parts = [positions[i : i + CHUNK] for i in range(0, max(len(positions), 1), CHUNK)]
+    return np.concatenate([function(part.astype(np.float64)).astype(np.float32) for part in parts])
