@@ -4,29 +4,22 @@ Bonds tell most of it: their lengths are known to a few per cent, whatever the f
 Shapes: T frames, N atoms, B bonds (first, second), C centres with four neighbours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from openmm import HarmonicBondForce
 
-from .constants import KB
-from .forcefield import FORCEFIELDS, create_system
 from .frame_file import FrameFile
+from .frame_statistics import Array, bond_lengths, in_chunks, repeated, vibrations
 from .observables import chiral_centres
 from .peptide import Peptide
 from .periodic import make_whole
-
-Array = NDArray[np.floating]
 
 MAX_BAD_FRACTION = 0.1  # of a file's frames that may be left out: more is a fault of the file
 RADII_NM = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "S": 0.105, "Se": 0.12}  # covalent: Cordero et al. 2008
 SHORT, LONG = 0.6, 1.5  # of the sum of radii: C=O has 0.87, and heat adds a few per cent
 ALIKE = (0.7, 1.4)  # the same, for lengths that are divided by their common factor
 APART_NM = 1.0  # atoms of a bond over the edge of a box are further apart: no box is smaller
-CONSTRAINED_NM = 1e-3  # X-H bonds spread by 0.003 nm at 300 K, and XTC's rounding by 0.0004 nm
-CHUNK = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +40,9 @@ class _Frames:
     def __init__(self, name: str, peptide: Peptide, pdb: str, found: FrameFile) -> None:
         self.name, self.peptide, self.pdb = name, peptide, pdb
         self.x, self.box, self.index = found.positions, found.box, np.arange(len(found.positions))
-        self.total, self.notes, self.left_out = len(found.positions), [], {}
+        self.total = len(found.positions)
+        self.notes: list[str] = []
+        self.left_out: dict[str, int] = {}
         self.bonds, self.usual = _bonds(peptide)
 
     def leave_out(self, bad: NDArray[np.bool_], reason: str, hint: str) -> None:
@@ -93,14 +88,8 @@ def check_frames(
     for check in (_finite, _filled, _unit, _whole, _order, _handed):
         check(frames)
     x = np.ascontiguousarray(frames.x, dtype=np.float32)
-    _repeated(x, frames.notes)
-    _vibrations(x, frames, temperature_k, forcefield)
-    return CheckedFrames(positions=x, notes=tuple(frames.notes), left_out=frames.left_out)
-
-
-def bond_lengths(positions: Array, bonds: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Shape: (T, N, 3), (B, 2) -> (T, B)."""
-    return _chunked(lambda x: np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1), positions)
+    notes = (*frames.notes, *repeated(x), *vibrations(x, peptide, frames.bonds, temperature_k, forcefield))
+    return CheckedFrames(positions=x, notes=notes, left_out=frames.left_out)
 
 
 def _finite(frames: _Frames) -> None:
@@ -117,19 +106,22 @@ def _filled(frames: _Frames) -> None:
 def _unit(frames: _Frames) -> None:
     """Å become nm: bonds that are ten times too long, all alike, leave no doubt."""
     ratios = frames.ratios()
-    factor = float(np.median(ratios))
-    alike = np.mean((ratios > ALIKE[0] * factor) & (ratios < ALIKE[1] * factor)) if factor > 0 else 0.0
-    if SHORT < factor < LONG or alike < 0.9:
-        return
-    if 8 < factor < 12.5:
+    if _alike(ratios, 10) > 0.4 and _alike(ratios, 1) < 0.1:  # the others may be broken over a box
         frames.x = (frames.x.astype(np.float64) / 10).astype(np.float32)
         frames.box = None if frames.box is None else frames.box / 10
         frames.notes.append("bonds are ten times too long: the positions are in Å, and were made nm")
         return
-    raise ValueError(
-        f"{frames.name}: all bonds are {factor:.3g} times as long as they should be: positions are scaled, or in "
-        "another unit: give nm (or Å, which is recognised)"
-    )
+    factor = float(np.median(ratios))
+    if not SHORT < factor < LONG and _alike(ratios, factor) > 0.9:
+        raise ValueError(
+            f"{frames.name}: all bonds are {factor:.3g} times as long as they should be: positions are scaled, or in "
+            "another unit: give nm (or Å, which is recognised)"
+        )
+
+
+def _alike(ratios: NDArray[np.float32], factor: float) -> float:
+    """Return the fraction of bonds that are about so many times too long."""
+    return float(np.mean((ratios > ALIKE[0] * factor) & (ratios < ALIKE[1] * factor)))
 
 
 def _whole(frames: _Frames) -> None:
@@ -227,49 +219,6 @@ def _swap_hydrogens(frames: _Frames, centres: NDArray[np.int64]) -> list[str]:
     return done
 
 
-def _repeated(positions: NDArray[np.float32], notes: list[str]) -> None:
-    count = len(positions) - len({hash(frame.tobytes()) for frame in positions})
-    if count:
-        notes.append(f"{count} of {len(positions)} frames are copies of another one: did runs overlap, or stand still?")
-
-
-def _vibrations(positions: NDArray[np.float32], frames: _Frames, temperature_k: float, forcefield: str) -> None:
-    """Note bonds that do not vibrate as the force field has it: constrained, another force field or temperature."""
-    if len(positions) < 10:
-        return
-    lengths = bond_lengths(positions, frames.bonds).astype(np.float64)
-    elements = [atom.element.symbol for atom in frames.peptide.topology.atoms()]
-    light = np.array(["H" in (elements[i], elements[j]) for i, j in frames.bonds])
-    stiff = lengths.std(axis=0) < CONSTRAINED_NM
-    if stiff[light].mean() > 0.5:
-        kind = "all" if stiff.mean() > 0.9 else "X-H"
-        frames.notes.append(
-            f"{kind} bonds have one length: the run had constraints. A flow learns bonds that the force field does not "
-            "have, so energies and weights will be off: simulate without constraints (OpenMM: constraints=None, "
-            "GROMACS: constraints = none, Amber: ntc=1, ntf=1; at 1 fs)"
-        )
-    if forcefield not in FORCEFIELDS or stiff.all():
-        return
-    try:
-        system = create_system(frames.peptide, forcefield)
-    except ValueError:
-        return
-    force = next(f for f in system.getForces() if isinstance(f, HarmonicBondForce))
-    terms = {}
-    for i in range(force.getNumBonds()):
-        a, b, length, k = force.getBondParameters(i)
-        terms[min(a, b), max(a, b)] = (length._value, k._value)
-    usual, k = np.array([terms.get((min(a, b), max(a, b)), (0.0, 0.0)) for a, b in frames.bonds]).T
-    free = ~stiff & (k > 0)
-    if free.any():
-        stretch = float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free]) / (KB * temperature_k))
-        if not 0.75 < stretch < 1.33:
-            frames.notes.append(
-                f"the energy of bonds is {stretch:.2g} times what {forcefield} has at {temperature_k:g} K: simulated "
-                "in another force field or at another temperature? Say so with forcefield= and temperature_k="
-            )
-
-
 def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
     """Bonds (B, 2), and their usual lengths (B,) in nm."""
     atoms = list(peptide.topology.atoms())
@@ -296,10 +245,4 @@ def _signed_volumes(positions: Array, centres: NDArray[np.int64]) -> Array:
         arms = x[:, centres[:, 2:]] - x[:, centres[:, 1:2]]
         return np.einsum("tci,tci->tc", arms[:, :, 0], np.cross(arms[:, :, 1], arms[:, :, 2]))
 
-    return _chunked(volumes, positions)
-
-
-def _chunked(function: Callable[[Array], Array], positions: Array) -> NDArray[np.float32]:
-    """A function of frames, of some at a time in double precision."""
-    parts = [positions[i : i + CHUNK] for i in range(0, max(len(positions), 1), CHUNK)]
-    return np.concatenate([function(part.astype(np.float64)).astype(np.float32) for part in parts])
+    return in_chunks(volumes, positions)
