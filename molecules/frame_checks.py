@@ -63,7 +63,7 @@ class _Frames:
 
     def ratios(self) -> NDArray[np.float32]:
         """Bond lengths over the usual ones. Shape: (T, B)."""
-        return bond_lengths(self.x, self.bonds) / self.usual.astype(np.float32)
+        return np.divide(bond_lengths(self.x, self.bonds), self.usual, dtype=np.float32)
 
     def bond(self, index: int) -> str:
         """Name a bond."""
@@ -169,7 +169,7 @@ def _order(frames: _Frames) -> None:
             "it is another molecule: give as pdb= the structure that it was written with"
         )
     frames.leave_out(
-        wrong.any(axis=1),
+        np.asarray(wrong.any(axis=1)),
         "bonds that are torn or crushed",
         "the simulation was not stable, or molecules are broken over a periodic box",
     )
@@ -202,7 +202,7 @@ def _handed(frames: _Frames) -> None:
             f"equivalent hydrogens at {', '.join(swapped)} are the other way round than in {frames.pdb}, and were "
             "exchanged"
         )
-    frames.leave_out(inverted.any(axis=1), "a centre that has turned over", "the simulation was not stable")
+    frames.leave_out(np.asarray(inverted.any(axis=1)), "a centre that has turned over", "the simulation was not stable")
 
 
 def _swap_hydrogens(frames: _Frames, centres: NDArray[np.int64]) -> list[str]:

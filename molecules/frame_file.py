@@ -3,6 +3,8 @@
 Shapes: T frames, M atoms of the file, N atoms of the peptide; boxes (T, 3, 3) have vectors as rows.
 """
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,3 +110,20 @@ def plain_name(path: Path) -> Iterator[Path]:
         link = Path(folder, f"frames{ending}")
         link.symlink_to(path.absolute())
         yield link
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what C libraries of trajectories print about sound files, past Python, from the user."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            for number in (1, 2):
+                os.dup2(nothing.fileno(), number)
+        yield
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)

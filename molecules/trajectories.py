@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .frame_file import CHUNK, FrameFile, Selection, WrongAtoms, joined, plain_name, suffix
+from .frame_file import CHUNK, FrameFile, Selection, WrongAtoms, joined, plain_name, quiet, suffix
 from .named_frames import read_hdf5, read_structures
 
 STREAMS = (".xtc", ".dcd", ".trr", ".nc", ".ncdf", ".netcdf", ".lammpstrj", ".xyz", ".xyz.gz")
@@ -59,7 +59,7 @@ def read_frames(path: Path, n_atoms: int, file_atoms: NDArray[np.int64] | None, 
     if reader is None:
         raise ValueError(f"{path} has a name of no kind of trajectory that is read: give {KINDS}")
     try:
-        with plain_name(path) as readable, warnings.catch_warnings():
+        with plain_name(path) as readable, warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # of mdtraj, that netCDF4 would be faster
             return reader(path, readable, Selection(path.name, n_atoms, file_atoms, pdb))
     except WrongAtoms as error:

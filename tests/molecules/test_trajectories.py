@@ -77,12 +77,19 @@ def read(path: Path, file_atoms: np.ndarray | None = None) -> FrameFile:
     ],
 )
 def test_each_kind_in_a_folder_of_any_name(
-    tmp_path: Path, frames: np.ndarray, ending: str, precise: float, box: bool, timed: bool
+    tmp_path: Path,
+    frames: np.ndarray,
+    ending: str,
+    precise: float,
+    box: bool,
+    timed: bool,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     plain = tmp_path / f"run.{ending}"
     trajectory(frames).save(str(plain))
     folder = tmp_path / "Läufe (2)"
     folder.mkdir()
+    capfd.readouterr()
     for path in (plain, plain.replace(folder / f"run.{ending.upper()}")):
         if path.exists():
             found = read(path)
@@ -90,6 +97,7 @@ def test_each_kind_in_a_folder_of_any_name(
             assert (found.box is not None) == box
             assert found.spacing_ps == (pytest.approx(0.2) if timed else None)
             assert (found.structure is not None) == (ending in ("pdb", "pdb.gz", "gro"))
+    assert tuple(capfd.readouterr()) == ("", "")  # VMD's plugin for DCD talks
 
 
 def test_hdf5_without_pytables(tmp_path: Path, frames: np.ndarray) -> None:
