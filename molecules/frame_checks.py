@@ -4,6 +4,7 @@ Bonds tell most of it: their lengths are known to a few per cent, whatever the f
 Shapes: T frames, N atoms, B bonds (first, second), C centres with four neighbours.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,14 +12,16 @@ from numpy.typing import NDArray
 
 from .frame_file import FrameFile
 from .frame_statistics import Array, bond_lengths, in_chunks, repeated, vibrations
-from .observables import chiral_centres
+from .observables import chiral_centres, chirality_signs
 from .peptide import Peptide
 from .periodic import make_whole
+from .stereo import atom_map
 
 MAX_BAD_FRACTION = 0.1  # of a file's frames that may be left out: more is a fault of the file
 RADII_NM = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "S": 0.105, "Se": 0.12}  # covalent: Cordero et al. 2008
 SHORT, LONG = 0.6, 1.5  # of the sum of radii: C=O has 0.87, and heat adds a few per cent
 ALIKE = (0.7, 1.4)  # the same, for lengths that are divided by their common factor
+LOOKED_AT = 5  # frames, for the names of prochiral atoms
 APART_NM = 1.0  # atoms of a bond over the edge of a box are further apart: no box is smaller
 
 
@@ -176,47 +179,43 @@ def _order(frames: _Frames) -> None:
 
 
 def _handed(frames: _Frames) -> None:
-    """Refuse mirror images and other diastereomers; put equivalent hydrogens in the order of the PDB."""
-    centres, chiral = _centres(frames.peptide)
-    usual = _signed_volumes(frames.peptide.positions[None], centres)[0]
-    known = np.abs(usual) > 1e-5  # nm³: a PDB without coordinates has no handedness
-    centres, chiral, usual = centres[known], chiral[known], usual[known]
-    if not len(centres):
-        return
-    turned = _signed_volumes(frames.x, centres) * usual < 0
-    always, inverted = turned.mean(axis=0) > 1 - MAX_BAD_FRACTION, turned[:, chiral]
-    if inverted.size:
-        names = list(frames.peptide.topology.atoms())
-        wrong = [f"{names[i].name} of {names[i].residue.name} {names[i].residue.index + 1}" for i in centres[chiral, 0]]
-        changed = [name for name, is_wrong in zip(wrong, always[chiral], strict=True) if is_wrong]
-        if changed:
-            every = len(changed) == len(wrong)
-            what = "it is the mirror image (D-residues, or a coordinate with the wrong sign)" if every else "an isomer"
-            raise ValueError(
-                f"{frames.name}: {', '.join(changed)} is the other way round than in {frames.pdb}: {what}: give the "
-                "frames of that molecule"
-            )
-    swapped = _swap_hydrogens(frames, centres[always & ~chiral])
-    if swapped:
-        frames.notes.append(
-            f"equivalent hydrogens at {', '.join(swapped)} are the other way round than in {frames.pdb}, and were "
-            "exchanged"
+    """Refuse mirror images and other diastereomers; put prochiral atoms in the order of the PDB."""
+    topology = frames.peptide.topology
+    usual = chirality_signs(frames.peptide.positions[None], topology)[0]  # 0 in a PDB without coordinates
+    inverted = in_chunks(lambda x: chirality_signs(x, topology), frames.x) * usual < 0
+    always = inverted.mean(axis=0) > 1 - MAX_BAD_FRACTION
+    if always.any():
+        atoms = list(topology.atoms())
+        centres = [atoms[i] for i in chiral_centres(topology)[always, 0]]
+        which = ", ".join(f"{atom.name} of {atom.residue.name} {atom.residue.index + 1}" for atom in centres)
+        what = (
+            "it is the mirror image (D-residues, or a coordinate with the wrong sign)" if always.all() else "an isomer"
+        )
+        raise ValueError(
+            f"{frames.name}: {which} is the other way round than in {frames.pdb}: {what}: give the frames of that "
+            "molecule"
         )
     frames.leave_out(np.asarray(inverted.any(axis=1)), "a centre that has turned over", "the simulation was not stable")
+    _exchange_prochiral(frames)
 
 
-def _swap_hydrogens(frames: _Frames, centres: NDArray[np.int64]) -> list[str]:
-    """Exchange two hydrogens at each of these centres; names those that have them."""
-    atoms, done = list(frames.peptide.topology.atoms()), []
-    order = np.arange(len(atoms))
-    for centre, *near in centres:
-        hydrogens = [i for i in near if atoms[i].element.symbol == "H"]
-        if len(hydrogens) >= 2:
-            order[hydrogens[:2]] = order[hydrogens[1::-1]]
-            done.append(f"{atoms[centre].name} of {atoms[centre].residue.name} {atoms[centre].residue.index + 1}")
-    if done:
-        frames.x = frames.x[:, order]
-    return done
+def _exchange_prochiral(frames: _Frames) -> None:
+    """Put prochiral atoms, told by where they stand in some of the frames, under the names that the PDB has for them.
+
+    Frames that were written with another naming than the PDB have them exchanged, in all frames alike.
+    """
+    looked_at = {int(i) for i in np.linspace(0, len(frames.x) - 1, LOOKED_AT)}
+    orders = Counter(tuple(atom_map(frames.peptide.at(frames.x[i]), frames.peptide).tolist()) for i in looked_at)
+    order, times = orders.most_common(1)[0]
+    changed = [i for i, j in enumerate(order) if i != j]
+    if changed and 2 * times > len(looked_at):
+        atoms = list(frames.peptide.topology.atoms())
+        frames.x = frames.x[:, list(order)]
+        names = [f"{atoms[i].name} of {atoms[i].residue.name} {atoms[i].residue.index + 1}" for i in changed]
+        frames.notes.append(
+            f"equivalent atoms have each other's names in {frames.pdb}, and were exchanged: {', '.join(names[:4])}"
+            f"{' and others' if len(names) > 4 else ''}"
+        )
 
 
 def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
@@ -225,24 +224,3 @@ def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
     bonds = np.array([sorted((a.index, b.index)) for a, b in peptide.topology.bonds()], np.int64)
     radius = np.array([RADII_NM.get(atom.element.symbol, 0.1) for atom in atoms])
     return bonds, radius[bonds].sum(axis=1)
-
-
-def _centres(peptide: Peptide) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Atoms with four neighbours and these (C, 5), and whether their handedness makes another molecule (C,)."""
-    atoms = list(peptide.topology.atoms())
-    near: list[list[int]] = [[] for _ in atoms]
-    for a, b in peptide.topology.bonds():
-        near[a.index].append(b.index)
-        near[b.index].append(a.index)
-    centres = np.array([[i, *sorted(js)] for i, js in enumerate(near) if len(js) == 4], np.int64).reshape(-1, 5)
-    return centres, np.isin(centres[:, 0], chiral_centres(peptide.topology)[:, 0])
-
-
-def _signed_volumes(positions: Array, centres: NDArray[np.int64]) -> Array:
-    """Of the tetrahedron of the four neighbours. Shape: (T, N, 3), (C, 5) -> (T, C)."""
-
-    def volumes(x: Array) -> Array:
-        arms = x[:, centres[:, 2:]] - x[:, centres[:, 1:2]]
-        return np.einsum("tci,tci->tc", arms[:, :, 0], np.cross(arms[:, :, 1], arms[:, :, 2]))
-
-    return in_chunks(volumes, positions)

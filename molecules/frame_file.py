@@ -42,28 +42,36 @@ class WrongAtoms(ValueError):
 
 @dataclass(frozen=True)
 class Selection:
-    """Atoms to keep of a file called `name`: those of a peptide of `n_atoms`, read from the structure file `pdb`.
+    """Atoms to keep: those of a peptide of `n_atoms`, read from the structure file called `pdb`, which has `n_file`.
 
-    `file_atoms`: their indices in the system of `pdb`, None where that holds nothing else.
+    `file_atoms`: their indices in that file, None where it lacks some of them.
     """
 
-    name: str
-    n_atoms: int
-    file_atoms: NDArray[np.int64] | None
     pdb: str
+    n_atoms: int
+    n_file: int
+    file_atoms: NDArray[np.int64] | None
 
-    def of(self, count: int) -> NDArray[np.int64] | None:
-        """Return the indices to keep of `count` atoms, None for all. Raises: WrongAtoms."""
+    def of(self, count: int, name: str) -> NDArray[np.int64] | None:
+        """Return the indices to keep of the `count` atoms of the file `name`, None for all. Raises: WrongAtoms."""
+        kept = self.file_atoms
+        if kept is not None and self.fits(count):
+            kept = np.argsort(np.argsort(kept)) if count == self.n_atoms else kept
+            return None if len(kept) == count and (np.diff(kept) == 1).all() else kept
         if count == self.n_atoms:
             return None
-        if self.file_atoms is not None and count > self.file_atoms.max():
-            return self.file_atoms
         hint = (
             "give as pdb= the structure of the whole system (water and ions are left out), or write the peptide alone"
             if count > self.n_atoms
             else "give as pdb= the structure that it was written with, all hydrogens present"
         )
-        raise WrongAtoms(f"{self.name} holds {count} atoms, {self.pdb} has {self.n_atoms} atoms: {hint}")
+        raise WrongAtoms(f"{name} holds {count} atoms, {self.pdb} has {self.n_atoms} atoms: {hint}")
+
+    def fits(self, count: int) -> bool:
+        """Return whether a frame of `count` atoms is one of the peptide, or of its system."""
+        if count == self.n_atoms:
+            return True
+        return self.file_atoms is not None and self.n_file > self.n_atoms and count > self.file_atoms.max()
 
 
 def joined(path: Path, chunks: Sequence[Any], timed: bool, torn: str = "") -> FrameFile:

@@ -27,7 +27,7 @@ def read_structures(path: Path, readable: Path, selection: Selection) -> FrameFi
     trajectory = mdtraj.load(str(readable), **options)
     names = [(a.name, a.residue.name, a.residue.resSeq, a.residue.chain.index) for a in trajectory.topology.atoms]
     found = joined(path, [trajectory], timed=False)
-    structure, kept = _own_structure(names, found.positions, found.box, selection)
+    structure, kept = _own_structure(path.name, names, found.positions, found.box, selection)
     return replace(found, positions=found.positions if kept is None else found.positions[:, kept], structure=structure)
 
 
@@ -46,9 +46,9 @@ def read_hdf5(path: Path, readable: Path, selection: Selection) -> FrameFile:
             box = vectors(file["cell_lengths"][:] * scale, file["cell_angles"][:])
         names = _hdf5_names(file)
         if names:
-            structure, kept = _own_structure(names, coordinates[:CHUNK] * scale, box, selection)
+            structure, kept = _own_structure(path.name, names, coordinates[:CHUNK] * scale, box, selection)
         else:
-            structure, kept = None, selection.of(coordinates.shape[1])
+            structure, kept = None, selection.of(coordinates.shape[1], path.name)
         times = file["time"][:] if "time" in file else np.empty(0)
         every = slice(None) if kept is None else kept
         parts = [coordinates[i : i + CHUNK][:, every] for i in range(0, len(coordinates), CHUNK)]
@@ -77,7 +77,7 @@ def _hdf5_names(file: Any) -> list[_Name]:
 
 
 def _own_structure(
-    names: list[_Name], positions: NDArray[Any], box: NDArray[np.float64] | None, selection: Selection
+    name: str, names: list[_Name], positions: NDArray[Any], box: NDArray[np.float64] | None, selection: Selection
 ) -> tuple[str, NDArray[np.int64] | None]:
     """PDB text of the peptide as the file names it, and the atoms to keep, None for all. Raises: WrongAtoms."""
     from .peptide import Peptide
@@ -92,11 +92,11 @@ def _own_structure(
     try:
         own = Peptide.from_pdb(text)
     except ValueError as error:
-        raise WrongAtoms(f"the atoms of {selection.name} are of no peptide that can be read: {error}") from error
+        raise WrongAtoms(f"the atoms of {name} are of no peptide that can be read: {error}") from error
     kept = getattr(own, "file_atoms", None)
     count = len(names if kept is None else kept)
     if own.n_atoms != selection.n_atoms or count != own.n_atoms:
-        replace(selection, file_atoms=None).of(count)
+        replace(selection, file_atoms=None).of(count, name)
     return own.to_pdb(), kept
 
 

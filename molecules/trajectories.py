@@ -48,10 +48,9 @@ def _matches(pattern: Path) -> Iterator[Path]:
     return anchor.glob(str(pattern.relative_to(anchor)))
 
 
-def read_frames(path: Path, n_atoms: int, file_atoms: NDArray[np.int64] | None, pdb: str) -> FrameFile:
-    """Read the frames of a file, of the peptide's atoms alone.
+def read_frames(path: Path, selection: Selection) -> FrameFile:
+    """Read the frames of a file, of the selected atoms alone.
 
-    `file_atoms`: its indices (N,) in the system of the structure file `pdb`, None where that holds nothing else.
     Raises: ValueError of one line for a file that holds no frames of this many atoms.
     """
     kind = suffix(path)
@@ -61,7 +60,7 @@ def read_frames(path: Path, n_atoms: int, file_atoms: NDArray[np.int64] | None, 
     try:
         with plain_name(path) as readable, warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # of mdtraj, that netCDF4 would be faster
-            return reader(path, readable, Selection(path.name, n_atoms, file_atoms, pdb))
+            return reader(path, readable, selection)
     except WrongAtoms as error:
         raise ValueError(str(error)) from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, RuntimeError, ImportError) as error:
@@ -80,7 +79,7 @@ def _read_array(path: Path, readable: Path, selection: Selection) -> FrameFile:
     for preferred in (shaped.keys() & set(POSITION_KEYS), shaped.keys()):
         if len(preferred) == 1:
             x = shaped[next(iter(preferred))]
-            kept = selection.of(x.shape[1])
+            kept = selection.of(x.shape[1], path.name)
             return FrameFile(path=path, positions=np.array(x if kept is None else x[:, kept]))
     if shaped:
         raise WrongAtoms(
@@ -89,7 +88,7 @@ def _read_array(path: Path, readable: Path, selection: Selection) -> FrameFile:
         )
     of_frames = [array for array in arrays.values() if array.ndim == 3 and array.shape[2] == 3]
     if len(of_frames) == 1 and of_frames[0].shape[1]:
-        selection.of(of_frames[0].shape[1])
+        selection.of(of_frames[0].shape[1], path.name)
     shapes = ", ".join(f"{key} {array.shape}".strip() for key, array in arrays.items()) or "nothing"
     raise WrongAtoms(
         f"{path.name} holds positions of shape {shapes}, {selection.pdb} has {selection.n_atoms} atoms: give (frames, "
@@ -99,12 +98,9 @@ def _read_array(path: Path, readable: Path, selection: Selection) -> FrameFile:
 
 def _as_frames(array: NDArray[Any], selection: Selection) -> NDArray[Any] | None:
     """(T, M, 3) of an array, None where it is none of this peptide."""
-    counts = [selection.n_atoms]
-    if selection.file_atoms is not None and array.ndim == 3:
-        counts += [array.shape[1]] if array.shape[1] > selection.file_atoms.max() else []
     if array.dtype.kind not in "fiu" or not array.size:
         return None
-    if array.ndim == 3 and array.shape[2] == 3 and array.shape[1] in counts:
+    if array.ndim == 3 and array.shape[2] == 3 and selection.fits(array.shape[1]):
         return array
     if array.ndim == 2 and array.shape[1] == 3 * selection.n_atoms:
         return array.reshape(len(array), -1, 3)
@@ -118,7 +114,7 @@ def _read_stream(path: Path, readable: Path, selection: Selection) -> FrameFile:
     with mdtraj.open(str(readable)) as file:
         first = file.read(1)
         count = (first[0] if isinstance(first, tuple) else first).shape[1]
-    kept = selection.of(count)
+    kept = selection.of(count, path.name)
     topology = mdtraj.Topology()
     residue = topology.add_residue("X", topology.add_chain())
     for _ in range(count):  # mdtraj wants names, which these files have not

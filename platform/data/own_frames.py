@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boltzray.molecules.frame_checks import check_frames
-from boltzray.molecules.frame_file import FrameFile
+from boltzray.molecules.frame_file import FrameFile, Selection
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
 from boltzray.molecules.stereo import atom_map
 from boltzray.molecules.storage import replacing
+from boltzray.molecules.structure_file import file_bytes, read_structure
 from boltzray.molecules.trajectories import read_frames
 
 from ..runtime.progress import progress, say
@@ -50,6 +51,8 @@ class OwnFrames:
         """
         check_addable(folder)
         given = Peptide.from_pdb(self.pdb)
+        for note in given.notes:
+            say(f"note: {self.pdb.name}: {note}")
         there = find_pdb(folder, given.sequence)
         peptide = Peptide.from_pdb(there) if there else given
         order = atom_map(given, peptide) if there else np.arange(given.n_atoms)
@@ -68,11 +71,13 @@ class OwnFrames:
         """Read and check all files, and leave their frames in `staging`."""
         added: dict[str, Source] = {}
         notes: dict[str, list[str]] = {}
+        n_file = read_structure(file_bytes(self.pdb), self.pdb.name).n_atoms
+        selection = Selection(self.pdb.name, peptide.n_atoms, n_file, peptide.file_atoms)
         sizes = [path.stat().st_size for path in self.paths]
         with progress("check frames", sum(sizes)) as update:
             for number, path in enumerate(self.paths):
                 update(sum(sizes[:number]), path.name)
-                frames = read_frames(path, peptide.n_atoms, getattr(peptide, "file_atoms", None), self.pdb.name)
+                frames = read_frames(path, selection)
                 checked = check_frames(
                     self._by_name(frames, peptide),
                     peptide,

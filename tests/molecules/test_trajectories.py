@@ -8,7 +8,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from boltzray.molecules.frame_file import FrameFile
+from boltzray.molecules.frame_file import FrameFile, Selection
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.trajectories import frame_paths, read_frames
 
@@ -59,7 +59,7 @@ def write_hdf5(path: Path, frames: np.ndarray, unit: str = "nanometers", order: 
 
 
 def read(path: Path, file_atoms: np.ndarray | None = None) -> FrameFile:
-    return read_frames(path, N, file_atoms, "AA.pdb")
+    return read_frames(path, Selection("AA.pdb", N, N if file_atoms is None else 29, file_atoms))
 
 
 @pytest.mark.parametrize(
