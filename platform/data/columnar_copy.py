@@ -25,6 +25,10 @@ def write_columnar_copy(source: str, target: str, config: ClusterConfig) -> Path
     if folder == str(data_folder(target)):
         raise ValueError(f"{folder} holds the tars: give another out=")
     run = RunFolder.open(target, "prepare", {}, source=folder)  # a URL or an absolute path, not `source` as typed
+    return _copy_into(run, folder, config)
+
+
+def _copy_into(run: RunFolder, folder: str, config: ClusterConfig) -> Path:
     out = run.path
     sizes, manifest = shard_sizes(folder), read_manifest(folder)
     if not all(path.endswith(".tar") for path in sizes):
