@@ -76,7 +76,7 @@ def _conditions(job: PrepareJob, out: Path) -> tuple[float, str]:
     """Temperature and force field of the frames. Raises: ValueError when the folder has others."""
     temperature_k, forcefield = folder_temperature(str(out)), folder_forcefield(out)
     if forcefield is None:  # no frames yet
-        return job.temperature_k or temperature_k, job.forcefield or DEFAULT_FORCEFIELD
+        return float(job.temperature_k or temperature_k), job.forcefield or DEFAULT_FORCEFIELD
     if job.temperature_k and job.temperature_k != temperature_k:
         raise ValueError(f"{out} holds frames at {temperature_k:g} K, not {job.temperature_k:g} K: give another out=")
     if job.forcefield and job.forcefield != forcefield:
@@ -96,11 +96,11 @@ def _note(job: PrepareJob, own: OwnFrames, peptide: Peptide, added: dict[str, So
             f"note: {listed(rounded)}: positions are rounded to 0.001 nm, which raises energies by 0.3 kT in AA and "
             "1.1 kT in ARIP, and scatters them by 0.8 and 1.5 kT: TRR, DCD, NetCDF and HDF5 keep more digits"
         )
-    if job.temperature_k is None or not job.forcefield:
-        say(
-            f"note: the frames are taken to be of {own.temperature_k:g} K in {own.forcefield}: temperature_k= and "
-            "forcefield= say otherwise"
-        )
+    assumed = [] if job.temperature_k else [(f"{own.temperature_k:g} K", "temperature_k=")]
+    assumed += [] if job.forcefield else [(own.forcefield, "forcefield=")]
+    if assumed:
+        values, keys = (" and ".join(words) for words in zip(*assumed, strict=True))
+        say(f"note: the frames are taken to be of {values}: {keys} {'say' if len(assumed) == 2 else 'says'} otherwise")
     if own.forcefield not in FORCEFIELDS:
         say(
             f"note: forcefield={own.forcefield} is recorded and could not be checked: samples are weighted in "

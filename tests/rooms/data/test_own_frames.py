@@ -153,7 +153,7 @@ def test_a_file_that_names_its_atoms_is_mapped_by_name(own: Path) -> None:
 
 def test_the_folder_says_what_it_is_of(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = prepare(PrepareJob(pdb="AA.pdb", frames="AA.npy", out="plain"))
-    assert "taken to be of 310 K in amber14-obc1: temperature_k= and forcefield= say otherwise" in (
+    assert "taken to be of 310 K and amber14-obc1: temperature_k= and forcefield= say otherwise" in (
         capsys.readouterr().out
     )
     assert folder_temperature(str(out)) == 310
