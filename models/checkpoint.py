@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from boltzray.molecules.storage import replacing
-from boltzray.molecules.zmatrix import geometry_version
+from boltzray.molecules.zmatrix import knows_geometry
 
 from .config import FlowConfig
 from .flow import Flow
@@ -36,7 +36,8 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
         "format": FORMAT_VERSION,
         "config": asdict(flow.config),
         "scale_nm": flow.scale_nm,
-        **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
+        "atom_order": flow.atom_order,
+        **({"geometry": flow.geometry} if flow.geometry else {}),
         "provenance": dict(provenance or {}),
     }
     # The inner one gets its name first: a folder with a description has its weights, and that marks it as whole.
@@ -134,7 +135,8 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
-    if config.coordinates == "internal" and description.get("geometry") != geometry_version():
+    geometry = description.get("geometry")
+    if config.coordinates == "internal" and not knows_geometry(str(geometry)):
         raise ValueError(
             f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
             "version of BoltzRay that trained it, or train again"
@@ -146,7 +148,9 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
     with torch.device("meta"):
-        flow = Flow(config, description["scale_nm"])
+        flow = Flow(config, description["scale_nm"], geometry)
+    if config.system:  # earlier versions trained single systems in the order of the file
+        flow.atom_order = description.get("atom_order", "file")
     fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
     return flow.eval()
 

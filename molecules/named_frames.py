@@ -93,7 +93,7 @@ def _own_structure(
         own = Peptide.from_pdb(text)
     except ValueError as error:
         raise WrongAtoms(f"the atoms of {name} are of no peptide that can be read: {error}") from error
-    kept = getattr(own, "file_atoms", None)
+    kept = own.file_atoms
     count = len(names if kept is None else kept)
     if own.n_atoms != selection.n_atoms or count != own.n_atoms:
         replace(selection, file_atoms=None).of(count, name)

@@ -37,7 +37,7 @@ def _copy_into(run: RunFolder, folder: str, config: ClusterConfig) -> Path:
     with run.track() as tracker, cluster(config):
         for path, relative in _small_files(folder):
             _copy(path, out / relative)
-        peptides = peptides_of(read_pdbs(folder), False)
+        peptides = peptides_of(read_pdbs(folder), None)
         known = ray.put({sequence: peptide.n_atoms for sequence, peptide in peptides.items()})
         expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in sizes]
         targets = [out / COLUMNS / f"{PurePath(path).stem}.parquet" for path in sizes]

@@ -28,6 +28,7 @@ from ..runtime.config import data_folder, results_home, write_json
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, provenance, warn_on_error
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, start_actors
 from ..sampling.peptide_source import PeptideSource
@@ -91,8 +92,7 @@ class CompareJob:
 def compare_budgets(job: CompareJob) -> Path:
     """Run `job`, or go on with it; returns the folder with the curves."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = job.source.load()
-    flows = _flows(job, checkpoint, peptide)
+    flows, peptide = _flows(job, checkpoint, job.source.load())
     reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), PUBLISHED_K)
     if reference is None:
         raise ValueError(notes[0])
@@ -133,16 +133,16 @@ class _Flow(NamedTuple):
     spent: Spent | None
 
 
-def _flows(job: CompareJob, checkpoint: Path, peptide: Peptide) -> list[_Flow]:
-    """Flows to sample. Raises: ValueError for one that cannot take the peptide."""
+def _flows(job: CompareJob, checkpoint: Path, given: Peptide) -> tuple[list[_Flow], Peptide]:
+    """Flows to sample, and the peptide as they take it. Raises: ValueError for one that cannot take it."""
     spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
     wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None)] if {"snis", "smc"} & set(job.methods) else []
-    found = []
+    found, peptide = [], given.iupac()
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
         flow = models.checkpoint.outline(path)
-        flow.tables([peptide])
+        peptide = OrderedPeptide.of(given, flow).peptide
         found.append(_Flow(path, flow.scale_nm, cost))
-    return found
+    return found, peptide
 
 
 def _sample_all(

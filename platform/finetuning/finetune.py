@@ -12,6 +12,7 @@ from ..runtime.config import data_folder, results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.sample_files import finished
 from .config import FinetuneJob
 from .executors import start_executor
@@ -38,7 +39,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
     """
-    checkpoint, peptide = checkpoint_and_peptide(job)
+    checkpoint, ordered = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
@@ -49,7 +50,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
                 on_round(record.to_json())
         return out
     with folder.track(parent) as tracker:
-        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), peptide, tracker, on_round)
+        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), ordered, tracker, on_round)
         run.prepare()
         with start_executor(job, run.weights, run.target) as executor:
             drawn = run.run_rounds(executor)
@@ -73,14 +74,12 @@ def finetune_and_report(job: FinetuneJob) -> Path:
     return out
 
 
-def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, Peptide]:
+def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
     """The flow to finetune, not loaded, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    flow = models.checkpoint.outline(checkpoint)
-    peptide = job.source.load()
-    flow.tables([peptide])
-    _check_length(checkpoint, peptide)
-    return checkpoint, peptide
+    ordered = OrderedPeptide.of(job.source.load(), models.checkpoint.outline(checkpoint))
+    _check_length(checkpoint, ordered.peptide)
+    return checkpoint, ordered
 
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:

@@ -22,6 +22,7 @@ from ..runtime.config import results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
+from .atom_order import OrderedPeptide
 from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
@@ -96,9 +97,9 @@ class SampleJob(SamplingOptions):
 def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = job.source.load()
     flow = models.checkpoint.outline(checkpoint)
-    flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
+    ordered = OrderedPeptide.of(job.source.load(), flow)
+    peptide = ordered.peptide
     weights = models.checkpoint.fingerprint(checkpoint)
     folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
     out = folder.path
@@ -116,13 +117,15 @@ def sample(job: SampleJob) -> Path:
     with folder.track() as tracker, cluster(job.cluster) as resources:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
+        for note in ordered.given.notes:
+            say(f"note: {note}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
             sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
         finally:
             actors.stop()
-        write_samples(out, peptide, sets, seed=job.seed)
+        write_samples(out, ordered.given, ordered.as_given(sets), seed=job.seed)
     shutil.rmtree(out / "run")
     return out
 

@@ -83,7 +83,8 @@ def sweep(job: SweepJob) -> Path:
 
 def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
-    checkpoint, peptide = checkpoint_and_peptide(job)
+    checkpoint, ordered = checkpoint_and_peptide(job)
+    peptide = ordered.peptide
     fingerprint = models.checkpoint.fingerprint(checkpoint)
     known = peptide.encodings and job.temperature_k == PUBLISHED_K
     if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
