@@ -4,6 +4,7 @@ Shapes: T frames, N atoms, B bonds (first, second).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def bond_lengths(positions: Array, bonds: NDArray[np.int64]) -> NDArray[np.float
     return in_chunks(lambda x: np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1), positions)
 
 
-def in_chunks(function: Callable[[Array], Array], positions: Array) -> NDArray[np.float32]:
+def in_chunks(function: Callable[[Array], NDArray[Any]], positions: Array) -> NDArray[np.float32]:
     """Compute a function of frames, of some at a time in double precision."""
     parts = [positions[i : i + CHUNK] for i in range(0, max(len(positions), 1), CHUNK)]
     return np.concatenate([function(part.astype(np.float64)).astype(np.float32) for part in parts])

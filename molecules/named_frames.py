@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from openmm import app
 
 from .frame_file import CHUNK, FrameFile, Selection, WrongAtoms, joined, spacing, vectors
+from .peptide import Peptide
 from .periodic import make_whole
 
 _Name = tuple[str, str, int, int]  # atom, residue, its number, chain
@@ -80,8 +81,6 @@ def _own_structure(
     name: str, names: list[_Name], positions: NDArray[Any], box: NDArray[np.float64] | None, selection: Selection
 ) -> tuple[str, NDArray[np.int64] | None]:
     """PDB text of the peptide as the file names it, and the atoms to keep, None for all. Raises: WrongAtoms."""
-    from .peptide import Peptide
-
     sound = np.isfinite(positions).all(axis=(1, 2))
     frame = int(np.argmax(sound))
     text = _structure(names, positions[frame])
