@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame_file import FrameFile
-from .frame_statistics import Array, bond_lengths, in_chunks, repeated, vibrations
+from .frame_statistics import Array, bond_lengths, in_chunks, repeated, rounded, vibrations
 from .observables import chiral_centres, chirality_signs
 from .peptide import Peptide
 from .periodic import make_whole
@@ -88,7 +88,7 @@ def check_frames(
         raise ValueError(f"{frames.name} has no frames")
     if found.torn:
         frames.notes.append(f"the file ends in the middle of a frame: {frames.total} whole ones are used")
-    for check in (_finite, _filled, _unit, _whole, _order, _handed):
+    for check in (_finite, _filled, _unit, _rounded, _whole, _order, _handed):
         check(frames)
     x = np.ascontiguousarray(frames.x, dtype=np.float32)
     notes = (*frames.notes, *repeated(x), *vibrations(x, peptide, frames.bonds, temperature_k, forcefield))
@@ -120,6 +120,11 @@ def _unit(frames: _Frames) -> None:
             f"{frames.name}: all bonds are {factor:.3g} times as long as they should be: positions are scaled, or in "
             "another unit: give nm (or Å, which is recognised)"
         )
+
+
+def _rounded(frames: _Frames) -> None:
+    """Note it, before a box moves atoms by other amounts."""
+    frames.notes += rounded(frames.x)
 
 
 def _alike(ratios: NDArray[np.float32], factor: float) -> float:

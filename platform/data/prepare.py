@@ -16,8 +16,6 @@ from .columnar_copy import write_columnar_copy
 from .own_frames import OwnFrames, listed
 from .sources import Source, folder_forcefield, read_sources
 
-ROUNDED = (".xtc", ".gro")  # to 0.001 nm
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob:
@@ -91,11 +89,6 @@ def _note(job: PrepareJob, own: OwnFrames, peptide: Peptide, added: dict[str, So
             f"note: {peptide.sequence} is in the published {split} set; a flow that is trained on it cannot be "
             "compared with published numbers on it"
         )
-    if rounded := [source.file for source in added.values() if source.file.lower().endswith(ROUNDED)]:
-        say(
-            f"note: {listed(rounded)}: positions are rounded to 0.001 nm, which raises energies by 0.3 kT in AA and "
-            "1.1 kT in ARIP, and scatters them by 0.8 and 1.5 kT: TRR, DCD, NetCDF and HDF5 keep more digits"
-        )
     assumed = [] if job.temperature_k else [(f"{own.temperature_k:g} K", "temperature_k=")]
     assumed += [] if job.forcefield else [(own.forcefield, "forcefield=")]
     if assumed:
@@ -127,5 +120,7 @@ def _conclude(job: PrepareJob, out: Path, peptide: Peptide, added: dict[str, Sou
     files = listed([source.file for source in added.values()])
     counts = f"{frames} frames of {sequence} to train on{every} and {held_out} held out"
     say(f"{counts} from {files}{beside}{simulated}: {out}")
-    known = "" if peptide.encodings else f" run=single_{sequence.lower().replace('-', '_')}"
+    # A flow of residues outside the twenty is of one molecule.
+    model = f" model=single_ace_aaa_nme model.system={sequence} model.system_atoms={peptide.n_atoms}"
+    known = "" if peptide.encodings else model
     say(f"next: python jobs/train.py{known} data.path={job.out}")

@@ -155,6 +155,14 @@ def constrained(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
     return x.astype(np.float32)
 
 
+@pytest.mark.parametrize("unit", [1, 10])
+def test_few_digits_are_noted_whatever_the_file(case: tuple[Peptide, np.ndarray], unit: int) -> None:
+    peptide, frames = case
+    notes = check(peptide, np.round(frames, 3) * unit).notes
+    assert [note for note in notes if note.startswith("positions are rounded to 0.001 nm")]
+    assert not [note for note in check(peptide, np.round(frames, 4) * unit).notes if "rounded" in note]
+
+
 @pytest.mark.parametrize("rounded", [False, True])
 def test_constraints_are_noted(case: tuple[Peptide, np.ndarray], rounded: bool) -> None:
     peptide, frames = case
