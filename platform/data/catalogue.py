@@ -1,6 +1,7 @@
 """Inspection of a data folder before training: peptides, shards, σ, and the bad frames in a sample of shards."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from ..runtime.progress import progress, say
 PEPTIDES_A_TASK = 500
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
+SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +382,8 @@ def _left_out(config: DataConfig, listing: FolderListing) -> str:
 
 
 def folder_temperature(folder: str) -> float:
-    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one.
+    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, and of the frames that were
+    prepared, else the published one.
 
     Raises: ValueError when they differ.
     """
@@ -388,6 +391,7 @@ def folder_temperature(folder: str) -> float:
         return float(prepared["temperature_k"])
     names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]
     found = {float(name.split("_")[1]) for name in names}
+    found |= {float(json.loads(read_bytes(path))["temperature_k"]) for path in list_files(folder, SOURCES)}
     if len(found) > 1:
-        raise ValueError(f"{folder} holds simulations at {sorted(found)} K: give data.temperature_k")
+        raise ValueError(f"{folder} holds frames at {sorted(found)} K: give data.temperature_k")
     return found.pop() if found else PUBLISHED_K

@@ -9,13 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import conditions, load_reference, published_split, save_reference
+from boltzray.molecules.references import conditions, load_reference, published_split
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
-from boltzray.molecules.sequences import n_residues, reading_note
-from boltzray.molecules.shards import write_shards
-from boltzray.molecules.stereo import atom_names
+from boltzray.molecules.sequences import reading_note
 from boltzray.molecules.storage import replacing
 
 from ..runtime.actor_pool import fetch
@@ -26,6 +23,7 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
+from .sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,50 +197,47 @@ def _chunks(replica: MDReplica) -> int:
 
 
 def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
-    """Trajectories → references, and shards of all training replicas that the folder has, earlier ones too."""
-    path = out / "runs.json"
+    """Trajectories → references, and shards of all frames to train on that the folder has, earlier ones too."""
+    path = out / RUNS
     roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     for sequence in dict.fromkeys(replica.sequence for replica in replicas):
         own = [replica for replica in replicas if replica.sequence == sequence]
         held = own[len(own) - job.hold_out :] if job.split == "train" else own
-        roles |= {Path(r.directory).name: [sequence, "held out" if r in held else "train"] for r in own}
+        roles |= {Path(r.directory).name: [sequence, HELD_OUT if r in held else "train"] for r in own}
         if held:
             _write_reference(job, out, held)
     write_json(path, roles)
-    training: dict[str, list[np.ndarray]] = {}
-    for directory, (sequence, role) in sorted(roles.items()):
-        if role == "train":
-            training.setdefault(sequence, []).append(load_trajectory(out / "md" / directory))
-    if training:
-        write_shards(out, training, job.seed, job.frames_per_shard)
+    write_training(out, job.seed, job.frames_per_shard)
 
 
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
     """Write the trajectories as reference, with their atoms, force field and temperature."""
-    peptide = Peptide.from_pdb(held[0].pdb)
+    peptide, split = Peptide.from_pdb(held[0].pdb), _reference_split(job)
     trajectories = [load_trajectory(replica.directory) for replica in held]
-    lag = tica_lag(min(map(len, trajectories)))
-    tica = fit_tica(trajectories, peptide.topology, lag=lag)
-    save_reference(
-        _reference_folder(job, out) / f"{n_residues(peptide.sequence)}AA" / f"{peptide.sequence}_subsampled.npz",
-        np.concatenate(trajectories),
-        tica,
-        atom_names(peptide),
+    time_ns = sum(map(len, trajectories)) * job.md.interval_ps / 1000
+    if split == "val":
+        trajectories += held_out_frames(out, peptide.sequence)
+        time_ns += held_out_ns(out, peptide.sequence)
+    write_reference(
+        out,
+        peptide,
+        split,
+        trajectories,
         forcefield=job.md.forcefield,
         temperature_k=job.md.temperature_k,
         engine=job.engine,
-        time_ns=sum(map(len, trajectories)) * job.md.interval_ps / 1000,
+        time_ns=time_ns,
     )
 
 
-def _reference_folder(job: SimulateJob, out: Path) -> Path:
-    return out / "trajectories_subsampled" / ("val" if job.split == "train" else job.split)
+def _reference_split(job: SimulateJob) -> str:
+    return "val" if job.split == "train" else job.split
 
 
 def _check_references(job: SimulateJob, out: Path, names: Sequence[str]) -> None:
     """Raises: ValueError where a reference would take the place of one under other conditions."""
     for name in names if job.split != "train" or job.hold_out else ():
-        for path in _reference_folder(job, out).glob(f"*AA/{name}_subsampled.npz"):
+        for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
             if not (found := load_reference(path)).is_at(job.md.forcefield, job.md.temperature_k):
                 wanted = conditions(job.md.forcefield, job.md.temperature_k)
                 raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")

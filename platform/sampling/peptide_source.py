@@ -7,7 +7,7 @@ from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
 from boltzray.molecules.sequences import reading_note
 
-from ..runtime.config import data_folder
+from ..runtime.config import data_folder, results_home
 from ..runtime.peptide_names import one_peptide
 from ..runtime.progress import say
 
@@ -40,16 +40,10 @@ class PeptideSource:
         return results_home() / Path(self.pdb).expanduser() if self.pdb else None
 
     def load(self) -> Peptide:
-        """Read the file, or the one that lies with the data, or build the peptide from its sequence.
-
-        The same peptide to the last bit as `Peptide.from_pdb` makes of its text, which is what actors are sent.
-        """
-        if self.pdb:
-            return Peptide.from_pdb(data_folder(self.pdb))
+        """Read the file, or the one that lies with the data, or build the peptide from its sequence."""
+        if self.file:
+            return Peptide.from_pdb(self.file)
         if note := reading_note(self.sequence):
             say(f"note: {note}")
         path = find_pdb(data_folder(self.data_dir), self.sequence)
-        if path:
-            return Peptide.from_pdb(path)
-        # A built peptide lists its bonds in another order than a parsed one, and energies are summed in that order.
-        return Peptide.from_pdb(Peptide.from_sequence(self.sequence).to_pdb())
+        return Peptide.from_pdb(path) if path else Peptide.from_sequence(self.sequence)
