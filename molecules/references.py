@@ -132,7 +132,9 @@ def find_references(data_dir: str | Path, sequence: str) -> list[Path]:
     """The reference trajectories of a sequence, at most one a split: they may be at different temperatures."""
     check_letters(sequence)
     folder = Path(data_dir) / "trajectories_subsampled"
-    return [p for split in SPLITS for p in sorted((folder / split).glob(f"*AA/{sequence}_subsampled.npz"))]
+    right = f"{n_residues(sequence)}AA"  # caps used to count as letters: folders of that time come after
+    found = [sorted((folder / split).glob(f"*AA/{sequence}_subsampled.npz")) for split in SPLITS]
+    return [path for paths in found for path in sorted(paths, key=lambda path: path.parent.name != right)]
 
 
 def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:

@@ -2,10 +2,12 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from openmm import app, unit
 
 from boltzray.molecules import OpenMMEnergy, Peptide
 from boltzray.molecules.energy import MAX_RADIUS_NM, pinned
@@ -259,6 +261,9 @@ def test_systems_are_the_published_ones(peptide: Peptide) -> None:
 
 
 def test_force_field_without_parameters() -> None:
-    text = Peptide.from_sequence("AA").to_pdb().replace("ALA A   2", "XYZ A   2")
-    with pytest.raises(ValueError, match=r"^force field amber14-obc1 has no parameters for A-XYZ \([^\n]+$"):
-        create_system(Peptide.from_pdb(text))
+    """A residue that the force field has no template for: the last one, less its second oxygen."""
+    peptide = Peptide.from_sequence("AA")
+    modeller = app.Modeller(peptide.topology, peptide.positions * unit.nanometer)
+    modeller.delete([atom for atom in peptide.topology.atoms() if atom.name == "OXT"])
+    with pytest.raises(ValueError, match=r"^force field amber14-obc1 has no parameters for AA \([^\n]+$"):
+        create_system(replace(peptide, topology=modeller.topology))

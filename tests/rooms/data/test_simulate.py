@@ -110,9 +110,10 @@ def test_a_capped_peptide_by_name_and_by_file(home: Path) -> None:
     copy.write_text((named / "pdbs" / "train" / "ACE-A-NME.pdb").read_text())
     filed = simulate(SimulateJob(**vars(JOB) | {"sequences": None, "pdb": str(copy), "out": "filed"}))
     assert contents(filed) == contents(named)
-    positions, tica = load_reference(named / "trajectories_subsampled" / "val" / "1AA" / "ACE-A-NME_subsampled.npz")
-    assert positions.shape == (40, 22, 3)
-    assert tica is not None
+    reference = load_reference(named / "trajectories_subsampled" / "val" / "1AA" / "ACE-A-NME_subsampled.npz")
+    assert reference.positions_nm.shape == (40, 22, 3)
+    assert reference.atoms[1] == "1 ACE CH3"
+    assert reference.tica is not None
     assert list_folder(DataConfig(), str(named)).chosen == ["ACE-A-NME"]
     peptide = Peptide.from_pdb(copy)
     copy.write_text(peptide.to_pdb(peptide.positions + 0.1 * (np.arange(22) == 3)[:, None]))

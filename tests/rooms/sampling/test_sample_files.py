@@ -188,9 +188,10 @@ def test_another_temperature(peptide: Peptide, data: Path, home: Path) -> None:
         actors=ActorsConfig(flow_replicas=1, energy_actors=1),
         smc=SMCConfig(schedule="linear", n_steps=3, block_size=64, step_size=1e-7),
     )
-    _, (drawn, final) = read_samples(sample(job))
+    peptide, (drawn, final) = read_samples(sample(job))
     ratio = 500.0 / 300.0
     noise = generator(0, Stage.PROPOSE).standard_normal((64, 23, 3), np.float32)
+    noise = noise[:, np.argsort(peptide.iupac_order)]  # drawn in the standard order, written in that of the file
     np.testing.assert_allclose(drawn.positions_nm, 0.17 * ratio**0.5 * noise, rtol=1e-5, atol=1e-6)
     exact = -0.5 * np.square(noise).sum((1, 2)) - 1.5 * 23 * np.log(2 * np.pi * ratio)
     np.testing.assert_allclose(drawn.log_q, exact, atol=1e-3)
