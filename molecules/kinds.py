@@ -4,7 +4,7 @@ import gemmi
 
 POINTER = (
     "flows know linear peptides of the twenty L-residues at pH 7 (charged ends, or ACE and NME caps); "
-    "see docs/peptides.md"
+    "see docs/howto/your_own_peptide.md"
 )
 
 _STATES = {
