@@ -18,7 +18,7 @@ from boltzray.molecules.tars import read_shard
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, results_home, write_json
 from ..runtime.progress import say
-from ..runtime.run_folder import RunFolder
+from ..runtime.run_folder import RunFolder, holding
 from .catalogue import BAD_DATA, ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of, read_pdbs
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
@@ -47,7 +47,8 @@ class PrepareJob:
 
 def prepare(job: PrepareJob) -> Path:
     """Run `job`, or go on with it; returns the folder."""
-    return _columns(job) if job.source else _molecule(job)
+    with holding(results_folder(job.out)):
+        return _columns(job) if job.source else _molecule(job)
 
 
 def _molecule(job: PrepareJob) -> Path:
@@ -85,13 +86,18 @@ def _columns(job: PrepareJob) -> Path:
     folder = job.source if is_url(job.source) else str(data_folder(job.source))
     if folder == str(data_folder(job.out)):
         raise ValueError(f"{folder} holds the tars: give another out=")
-    run = RunFolder.open(job.out, "prepare", {}, source=folder)  # a URL or an absolute path, which `job` has as typed
+    # The source is a URL or an absolute path, which `job` has as typed.
+    with RunFolder.open(job.out, "prepare", {}, source=folder) as run:
+        return _columns_into(run, folder, job.cluster)
+
+
+def _columns_into(run: RunFolder, folder: str, size: ClusterConfig) -> Path:
     out = run.path
     sizes, manifest = shard_sizes(folder), read_manifest(folder)
     if not all(path.endswith(".tar") for path in sizes):
         raise ValueError(f"{folder} is prepared already: give it to data.path=")
     (out / COLUMNS).mkdir(exist_ok=True)
-    with run.track() as tracker, cluster(job.cluster):
+    with run.track() as tracker, cluster(size):
         for path, relative in _small_files(folder):
             _copy(path, out / relative)
         peptides = peptides_of(read_pdbs(folder), False)

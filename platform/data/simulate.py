@@ -20,7 +20,7 @@ from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import results_folder, write_json
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import RunFolder, deciding
+from ..runtime.run_folder import RunFolder, deciding, holding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 
@@ -67,8 +67,12 @@ class SimulateJob:
 
 
 def simulate(job: SimulateJob) -> Path:
-    """Run `job`, or go on with it; returns the data folder."""
-    out = results_folder(job.out)
+    """Run `job`, or go on with it; returns the data folder, which other jobs must not write to meanwhile."""
+    with holding(results_folder(job.out)) as out:
+        return _simulate_into(out, job)
+
+
+def _simulate_into(out: Path, job: SimulateJob) -> Path:
     for sequence in job.sequences:
         if job.split == "train" and (split := published_split(sequence)):
             say(

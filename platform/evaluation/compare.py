@@ -97,8 +97,15 @@ def compare_budgets(job: CompareJob) -> Path:
     if reference is None:
         raise ValueError(notes[0])
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights)
-    out = folder.path
+    with RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights) as folder:
+        return _compare_into(folder, job, peptide, reference, flows, checkpoint, facts)
+
+
+def _compare_into(
+    folder: RunFolder, job: CompareJob, peptide: Peptide, reference: Reference, flows: "list[_Flow]", checkpoint: Path,
+    facts: dict[str, str],
+) -> Path:  # fmt: skip
+    out, weights = folder.path, folder.settings["weights_sha256"]
     with folder.track() as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, flows, trained_at_k(checkpoint), resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)

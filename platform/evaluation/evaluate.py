@@ -24,6 +24,7 @@ from ..report.page import save_figures, write_report
 from ..runtime.cluster import usable_cpus
 from ..runtime.config import data_folder, display_path
 from ..runtime.progress import progress, say
+from ..runtime.run_folder import holding
 from ..runtime.tracking import Tracker, provenance
 from ..sampling.energy_actors import EnergyConfig, batched
 from ..sampling.sample import SampleJob, sample
@@ -56,6 +57,15 @@ def evaluate_folder(
 
     `training`: see `Report`. `threads`: metrics computed at a time; None for two, which take 2.4 GB at most.
     """
+    if not folder.is_dir():
+        read_samples(folder)  # says what is missing
+    with holding(folder):
+        return _evaluate_into(folder, data, intervals, seed, training, threads)
+
+
+def _evaluate_into(
+    folder: Path, data: Path, intervals: int, seed: int, training: list[dict[str, Any]] | None, threads: int | None
+) -> EvaluationResult:
     peptide, ensembles = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
     reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"])

@@ -40,7 +40,14 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     """
     checkpoint, peptide = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights)
+    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights) as folder:
+        return _finetune_into(folder, job, checkpoint, peptide, on_round, parent)
+
+
+def _finetune_into(
+    folder: RunFolder, job: FinetuneJob, checkpoint: Path, peptide: Peptide, on_round: OnRound | None,
+    parent: Tracker | None,
+) -> Path:  # fmt: skip
     out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")

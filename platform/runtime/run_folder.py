@@ -1,13 +1,15 @@
 """A folder of results: the settings that decide them, and the MLflow run that they belong to."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import folder_lock
 from .config import flat, results_folder, write_json
-from .tracking import Tracker
+from .tracking import Tracker, send_pending
 
 
 @dataclass(frozen=True)
@@ -19,19 +21,32 @@ class RunFolder:
     settings: dict[str, Any]
 
     @classmethod
-    def open(cls, out: str, verb: str, job: Any, incidental: Sequence[str] = (), **facts: Any) -> "RunFolder":
-        """Create the folder, or check that what is there was made with the same settings.
+    @contextmanager
+    def open(cls, out: str, verb: str, job: Any, incidental: Sequence[str] = (), **facts: Any) -> Iterator["RunFolder"]:
+        """Create the folder, or check that what is there was made with the same settings; hold it during a `with`.
 
         `incidental`: how the keys of `job` begin that do not change its results. `facts`: what else decides them.
-        Raises: ValueError naming the first setting that differs.
+        Raises: ValueError naming the first setting that differs; FolderInUse.
         """
-        path, settings = results_folder(out), deciding(job, incidental) | facts
-        check_or_record_settings(path, verb, settings)
-        return cls(path, verb, settings)
+        with holding(results_folder(out)) as path:
+            settings = deciding(job, incidental) | facts
+            check_or_record_settings(path, verb, settings)
+            yield cls(path, verb, settings)
 
     def track(self, parent: Tracker | None = None) -> Tracker:
         """Open the folder's MLflow run, below `parent` if given."""
         return Tracker.open(self.verb, self.path, self.settings, parent)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[Path]:
+    """Hold a results folder for this process during a `with`; MLflow first gets what earlier jobs there kept for it.
+
+    Raises: FolderInUse when another job has it.
+    """
+    with folder_lock.holding(path):
+        send_pending(path)
+        yield path
 
 
 def deciding(job: Any, incidental: Sequence[str]) -> dict[str, Any]:

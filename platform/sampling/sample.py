@@ -13,6 +13,7 @@ from boltzray.models.conditioning import Precision
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
@@ -100,7 +101,11 @@ def sample(job: SampleJob) -> Path:
     flow = models.checkpoint.outline(checkpoint)
     flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights)
+    with RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights) as folder:
+        return _sample_into(folder, job, checkpoint, peptide, flow.scale_nm)
+
+
+def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, peptide: Peptide, scale_nm: float) -> Path:
     out = folder.path
     if finished(out):
         say(f"already sampled: {out}")
@@ -119,7 +124,7 @@ def sample(job: SampleJob) -> Path:
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
-            sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
+            sets = _sample_despite_losses(job, out / "run", actors.flows, target, scale_nm, tracker)
         finally:
             actors.stop()
         write_samples(out, peptide, sets, seed=job.seed)
