@@ -146,7 +146,8 @@ def _ask(uri: str) -> None:
     file = sqlite_file(uri)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(uri)  # not MLflow's, which tries ten times, for two minutes
+    # Not MLflow's engine, which tries ten times, for two minutes. An SQLite file that others write to is no problem.
+    engine = sqlalchemy.create_engine(uri, connect_args={"timeout": 0.5} if file else {})
     try:
         with engine.connect() as connection:
             if file:

@@ -35,8 +35,11 @@ def stoppable() -> Iterator[None]:
     all that begin later, and a thread waits for them, whatever handlers there are. It passes them on as SIGUSR2, which
     interrupts what the main thread waits for.
 
-    Whoever stops a job may stop all its processes, as Slurm does, and Ray's may be gone before the job has closed its
-    connection to them. So a process that has not ended `GRACE_S` after the signal is ended, after `last_words`.
+    What is started from here inherits that. So of a local cluster, all of whose processes Slurm or a terminal signals
+    together with the job, the job alone ends at once: a driver whose raylet is gone would be ended by Ray, without a
+    word. Its processes end with the job, by SIGKILL if need be, as Ray arranges it.
+
+    A job that has not ended `GRACE_S` after the signal is ended, after `last_words`.
     """
     global _received
     wanted = {signal.SIGTERM, signal.SIGHUP} - {s for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN}
@@ -46,7 +49,6 @@ def stoppable() -> Iterator[None]:
     _received, ended = None, threading.Event()
     before = signal.signal(signal.SIGUSR2, _interrupt)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    _unblock_in_children()
     waiter = threading.Thread(target=_wait, args=(wanted, threading.main_thread().ident, ended), daemon=True)
     waiter.start()
     try:
@@ -72,6 +74,7 @@ def _wait(wanted: set[signal.Signals], main: int, ended: threading.Event) -> Non
     if ended.is_set():
         return
     _received = signal.Signals(number)
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread would start a new cluster after the shutdown of ours
     signal.pthread_kill(main, signal.SIGUSR2)
     if ended.wait(GRACE_S):
         return
@@ -83,21 +86,3 @@ def _wait(wanted: set[signal.Signals], main: int, ended: threading.Event) -> Non
     with suppress(OSError):  # no terminal any more
         print(f"\n{STOPPED}", file=sys.stderr, flush=True)
     os._exit(exit_code())
-
-
-def _unblock_in_children() -> None:
-    """Let processes that are started from here have their signals: masks are inherited, also by another program.
-
-    Called in a child of os.fork, and of Popen with a preexec_fn, as Ray starts its processes.
-    """
-    global _registered
-    if not _registered:
-        _registered = True
-        os.register_at_fork(after_in_child=_unblock)
-
-
-def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
-
-
-_registered = False
