@@ -32,6 +32,7 @@ def run_job(
         env=environment(home) | variables,
         capture_output=True,
         text=True,
+        errors="replace",  # a terminal that is not UTF-8
         timeout=timeout_s,
     )
 
