@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from mlflow.entities import Param
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -171,12 +171,14 @@ class Tracker:
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Return (step, value) of a metric, in the order of steps."""
-        points = self._read(lambda client: client.get_metric_history(self.run_id, metric), [])
+        none: list[Metric] = []
+        points = self._read(lambda client: client.get_metric_history(self.run_id, metric), none)
         return sorted((m.step, m.value) for m in points)
 
     def latest(self) -> dict[str, float]:
         """Return the last value of each metric."""
-        return dict(self._read(lambda client: client.get_run(self.run_id).data.metrics, {}))
+        none: dict[str, float] = {}
+        return dict(self._read(lambda client: client.get_run(self.run_id).data.metrics, none))
 
     def log(self, metrics: Mapping[str, Any], step: int = 0) -> None:
         """Log all finite numbers among `metrics`."""
