@@ -30,6 +30,7 @@ from boltzray.finetuning.finetune import finetune  # noqa: E402
 from boltzray.models.losses import ObjectiveConfig  # noqa: E402
 from boltzray.molecules.batched.energy import BatchedEnergy  # noqa: E402
 from boltzray.molecules.peptide import Peptide  # noqa: E402
+from boltzray.molecules.reference_match import in_order_of  # noqa: E402
 from boltzray.molecules.references import find_pdb, find_reference, load_reference  # noqa: E402
 from boltzray.molecules.transport import wasserstein_1d  # noqa: E402
 from boltzray.runtime.config import data_folder, results_home  # noqa: E402
@@ -107,7 +108,8 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     """ESS, k̂ and energy W2 of a flow, from latents that are always the same."""
     flow, data = models.load(checkpoint), data_folder(a.data_dir)
     path = find_pdb(data, a.sequence)
-    peptide = Peptide.from_pdb(path) if path else Peptide.from_sequence(a.sequence)
+    given = Peptide.from_pdb(path) if path else Peptide.from_sequence(a.sequence)
+    peptide = given.iupac()
     energy, condition, generator = BatchedEnergy(peptide), flow.condition(peptide), torch.Generator().manual_seed(12345)
     log_q, kt, com = [], [], []
     for low in range(0, a.draws, 256):
@@ -120,12 +122,12 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     result = snis(None, np.concatenate(log_q), np.concatenate(com) - u)
     distance = float("nan")
     if reference := find_reference(data, a.sequence):
-        frames = load_reference(reference)[0]
+        frames = in_order_of(peptide, load_reference(reference), given).positions_nm
         of_md = energy.evaluate_arrays(frames[:: max(1, len(frames) // 10_000)], gradient=False).energy
         alive = np.isfinite(u)
         weight = np.exp(result.log_w.numpy()[alive] - result.log_w.numpy().max())
         distance = wasserstein_1d(of_md, u[alive], np.ones(len(of_md)), weight, order=2)
-    return {"ess": result.ess, "k_hat": float(result.k_hat or 0.0), "energy_w2": distance}
+    return {"ess": result.ess, "k_hat": float("nan") if result.k_hat is None else result.k_hat, "energy_w2": distance}
 
 
 if __name__ == "__main__":

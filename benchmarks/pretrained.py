@@ -16,8 +16,10 @@ import torch
 
 from boltzray import models
 from boltzray.molecules import BatchedEnergy, Peptide
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.metrics import compare
-from boltzray.molecules.references import find_reference, load_reference
+from boltzray.molecules.reference_match import in_order_of
+from boltzray.molecules.references import find_pdb, find_reference, load_reference
 from boltzray.samplers import com_log_density, snis
 
 TEMPERATURE_K = 310.0
@@ -39,7 +41,11 @@ def row(flow: models.Flow, sequence: str, data: Path, samples: int, seed: int) -
         snis(None, log_q, torch.where(found.ok, com_log_density(x, mode)[0] - found.energy, -torch.inf))
         for mode in ("gaussian", "radial")
     ]
-    reference, tica = load_reference(path)
+    pdb = find_pdb(data, sequence)
+    stored = in_order_of(peptide, load_reference(path), Peptide.from_pdb(pdb) if pdb else None)
+    if not stored.is_at(DEFAULT_FORCEFIELD, TEMPERATURE_K):
+        raise SystemExit(f"{path} is in {stored.conditions}, not at {TEMPERATURE_K:g} K: simulate it again")
+    reference, tica = stored.positions_nm, stored.tica
     assert tica is not None
     ours, theirs = results[0], reference_energy(energy, reference)
     kind = ("energy_w2", "torus_w2")

@@ -5,8 +5,6 @@ import locale
 import os
 import sys
 import traceback
-from argparse import ArgumentParser
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -14,6 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 import hydra
+from _arguments import read_arguments
 from _help import show_help
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +41,7 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
     composed: list[DictConfig] = []
     try:
-        wants_help, sys.argv[1:] = _arguments(sys.argv[1:])
+        wants_help, sys.argv[1:] = read_arguments(sys.argv[1:], config_name)
         task = partial(show_help, ROOT / "conf", config_name) if wants_help else composed.append
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(task)()
         for config in composed:  # none after --help or --cfg
@@ -86,19 +85,6 @@ def _use_this_checkout() -> None:
     sys.path.insert(0, str(ROOT))
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(ROOT))]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
-
-
-def _arguments(given: Sequence[str]) -> tuple[bool, list[str]]:
-    """Return whether help is asked for, and the arguments for Hydra, in which --config-dir is an absolute path."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir")
-    known, rest = parser.parse_known_args(given)
-    if known.config_dir is not None:
-        from boltzray.runtime.config import data_folder
-
-        rest += ["--config-dir", str(data_folder(known.config_dir))]
-    return known.help, rest
 
 
 def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:

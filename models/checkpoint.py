@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import replacing
-from boltzray.molecules.zmatrix import geometry_version
+from boltzray.molecules.zmatrix import knows_geometry
 
 from .config import FlowConfig
 from .flow import Flow
@@ -36,7 +37,8 @@ def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = 
         "format": FORMAT_VERSION,
         "config": asdict(flow.config),
         "scale_nm": flow.scale_nm,
-        **({"geometry": geometry_version()} if flow.config.coordinates == "internal" else {}),
+        "atom_order": flow.atom_order,
+        **({"geometry": flow.geometry} if flow.geometry else {}),
         "provenance": dict(provenance or {}),
     }
     # The inner one gets its name first: a folder with a description has its weights, and that marks it as whole.
@@ -104,17 +106,17 @@ def describe(folder: str | Path) -> dict[str, Any]:
 def trained_lengths(path: str | Path) -> list[int]:
     """Residues of the peptides that a flow was trained on, ascending; empty where that is not known."""
     trained = describe(path)["provenance"].get("sequences") if Path(path).is_dir() else None
-    return sorted({len(sequence) for sequence in trained or ()})
+    return sorted({n_residues(sequence) for sequence in trained or ()})
 
 
 def length_warning(path: str | Path, sequence: str) -> str | None:
     """A warning for a peptide that is longer or shorter than all that the flow was trained on, else None."""
     lengths = trained_lengths(path)
-    if not lengths or len(sequence) in lengths:
+    if not lengths or n_residues(sequence) in lengths:
         return None
     seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     return (
-        f"{Path(path).name} was trained on peptides of {seen} residues and {sequence} has {len(sequence)}: "
+        f"{Path(path).name} was trained on peptides of {seen} residues and {sequence} has {n_residues(sequence)}: "
         "its draws may be of no use. Train a flow on such peptides (jobs/train.py), or give a larger one as checkpoint="
     )
 
@@ -134,7 +136,8 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
-    if config.coordinates == "internal" and description.get("geometry") != geometry_version():
+    geometry = description.get("geometry")
+    if config.coordinates == "internal" and not knows_geometry(str(geometry)):
         raise ValueError(
             f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
             "version of BoltzRay that trained it, or train again"
@@ -146,7 +149,9 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
     with torch.device("meta"):
-        flow = Flow(config, description["scale_nm"])
+        flow = Flow(config, description["scale_nm"], geometry)
+    if config.system:  # earlier versions trained single systems in the order of the file
+        flow.atom_order = description.get("atom_order", "file")
     fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
     return flow.eval()
 

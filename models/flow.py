@@ -7,9 +7,12 @@ Source: prose (arXiv 2508.18175), TarFlow (arXiv 2412.06329).
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from boltzray.molecules.zmatrix import geometry_version
 
 from .block import Block
 from .conditioning import Conditioning, Precision
@@ -54,13 +57,18 @@ class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
+    `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`).
+    `atom_order`: `iupac` if it was trained on atoms in the standard order (`Peptide.iupac`), `file` for a single system
+    in the order of its file.
     """
 
-    def __init__(self, config: FlowConfig, scale_nm: float = 1.0) -> None:
+    def __init__(self, config: FlowConfig, scale_nm: float = 1.0, geometry: str | None = None) -> None:
         super().__init__()
         self.config = config
         self.scale_nm = scale_nm
+        self.geometry = (geometry or geometry_version()) if config.coordinates == "internal" else None
         self.activation_checkpointing = False
+        self.atom_order: Literal["iupac", "file"] = "iupac"
         self.embedding = None if config.system else Embedding(config.channels)
         self.blocks: Sequence[Block] = nn.ModuleList(Block(config, first=k == 0) for k in range(config.blocks))  # type: ignore[assignment]
 
@@ -70,7 +78,7 @@ class Flow(nn.Module):
         tables = (
             PeptideTables.of_system(peptides, config)
             if config.system
-            else PeptideTables.of(peptides, config.ordering_names, internal=config.coordinates == "internal")
+            else PeptideTables.of(peptides, config.ordering_names, geometry=self.geometry)
         )
         return tables.to(self.blocks[0].proj_in.weight.device)
 

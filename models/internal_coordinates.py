@@ -22,8 +22,7 @@ LOG_ROTATIONS = math.log(8 * math.pi**2)  # volume of the rotation group
 class HasInternal(Protocol):
     """A peptide with a z-matrix, such as `molecules.Peptide`."""
 
-    @property
-    def internal(self) -> dict[str, np.ndarray]: ...
+    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class InternalTables:
     """Z-matrices of P peptides, padded to N atoms; see `molecules.zmatrix`.
 
     Shape: z_matrix (P, N, 3), the atoms that a bond, angle and torsion refer to; present (P, N, 3), which of these an
-    atom has; rotatable (P, N), torsions that are rotatable dihedrals; mean, scale (P, N, 3); hydrogen_permutation
-    (P, N), equivalent hydrogens swapped, an involution; level (P, N), −1 = padding; root (P, 3), the atoms that carry
-    the rigid motion.
+    atom has; rotatable (P, N), torsions that are rotatable dihedrals; mean, scale (P, N, 3); permutation (P, N),
+    the atom that stands for each in the flow's convention of names, and its inverse; level (P, N), −1 = padding; root
+    (P, 3), the atoms that carry the rigid motion.
     """
 
     z_matrix: Tensor
@@ -41,29 +40,34 @@ class InternalTables:
     rotatable: Tensor
     mean: Tensor
     scale: Tensor
-    hydrogen_permutation: Tensor
+    permutation: Tensor
+    inverse_permutation: Tensor
     level: Tensor
     root: Tensor
 
     @classmethod
-    def of(cls, peptides: Sequence[HasInternal]) -> "InternalTables":
-        """Tables of `peptides`. Raises: ValueError for one without usual geometry (see `Peptide.internal`)."""
-        length = max(len(p.internal["level"]) for p in peptides)
+    def of(cls, peptides: Sequence[HasInternal], geometry: str) -> "InternalTables":
+        """Tables of `peptides` for a flow that was trained with that version of the table of usual values.
+
+        Raises: ValueError for one without usual geometry (see `Peptide.internal`).
+        """
+        tables = [p.internal(geometry) for p in peptides]
+        length = max(len(table["level"]) for table in tables)
 
         def stacked(name: str, padding: float) -> Tensor:
-            rows = [p.internal[name] for p in peptides]
-            return torch.from_numpy(np.stack([_padded(row, length, padding) for row in rows]))
+            return torch.from_numpy(np.stack([_padded(table[name], length, padding) for table in tables]))
 
         z_matrix, level = stacked("z_matrix", -1), stacked("level", -1)
         root = torch.stack([(level == k).int().argmax(1) for k in range(3)], 1)
-        permutations = [_extended(p.internal["hydrogen_permutation"], length) for p in peptides]
+        permutation = torch.from_numpy(np.stack([_extended(table["permutation"], length) for table in tables]))
         return cls(
             z_matrix=z_matrix.clamp(min=0),
             present=z_matrix >= 0,
             rotatable=stacked("rotatable", 0) > 0,
             mean=stacked("mean", 0),
             scale=stacked("scale", 1),
-            hydrogen_permutation=torch.from_numpy(np.stack(permutations)),
+            permutation=permutation,
+            inverse_permutation=permutation.long().argsort(1),
             level=level,
             root=root,
         )
@@ -112,7 +116,7 @@ def to_internal(x_nm: Tensor, t: InternalTables) -> tuple[Tensor, Tensor]:
 
     Shape: x_nm (B, N, 3) → y (B, N, 3), zero where there is no coordinate; logdet (B,).
     """
-    u, v, w = _vectors(take(x_nm, t.hydrogen_permutation), t)
+    u, v, w = _vectors(take(x_nm, t.permutation), t)
     has_bond, has_angle, has_torsion = t.present.unbind(-1)
     ex, ey, ez = torch.eye(3, dtype=x_nm.dtype, device=x_nm.device)
     bond = torch.where(has_bond[..., None], u, ex).norm(dim=-1)
@@ -164,7 +168,7 @@ def to_positions(y: Tensor, rigid: Rigid, t: InternalTables, scale_nm: float) ->
     real = (t.level >= 0)[..., None]
     x = torch.where(real, x - _mean(x, real)[:, None] + rigid.center[:, None], 0.0)
     x = torch.where(inside.all(-1).all(-1)[:, None, None], x, torch.nan)
-    return take(x, t.hydrogen_permutation), -_log_volume(bond, angle, scale, t)
+    return take(x, t.inverse_permutation), -_log_volume(bond, angle, scale, t)
 
 
 def _mean(x: Tensor, real: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ def from_public(
         scale_nm = SCALES_NM[8]
     with torch.device("meta"):
         flow = Flow(config, scale_nm)
+    flow.atom_order = "file" if config.system else "iupac"
     fill(flow, state, source, {name: public_name(name, adaptive=config.adaptive) for name in flow.state_dict()})
     return flow.eval()
 

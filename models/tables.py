@@ -28,8 +28,7 @@ class PeptideLike(Protocol):
     def encodings(self) -> dict[str, np.ndarray]: ...
     @property
     def orderings(self) -> dict[str, np.ndarray]: ...
-    @property
-    def internal(self) -> dict[str, np.ndarray]: ...
+    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,19 @@ class PeptideTables:
 
     @classmethod
     def of(
-        cls, peptides: Sequence[PeptideLike], ordering_names: Sequence[str], *, internal: bool = False
+        cls, peptides: Sequence[PeptideLike], ordering_names: Sequence[str], *, geometry: str | None = None
     ) -> "PeptideTables":
         """Tables of `peptides` for a flow whose blocks visit atoms in the orderings named.
+
+        `geometry`: version of the usual bonds and angles, for a flow of internal coordinates.
 
         Raises: ValueError when a peptide has atoms outside the vocabulary, and so no encoding.
         """
         for peptide in peptides:
             if not peptide.encodings:
                 raise ValueError(
-                    f"{peptide.sequence} has residues that a transferable flow does not know: "
-                    "use a peptide of the 20 standard amino acids, or a single-system model"
+                    f"{peptide.sequence} has residues that a transferable flow does not know: give checkpoint= a "
+                    "single-system model of it, or a peptide of the 20 standard amino acids without caps"
                 )
         length = max(len(p.encodings["atom_type"]) for p in peptides)
 
@@ -80,7 +81,7 @@ class PeptideTables:
             seq_len=torch.tensor([int(p.encodings["seq_len"][0]) for p in peptides]),
             n_atoms=torch.tensor([len(p.encodings["atom_type"]) for p in peptides]),
             orderings=torch.from_numpy(orderings),
-            internal=InternalTables.of(peptides) if internal else None,
+            internal=InternalTables.of(peptides, geometry) if geometry else None,
         )
 
     @classmethod

@@ -1,7 +1,8 @@
 """Measure the usual bonds, angles and torsions of the twenty residues in molecular dynamics: makes geometry.json.
 
 `python -m boltzray.molecules.geometry` (ten minutes on a core) measures each residue as the first, the middle and the
-last of a tripeptide. Flows of internal coordinates are trained with one table, and refuse another.
+last of a tripeptide. A flow of internal coordinates needs the table that it was trained with: keep an old one beside
+the new one, which flows name by its fingerprint.
 """
 
 import json
@@ -16,8 +17,9 @@ import numpy.typing as npt
 from .peptide import Peptide
 from .residues import ONE_LETTER
 from .runs import MDConfig, load_trajectory
+from .stereo import iupac_names
 from .storage import replacing
-from .zmatrix import GEOMETRY, build_z_matrix, circular_mean, hydrogen_permutation, place_in_chain, torsions
+from .zmatrix import GEOMETRY, build_z_matrix, circular_mean, permutation, place_in_chain
 
 Table = dict[str, dict[str, list[float]]]
 SCATTERED = math.pi / 3  # rad: a torsion that deviates more has no usual value
@@ -34,8 +36,9 @@ def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
     bonds = [(bond[0].index, bond[1].index) for bond in peptide.topology.bonds()]
     z_matrix, _ = build_z_matrix(names, bonds)
     frames = np.asarray(positions_nm, np.float64)
-    permutation = hydrogen_permutation(names, z_matrix, torsions(frames[0], z_matrix))
-    trajectory = mdtraj.Trajectory(frames[:, permutation], mdtraj.Topology.from_openmm(peptide.topology))
+    residues = [residue.name for residue in peptide.topology.residues()]
+    own_names = permutation(residues, names, iupac_names(residues, names, frames[0]), version="")
+    trajectory = mdtraj.Trajectory(frames[:, own_names], mdtraj.Topology.from_openmm(peptide.topology))
     chains = np.column_stack([np.arange(len(names)), z_matrix])
     measured = np.zeros((len(names), 3, 2))
     measured[:, :, 1] = 1

@@ -1,32 +1,33 @@
 """A peptide: its atoms, their positions, and the encodings and orderings that a flow takes."""
 
 import io
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openmm
 from openmm import app, unit
 
 from . import residues as tables
-from . import zmatrix
+from . import stereo, zmatrix
+from .build import build_structure
+from .complete import complete
+from .kinds import POINTER
+from .sequences import check_sequence, label
+from .structure_file import file_bytes, read_structure
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Peptide:
-    """One peptide chain, atoms in PDB order.
+    """One peptide chain, atoms in the order of its file.
 
-    `sequence`: one-letter codes; residues outside the twenty by name, as in `ACE-AAA-NME`.
-    `encodings` and `orderings` are empty when the vocabulary does not cover the peptide (caps).
+    `sequence`: one-letter codes, caps by name, as in `ACE-AAA-NME`. `encodings` and `orderings` are empty when the
+    vocabulary does not cover the peptide (caps). `notes`: what was left out of its file, or added.
+    `file_atoms`: index in the file's first model of each atom; None where hydrogens or others had to be added.
 
     Shape: positions (N, 3); encodings (N,), `seq_len` (1,); orderings (N,), int64.
     Units: nm, at the precision of a PDB file (1e-4).
@@ -37,6 +38,8 @@ class Peptide:
     topology: app.Topology
     encodings: dict[str, tables.IntArray]
     orderings: dict[str, tables.IntArray]
+    notes: tuple[str, ...] = ()
+    file_atoms: tables.IntArray | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -44,55 +47,100 @@ class Peptide:
         return len(self.positions)
 
     @cached_property
-    def internal(self) -> dict[str, np.ndarray]:
-        """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`.
+    def _iupac_names(self) -> list[tuple[int, str]]:
+        """Residue number and IUPAC name of each atom, prochiral ones by where they stand."""
+        residues = [residue.name for residue in self.topology.residues()]
+        return stereo.iupac_names(residues, _names(self.topology), self.positions)
 
-        Shape: z_matrix, mean, scale (N, 3); rotatable, level, hydrogen_permutation (N,). Units: nm, rad.
-        Raises: ValueError for residues outside the twenty.
+    @cached_property
+    def iupac_order(self) -> tables.IntArray:
+        """Index (N,) of the atom that each place of the standard order has: `x[:, iupac_order]` for frames x.
+
+        That order has IUPAC's names, told by handedness (see `stereo`): whatever the file, the same atom is there.
+        """
+        return stereo.iupac_order([residue.name for residue in self.topology.residues()], self._iupac_names)
+
+    def at(self, positions_nm: npt.ArrayLike) -> "Peptide":
+        """The same peptide at other positions (N, 3), which then tell its prochiral atoms: see `iupac_order`.
+
+        Files of trajectories often name the hydrogens of a CH2 group otherwise than the PDB file beside them.
+        """
+        positions = np.asarray(positions_nm, np.float64)
+        if positions.shape != self.positions.shape:
+            raise ValueError(f"positions_nm has shape {positions.shape}: give {self.positions.shape}")
+        return replace(self, positions=positions)
+
+    def iupac(self) -> "Peptide":
+        """The same peptide in the standard order, under IUPAC's names. The same bits whatever file it came from."""
+        order = self.iupac_order
+        names = [self._iupac_names[i] for i in order]
+        if names == _names(self.topology) and (order == np.arange(self.n_atoms)).all():
+            return self
+        topology, atoms = app.Topology(), list(self.topology.atoms())
+        chain = topology.addChain("A")
+        residues = [topology.addResidue(r.name, chain, r.id, r.insertionCode) for r in self.topology.residues()]
+        for i, (residue, name) in zip(order, names, strict=True):
+            topology.addAtom(name, atoms[i].element, residues[residue])
+        text = io.StringIO()
+        app.PDBFile.writeFile(topology, self.positions[order] * unit.nanometer, text, keepIds=True)
+        return Peptide.from_pdb(text.getvalue())
+
+    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
+        """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`. They are in the order of the file.
+
+        `geometry`: version of the table of usual values, that with which the flow was trained; None for this one's.
+
+        Shape: z_matrix, mean, scale (N, 3); rotatable, level, permutation (N,). Units: nm, rad.
+        Raises: ValueError for residues outside the twenty, or a version that is not known.
         """
         if not self.encodings:
             raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: use the twenty, no caps")
-        names = [(atom.residue.index, atom.name) for atom in self.topology.atoms()]
-        bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
-        z_matrix, rotatable = zmatrix.build_z_matrix(names, bonds)
-        mean, scale = zmatrix.usual_values([r.name for r in self.topology.residues()], names, rotatable)
-        torsion = zmatrix.torsions(self.positions, z_matrix)
-        return {
-            "z_matrix": z_matrix,
-            "rotatable": rotatable,
-            "level": zmatrix.levels(z_matrix),
-            "hydrogen_permutation": zmatrix.hydrogen_permutation(names, z_matrix, torsion),
-            "mean": mean,
-            "scale": scale,
-        }
+        version = geometry or zmatrix.geometry_version()
+        if version not in self._internal:
+            residues = [residue.name for residue in self.topology.residues()]
+            bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
+            self._internal[version] = zmatrix.internal_coordinates(
+                residues, _names(self.topology), bonds, self._iupac_names, version
+            )
+        return self._internal[version]
+
+    @cached_property
+    def _internal(self) -> dict[str, dict[str, np.ndarray]]:
+        return {}
 
     @classmethod
     def from_sequence(cls, sequence: str, max_residues: int | None = None) -> "Peptide":
-        """Build the extended zwitterionic L-peptide, HIS as HIE. The same result in every process.
+        """Build the extended L-peptide, HIS as HIE, ends charged or capped. The same result in every process.
 
-        Raises: ValueError for an unknown letter, fewer than two residues, or more than `max_residues`.
+        `sequence`: as `molecules.sequences.parse_sequence` reads it, `ARIP`, `Ala-Gly`, `ACE-A-NME`.
+        Raises: ValueError for what is not read, fewer than two residues, or more than `max_residues`.
         """
-        letters = check_sequence(sequence, max_residues)
-        topology, positions = _build(letters)
-        return _assemble(topology, positions, source=letters)
+        name = check_sequence(sequence, max_residues)
+        topology, positions = build_structure(name)
+        # Through text, as any file: an energy is summed in the order of the bonds, which a parser may change.
+        return cls.from_pdb(_assemble(topology, positions, source=name).iupac().to_pdb())
 
     @classmethod
     def from_pdb(cls, pdb: str | Path) -> "Peptide":
-        """Read one peptide chain, all hydrogens present, from a PDB file or from its text.
+        """Read one peptide chain from a PDB or mmCIF file, which may be compressed, or from its text.
 
-        Raises: FileNotFoundError; ValueError for anything but one complete chain of L-residues.
+        Names of other programs are mapped, solvent is left out, missing atoms are added: see `notes`.
+        Raises: FileNotFoundError; ValueError for anything but one chain of L-residues and caps at pH 7.
         """
         is_text = isinstance(pdb, str) and ("\n" in pdb or pdb.startswith(("ATOM", "HETATM")))
-        text, source = (str(pdb), "PDB text") if is_text else (_read(Path(pdb)), str(pdb))
-        if not any(line.startswith(("ATOM", "HETATM")) for line in text.splitlines()):
-            raise ValueError(f"{source} has no ATOM lines: give a PDB file with all atoms of one peptide")
-        try:
-            structure = app.PDBFile(io.StringIO(text))
-        except Exception as error:  # OpenMM's parser raises whatever the broken line causes
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{source} is no readable PDB file ({reason}): check its ATOM lines") from error
-        positions = np.array(structure.getPositions(asNumpy=True).value_in_unit(unit.nanometer), np.float64)
-        return _assemble(structure.topology, positions, source)
+        source = "PDB text" if is_text else str(pdb)
+        content = str(pdb).encode() if is_text else file_bytes(Path(pdb))
+        found = read_structure(content, source)
+        topology, positions, notes = complete(found, source)
+        indices = np.concatenate([residue.indices for residue in found.residues])
+        complete_already = len(indices) == len(positions)
+        return _assemble(
+            topology,
+            positions,
+            source,
+            notes=(*found.notes, *notes),
+            file_atoms=indices if complete_already else None,
+        )
 
     def to_pdb(self, positions_nm: npt.ArrayLike | None = None) -> str:
         """PDB text of this peptide, at `positions_nm` (N, 3) if given."""
@@ -104,107 +152,42 @@ class Peptide:
         return out.getvalue()
 
 
-def check_sequence(sequence: str, max_residues: int | None = None) -> str:
-    """Upper-case one-letter codes, or a ValueError that names the letter or the limit."""
-    letters = sequence.strip().upper()
-    for position, letter in enumerate(letters, start=1):
-        if letter not in tables.LETTERS:
-            raise ValueError(f"unknown residue {letter!r} at position {position} of {sequence!r}: use {tables.LETTERS}")
-    if len(letters) < 2:
-        what = f"sequence {sequence!r} has one residue" if letters else "the sequence is empty"
-        raise ValueError(f"{what}: give at least two residues in one-letter codes, such as 'AA'")
-    if max_residues is not None and len(letters) > max_residues:
-        raise ValueError(
-            f"sequence {sequence!r} has {len(letters)} residues: give at most {max_residues}, "
-            "or use a model for longer peptides"
-        )
-    return letters
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"no PDB file at {path}: check the path")
-    try:
-        return path.read_text()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file: give a PDB file") from error
-
-
-@contextmanager
-def _fixed_random() -> Iterator[None]:
-    """Modeller places hydrogens by Python's `random`: give it a fixed seed, then put the state back."""
-    state = random.getstate()
-    random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def _build(letters: str) -> tuple[app.Topology, FloatArray]:
-    """Topology and positions (nm) of the extended peptide."""
-    import PeptideBuilder  # with Biopython slow to import, and needed only to build
-    from Bio.PDB import PDBIO
-
-    structure = PeptideBuilder.make_extended_structure(letters)
-    PeptideBuilder.add_terminal_OXT(structure)
-    heavy, writer = io.StringIO(), PDBIO()
-    writer.set_structure(structure)
-    writer.save(heavy)
-    heavy.seek(0)
-    pdb = app.PDBFile(heavy)
-    modeller = app.Modeller(pdb.topology, pdb.positions)
-    variants = ["HIE" if residue.name == "HIS" else None for residue in pdb.topology.residues()]
-    with _fixed_random():
-        # Reference, not the fastest platform: its result does not depend on the machine's devices.
-        modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
-    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer), np.float64)
-
-
-def _assemble(topology: app.Topology, positions: FloatArray, source: str) -> Peptide:
-    """Check a structure and attach encodings and orderings."""
-    chains = list(topology.chains())
-    if len(chains) != 1:
-        raise ValueError(f"{source} has {len(chains)} chains: give one peptide chain, without solvent")
+def _assemble(
+    topology: app.Topology,
+    positions: FloatArray,
+    source: str,
+    notes: tuple[str, ...] = (),
+    file_atoms: tables.IntArray | None = None,
+) -> Peptide:
+    """Check handedness, and attach encodings and orderings."""
     residues = list(topology.residues())
     if len(residues) < 2:
         raise ValueError(f"{source} has {len(residues)} residue(s): give a peptide of at least two")
-    if not np.isfinite(positions).all():
-        raise ValueError(f"{source} has coordinates that are not finite: repair its ATOM records")
     names = [residue.name for residue in residues]
     covered = all(name in tables.ONE_LETTER for name in names)
-    for i, residue in enumerate(residues):
-        if residue.name in tables.ONE_LETTER:
-            _check_residue(residue, positions, first=i == 0, last=i == len(residues) - 1, source=source)
+    for residue in residues:
+        _check_handedness(residue, positions, source)
     atoms = [atom.name for atom in topology.atoms()]
     residue_of = [atom.residue.index for atom in topology.atoms()]
     return Peptide(
-        sequence=_label(names),
+        sequence=label(names),
         positions=np.round(positions, 4),
         topology=topology,
         encodings=tables.encode(names, atoms, residue_of) if covered else {},
         orderings=tables.orderings(names, atoms, residue_of) if covered else {},
+        notes=notes,
+        file_atoms=file_atoms,
     )
 
 
-def _label(names: list[str]) -> str:
-    """`ARIP` for residues of the vocabulary; others by name, set off by hyphens: `ACE-AAA-NME`."""
-    runs = groupby(names, key=lambda name: name in tables.ONE_LETTER)
-    return "-".join("".join(tables.ONE_LETTER[n] for n in run) if ok else "-".join(run) for ok, run in runs)
+def _names(topology: app.Topology) -> list[tuple[int, str]]:
+    return [(atom.residue.index, atom.name) for atom in topology.atoms()]
 
 
-def _check_residue(residue: Any, positions: FloatArray, *, first: bool, last: bool, source: str) -> None:
-    where = f"{residue.name} {residue.index + 1} of {source}"
-    atoms = {atom.name: atom.index for atom in residue.atoms()}
-    expected = tables.expected_atoms(residue.name, first=first, last=last)
-    hint = "give an uncapped, zwitterionic chain with all hydrogens (HIS as HIE, no disulphides)"
-    if missing := expected - atoms.keys():
-        raise ValueError(f"{where} lacks atom {' '.join(sorted(missing))}: {hint}")
-    if extra := atoms.keys() - expected:
-        raise ValueError(f"{where} has atom {' '.join(sorted(extra))}, which does not belong there: {hint}")
-    if residue.name == "GLY":
-        return
-    n, c, cb = (positions[atoms[name]] - positions[atoms["CA"]] for name in ("N", "C", "CB"))
-    # Zero when the atoms coincide (a PDB without coordinates): then there is no chirality to check.
-    if np.dot(np.cross(n, c), cb) < 0:
-        raise ValueError(f"{where} is a D-amino acid (mirrored at CA): give L-amino acids only")
+def _check_handedness(residue: Any, positions: FloatArray, source: str) -> None:
+    where = f"{residue.name} {residue.id} of {source}"
+    centre = stereo.wrong_centre(residue.name, {atom.name: positions[atom.index] for atom in residue.atoms()})
+    if centre == "CA":
+        raise ValueError(f"{where} is a D-amino acid (mirrored at CA): {POINTER}")
+    if centre:
+        raise ValueError(f"{where} is the allo form (mirrored at {centre}): {POINTER}")

@@ -1,37 +1,95 @@
 """Reference trajectories, PDB files and the published split, looked up by sequence."""
 
 import json
+import math
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .constants import PUBLISHED_K
+from .forcefield import DEFAULT_FORCEFIELD
 from .observables import Tica
+from .sequences import n_residues
 from .storage import replacing
 
 SPLITS = ("train", "val", "test")
 
 
-def save_reference(path: str | Path, positions_nm: ArrayLike, tica: Tica) -> None:
-    """Write a reference trajectory and its TICA, whole or not at all. Shape: (T, N, 3)."""
-    path = Path(path)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReferenceTrajectory:
+    """Reference MD in order of time, and what it is of.
+
+    `atoms`: residue number, residue and name of each, such as `1 ALA CA`, in the order of the frames. Public files do
+    not say them; such are taken to be in the force field and at the temperature of the published data. `engine` and
+    `time_ns` of the dynamics: empty and NaN where unknown.
+
+    Shape: positions_nm (T, N, 3); atoms N of them, or none.
+    """
+
+    positions_nm: NDArray[np.float32]
+    tica: Tica | None = None
+    atoms: tuple[str, ...] = ()
+    forcefield: str = DEFAULT_FORCEFIELD
+    temperature_k: float = PUBLISHED_K
+    engine: str = ""
+    time_ns: float = math.nan
+
+    @property
+    def conditions(self) -> str:
+        """Force field and temperature, for people."""
+        return conditions(self.forcefield, self.temperature_k)
+
+    def is_at(self, forcefield: str, temperature_k: float) -> bool:
+        """Return True if energies and structures under these conditions can be compared with it."""
+        return self.forcefield == forcefield and math.isclose(self.temperature_k, temperature_k, abs_tol=0.01)
+
+
+def conditions(forcefield: str, temperature_k: float) -> str:
+    """Format force field and temperature for people."""
+    return f"{forcefield} at {temperature_k:g} K"
+
+
+def save_reference(
+    path: str | Path,
+    positions_nm: ArrayLike,
+    tica: Tica | None,
+    atoms: Sequence[str] = (),
+    *,
+    forcefield: str = DEFAULT_FORCEFIELD,
+    temperature_k: float = PUBLISHED_K,
+    engine: str = "",
+    time_ns: float = math.nan,
+) -> None:
+    """Write a reference trajectory, its TICA and what it is of (see `ReferenceTrajectory`), whole or not at all.
+
+    Shape: (T, N, 3), N atoms. Raises: ValueError for another number of names than of atoms.
+    """
+    path, positions = Path(path), np.asarray(positions_nm, dtype=np.float32)
+    if atoms and len(atoms) != positions.shape[1]:
+        raise ValueError(f"{len(atoms)} names for {positions.shape[1]} atoms a frame: give one each")
+    arrays: dict[str, Any] = {"positions": positions}
+    if tica is not None:
+        dim = np.int64(tica.projection.shape[1])
+        arrays |= {"tica_mean": tica.mean, "tica_projection": tica.projection, "tica_dim": dim}
+    if atoms:
+        arrays["atoms"] = np.array(atoms)
+    arrays |= {"forcefield": np.array(forcefield), "temperature_k": np.float64(temperature_k)}
+    arrays |= {"engine": np.array(engine), "time_ns": np.float64(time_ns)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:  # a file: savez would change the name
-        np.savez_compressed(
-            file,
-            positions=np.asarray(positions_nm, dtype=np.float32),
-            tica_mean=tica.mean,
-            tica_projection=tica.projection,
-            tica_dim=np.int64(tica.projection.shape[1]),
-        )
+        np.savez_compressed(file, **arrays)
 
 
-def load_reference(path: str | Path) -> tuple[NDArray[np.float32], Tica | None]:
-    """Positions (T, N, 3) in nm, and the TICA of the file, if it holds one, cut to its `tica_dim`.
+def load_reference(path: str | Path | IO[bytes]) -> ReferenceTrajectory:
+    """Read a reference trajectory, with the TICA of the file, if it holds one, cut to its `tica_dim`.
 
     Raises: ValueError when the file is not such an archive.
     """
@@ -42,6 +100,9 @@ def load_reference(path: str | Path) -> tuple[NDArray[np.float32], Tica | None]:
             if {"tica_mean", "tica_projection"} <= set(archive):
                 dim = int(archive["tica_dim"]) if "tica_dim" in archive else None
                 tica = Tica(mean=archive["tica_mean"], projection=archive["tica_projection"][:, :dim])
+            atoms = tuple(str(name) for name in archive["atoms"]) if "atoms" in archive else ()
+            said: dict[str, Any] = {k: str(archive[k]) for k in ("forcefield", "engine") if k in archive}
+            said |= {k: float(archive[k]) for k in ("temperature_k", "time_ns") if k in archive}
     except FileNotFoundError:
         raise
     except (
@@ -57,13 +118,21 @@ def load_reference(path: str | Path) -> tuple[NDArray[np.float32], Tica | None]:
         raise ValueError(f"{path} is not a reference trajectory ({error}); it needs 'positions' (T, N, 3)") from None
     if positions.ndim != 3 or positions.shape[2] != 3:
         raise ValueError(f"{path}: positions have shape {positions.shape}, expected (T, N, 3)")
-    return positions, tica
+    if atoms and len(atoms) != positions.shape[1]:
+        raise ValueError(f"{path} names {len(atoms)} atoms and has {positions.shape[1]} a frame: simulate it again")
+    return ReferenceTrajectory(positions_nm=positions, tica=tica, atoms=atoms, **said)
 
 
 def find_reference(data_dir: str | Path, sequence: str) -> Path | None:
     """The reference trajectory of a sequence in any split, or None."""
-    tail = Path(f"{len(sequence)}AA", f"{sequence}_subsampled.npz")
-    return _find(Path(data_dir) / "trajectories_subsampled", sequence, tail)
+    return next(iter(find_references(data_dir, sequence)), None)
+
+
+def find_references(data_dir: str | Path, sequence: str) -> list[Path]:
+    """The reference trajectories of a sequence, at most one a split: they may be at different temperatures."""
+    check_letters(sequence)
+    folder = Path(data_dir) / "trajectories_subsampled"
+    return [p for split in SPLITS for p in sorted((folder / split).glob(f"*AA/{sequence}_subsampled.npz"))]
 
 
 def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
@@ -77,17 +146,14 @@ def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
     found = {path.stem.removesuffix("_subsampled") for path in folder.glob("*AA/*_subsampled.npz")}
     if not found:
         raise ValueError(f"no reference trajectory below {folder}: make some with jobs/simulate.py, or check data_dir")
-    return sorted(found, key=lambda sequence: (len(sequence), sequence))
+    return sorted(found, key=lambda sequence: (n_residues(sequence), sequence))
 
 
 def find_pdb(data_dir: str | Path, sequence: str) -> Path | None:
     """The PDB file of a sequence in any split, or None."""
-    return _find(Path(data_dir) / "pdbs", sequence, Path(f"{sequence}.pdb"))
-
-
-def _find(folder: Path, sequence: str, tail: Path) -> Path | None:
     check_letters(sequence)
-    return next((p for split in SPLITS if (p := folder / split / tail).is_file()), None)
+    folder = Path(data_dir) / "pdbs"
+    return next((p for split in SPLITS if (p := folder / split / f"{sequence}.pdb").is_file()), None)
 
 
 @cache
@@ -104,4 +170,6 @@ def published_split(sequence: str) -> str | None:
 def check_letters(sequence: str) -> None:
     """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
     if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):
-        raise ValueError(f"sequence {sequence!r} is not a row of one-letter codes; use letters only")
+        raise ValueError(
+            f"sequence {sequence!r} is not a row of one-letter codes with or without caps; use letters and hyphens"
+        )

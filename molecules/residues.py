@@ -16,6 +16,7 @@ ONE_LETTER = {
     "LEU": "L", "LYS": "K", "MET": "M", "PHE": "F", "PRO": "P",
     "SER": "S", "THR": "T", "TRP": "W", "TYR": "Y", "VAL": "V",
 }  # fmt: skip
+CAPS = {"ACE": {"H1", "CH3", "H2", "H3", "C", "O"}, "NME": {"N", "H", "C", "H1", "H2", "H3"}}  # at either end
 LETTERS = "".join(sorted(ONE_LETTER.values()))
 
 # Embedding indices; 0 is padding. The order is part of the public weights.
@@ -79,7 +80,9 @@ _NUMBERED_RING = {"HIS", "PHE", "TRP", "TYR"}
 
 
 def expected_atoms(residue: str, *, first: bool, last: bool) -> set[str]:
-    """Atom names of a residue in an uncapped, zwitterionic peptide."""
+    """Atom names of a residue in a zwitterionic peptide, or of a cap."""
+    if residue in CAPS:
+        return set(CAPS[residue])
     atoms = {"N", "CA", "C", "O", *SIDE_CHAIN[residue]}
     atoms |= {"HA2", "HA3"} if residue == "GLY" else {"HA"}
     if residue != "PRO":

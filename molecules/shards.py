@@ -10,7 +10,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .references import check_letters
 from .storage import is_url, join, list_files, read_bytes, replacing
 
 FRAMES = Path("webdatasets", "single_frames")
+CHUNK = 10_000
 
 
 def shard_sizes(data_dir: str | Path) -> dict[str, int]:
@@ -47,15 +48,18 @@ def write_shards(
 ) -> list[Path]:
     """Write all frames, shuffled over all peptides, and a manifest; replaces what it wrote before.
 
-    A trajectory is an array (T, N, 3), or an iterable of such arrays, in nm. All of it is held in memory.
+    A trajectory is an array (T, N, 3), or an iterable of such arrays, in nm. Arrays that are mapped from files
+    (`np.load(mmap_mode="r")`) stay there: a frame is read when it is written.
     At any moment of a crash the manifest names every tar that is ours, so that writing again mends it.
 
     Raises: ValueError for bad trajectories, and when the folder holds tars from elsewhere.
     """
     if frames_per_shard < 1:
         raise ValueError(f"frames_per_shard must be 1 or more, got {frames_per_shard}")
-    frames = {sequence: _stack(sequence, x) for sequence, x in trajectories.items()}
-    index = [(sequence, i) for sequence, x in frames.items() for i in range(len(x))]
+    frames = {sequence: _arrays(sequence, x) for sequence, x in trajectories.items()}
+    index = [
+        (x, i, f"{sequence}_{number:06d}.bin") for sequence, xs in frames.items() for number, x, i in _numbered(xs)
+    ]
     if not index:
         raise ValueError("no frames to write; give at least one trajectory")
     folder = Path(data_dir) / FRAMES
@@ -69,7 +73,7 @@ def write_shards(
     manifest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(order), frames_per_shard):
         chosen = [index[i] for i in order[start : start + frames_per_shard]]
-        tar = _tar((f"{sequence}_{i:06d}.bin", frames[sequence][i].tobytes()) for sequence, i in chosen)
+        tar = _tar((name, np.asarray(x[i], "<f4").tobytes()) for x, i, name in chosen)
         name = f"{len(manifest):04d}.tar"
         # Renamed after the manifest is there. The same name each time: what a killed writer left is overwritten.
         (folder / f"{name}.tmp").write_bytes(tar)
@@ -104,14 +108,25 @@ def read_manifest(data_dir: str | Path) -> dict[str, dict[str, Any]]:
     return shards
 
 
-def _stack(sequence: str, trajectory: ArrayLike | Iterable[ArrayLike]) -> NDArray[np.float32]:
-    """One array of the frames. Raises: ValueError unless it is (T, N, 3) and finite."""
+def _arrays(sequence: str, trajectory: ArrayLike | Iterable[ArrayLike]) -> list[NDArray[Any]]:
+    """The arrays of a trajectory. Raises: ValueError unless all are (T, N, 3), of the same atoms and finite."""
     check_letters(sequence)
-    arrays = [trajectory] if isinstance(trajectory, np.ndarray) else list(trajectory)  # type: ignore[arg-type]
-    frames = np.concatenate([np.asarray(x, dtype="<f4") for x in arrays]) if arrays else np.empty((0, 1, 3), "<f4")
-    if frames.ndim != 3 or frames.shape[2] != 3 or not np.isfinite(frames).all():
-        raise ValueError(f"{sequence}: positions of shape {frames.shape} must be (frames, atoms, 3) and finite")
-    return frames
+    parts = [trajectory] if isinstance(trajectory, np.ndarray) else trajectory
+    arrays = [np.asarray(part) for part in parts]  # type: ignore[union-attr]
+    for x in arrays:
+        if x.ndim != 3 or x.shape[1:] != (arrays[0].shape[1], 3) or not _finite(x):
+            raise ValueError(f"{sequence}: positions of shape {x.shape} must be (frames, atoms, 3) and finite")
+    return arrays
+
+
+def _finite(positions: NDArray[Any]) -> bool:
+    """Check some frames at a time: those of a file are not to be in memory all at once."""
+    return all(np.isfinite(positions[i : i + CHUNK]).all() for i in range(0, len(positions), CHUNK))
+
+
+def _numbered(arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[int, NDArray[Any], int]]:
+    """Each frame of the arrays: its number among all, its array, and where it is in that."""
+    return ((number, *frame) for number, frame in enumerate((x, i) for x in arrays for i in range(len(x))))
 
 
 def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:

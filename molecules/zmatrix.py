@@ -15,10 +15,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .stereo import exchange, exchangeable
+
 IntArray = npt.NDArray[np.int64]
 
 BACKBONE = ("N", "CA", "C")
 GEOMETRY = Path(__file__).parent / "geometry.json"
+
+# Pairs that the table geometry_before_iupac.json has the other way round than IUPAC, by the first of the two: leucine's
+# methyls and proline's ring by the way they were built, side chains' NH2 groups by chance.
+BEFORE_IUPAC = "150d8cdf02c3f883"
+_EXCHANGED = {
+    BEFORE_IUPAC: {
+        "LEU": {"first": {"CD1"}, "middle": {"CD1"}, "last": {"CD1"}},
+        "PRO": {"first": {"H2", "HG2", "HD2"}, "middle": {"HB2", "HG2", "HD2"}, "last": {"HB2", "HG2", "HD2"}},
+        "ARG": {"first": {"HH21"}, "middle": {"HH11", "HH21"}},
+        "ASN": {"middle": {"HD21"}, "last": {"HD21"}},
+        "GLN": {"first": {"HE21"}},
+    }
+}
 
 
 def build_z_matrix(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, int]]) -> tuple[IntArray, IntArray]:
@@ -72,23 +87,44 @@ def torsions(positions_nm: npt.NDArray[np.floating], z_matrix: IntArray) -> npt.
     return np.where(z_matrix[:, 2] >= 0, angle, 0.0)
 
 
-def hydrogen_permutation(
-    names: Sequence[tuple[int, str]], z_matrix: IntArray, torsion: npt.NDArray[np.float64]
+def permutation(
+    residues: Sequence[str], names: Sequence[tuple[int, str]], iupac: Sequence[tuple[int, str]], version: str
 ) -> IntArray:
-    """Index (N,) of the atom that stands in for each: equivalent hydrogens of a CH2, CH3 or NH3 group, by handedness.
+    """Index (N,) of the atom that a flow gets in place of each: the one that has its name in the flow's convention.
 
-    Which of two equivalent hydrogens is called 2 and which 3 is chance in many files, and stays so through dynamics.
-    Here the one whose name comes first stands at +120° from its sibling. `torsion` (N,): of `torsions`, in rad.
+    Files exchange the names of prochiral atoms; a flow has learned one convention, IUPAC's, or that of the table
+    `version`. `names`: residue number and name of each atom in the file; `iupac`: its IUPAC name, by where it stands.
     """
-    permutation = np.arange(len(names))
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, name in sorted(enumerate(names), key=lambda pair: pair[1][1]):
-        if name[1][0] == "H" and z_matrix[i, 2] >= 0:
-            groups.setdefault(tuple(z_matrix[i]), []).append(i)
-    for atoms in groups.values():
-        if len(atoms) == 2 and torsion[atoms[0]] < 0 < torsion[atoms[1]]:
-            permutation[atoms] = atoms[::-1]
-    return permutation
+    at: list[dict[str, int]] = [{} for _ in residues]
+    for i, (residue, name) in enumerate(iupac):
+        at[residue][name] = i
+    exchanged = _EXCHANGED.get(version, {})
+    for number, (residue, where) in enumerate(zip(residues, at, strict=True)):
+        pairs = exchanged.get(residue, {}).get(place_in_chain(number, len(residues)), set())
+        for one in exchangeable(residue):
+            if one.first[0] in pairs:
+                exchange(where, one)
+    return np.array([at[residue][name] for residue, name in names], np.int64)
+
+
+def internal_coordinates(
+    residues: Sequence[str],
+    names: Sequence[tuple[int, str]],
+    bonds: Iterable[tuple[int, int]],
+    iupac: Sequence[tuple[int, str]],
+    version: str,
+) -> dict[str, np.ndarray]:
+    """Tables of a peptide for a flow: see `Peptide.internal`."""
+    z_matrix, rotatable = build_z_matrix(names, bonds)
+    mean, scale = usual_values(residues, names, rotatable, version)
+    return {
+        "z_matrix": z_matrix,
+        "rotatable": rotatable,
+        "level": levels(z_matrix),
+        "permutation": permutation(residues, names, iupac, version),
+        "mean": mean,
+        "scale": scale,
+    }
 
 
 def levels(z_matrix: IntArray) -> IntArray:
@@ -109,14 +145,28 @@ def levels(z_matrix: IntArray) -> IntArray:
 
 
 @cache
-def _geometry() -> dict[str, dict[str, dict[str, list[float]]]]:
-    table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(GEOMETRY.read_text())
+def _versions() -> dict[str, Path]:
+    """Tables by fingerprint: this version's, and earlier ones, which flows that were trained with them still need."""
+    return {hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path for path in GEOMETRY.parent.glob("geometry*.json")}
+
+
+@cache
+def _geometry(version: str) -> dict[str, dict[str, dict[str, list[float]]]]:
+    if version not in _versions():
+        raise ValueError(f"no table of usual bonds and angles has the version {version}")
+    table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(_versions()[version].read_text())
     return table
 
 
+@cache
 def geometry_version() -> str:
     """Fingerprint of the table of usual values: a flow that was trained with another one gives wrong densities."""
     return hashlib.sha256(GEOMETRY.read_bytes()).hexdigest()[:16]
+
+
+def knows_geometry(version: str) -> bool:
+    """Return whether the table of usual values of that version is there."""
+    return version in _versions()
 
 
 def place_in_chain(residue: int, n_residues: int) -> str:
@@ -125,13 +175,13 @@ def place_in_chain(residue: int, n_residues: int) -> str:
 
 
 def usual_values(
-    residues: Sequence[str], names: Sequence[tuple[int, str]], rotatable: IntArray
+    residues: Sequence[str], names: Sequence[tuple[int, str]], rotatable: IntArray, version: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation of each atom's bond, angle and torsion at 310 K (N, 3). Units: nm, rad.
 
     A rotatable dihedral has deviation 1: it is measured from its mean where it has one, and stays in (−π, π].
     """
-    table = _geometry()
+    table = _geometry(version)
     rows = [table[residues[r]][place_in_chain(r, len(residues))][name] for r, name in names]
     values = np.array(rows, np.float64)
     mean, scale = values[:, :3], values[:, 3:]

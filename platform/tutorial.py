@@ -7,7 +7,7 @@ from pathlib import Path
 from .data.simulate import SimulateJob, simulate
 from .evaluation.evaluate import evaluate_folder, print_verdict
 from .runtime.cluster import ClusterConfig, cluster
-from .runtime.config import data_folder, results_home
+from .runtime.config import data_folder
 from .runtime.progress import duration, say
 from .runtime.tracking import Tracker
 from .sampling.sample import SampleJob, sample
@@ -35,7 +35,7 @@ def tutorial(job: TutorialJob) -> None:
         say("\n3/4  sampling")
         out = sample(job.sample)
     say("\n4/4  report")
-    run = Tracker.find(results_home() / job.train.out)
+    run = Tracker.find(data_folder(job.train.out))
     training = [{"step": s, "loss": loss} for s, loss in run.history("loss")] if run else None
     result = evaluate_folder(out, data_folder(job.sample.data_dir), seed=job.sample.seed, training=training)
     print_verdict(out, result)
@@ -47,7 +47,7 @@ def _print_paths(data: Path, out: Path, job: TutorialJob, seconds: float) -> Non
         ("report", out / "report.html"),
         ("ensemble", out / "ensemble.xtc"),
         ("weights", out / "samples.npz"),
-        ("flow", results_home() / job.train.out / "checkpoint"),
+        ("flow", data_folder(job.train.out) / "checkpoint"),
         ("data", data),
     ]
     say(f"\ndone in {duration(seconds)}")

@@ -15,6 +15,8 @@ from .types import FloatArray
 Treatment = Literal["none", "psis", "truncate", "drop_top"]
 TREATMENTS: tuple[str, ...] = get_args(Treatment)
 DROPPED_FRACTION = 0.002  # the published protocol of SBG: the largest 0.2 % are discarded
+MIN_TAIL_DRAWS = 21  # weights above zero: a fifth of fewer is no tail to fit (five are needed)
+EQUAL = 1e-9  # log-weights that differ by less are equal but for rounding
 
 
 def to_float64(values: npt.ArrayLike | torch.Tensor) -> FloatArray:
@@ -99,10 +101,12 @@ def log_z_error(log_w: npt.ArrayLike | torch.Tensor, eve: npt.NDArray[Any] | Non
     return float(np.sqrt(np.square(families - 1.0 / n).sum() * n / max(n - 1, 1)))
 
 
-def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
+def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float | None]:
     """Pareto-smoothed log-weights and the shape k̂ (above 0.7: do not trust the estimate).
 
-    The tail is the largest min(n/5, 3√n) weights. k̂ is +inf when fewer than five form it, 0 when all weights are equal.
+    Of the m weights above zero, the tail is the largest min(m/5, 3√m). k̂ is None for m < 21, which is too few to fit
+    one; 0 when nothing is larger than the weight at which the tail would begin, as where all are equal; +inf when one
+    to four are, which then are the whole tail. In these three cases nothing is smoothed.
     Raises: ImportError if ArviZ is not installed.
     Source: Vehtari et al. 2024, through `arviz.psislw`.
     """
@@ -113,13 +117,18 @@ def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float]:
             from arviz.stats import psislw
     except ImportError as error:
         raise ImportError('PSIS needs ArviZ: `pip install "arviz<0.24"`, or use treatment="none"') from error
-    if np.ptp(array) == 0.0:  # no tail to fit; ArviZ would call the best case the worst
-        return array.copy(), 0.0
+    smoothed, alive = array.copy(), array > -np.inf  # zeros are below any tail: among them ArviZ finds none
+    finite = array[alive]
+    if len(finite) < MIN_TAIL_DRAWS:
+        return smoothed, None
+    size = int(np.ceil(min(len(finite) / 5, 3 * len(finite) ** 0.5)))
+    if finite.max() - np.sort(finite)[-size - 1] < EQUAL:  # ArviZ would call the best case the worst
+        return smoothed, 0.0
     # Mind the sign: `psislw` of arviz-stats (ArviZ 1) takes the negative of this, and would fit the tail of the small
     # weights without a word.
     with np.errstate(over="ignore"):
-        smoothed, shape = psislw(array, normalize=False)
-    return np.asarray(smoothed, dtype=np.float64), float(shape)
+        smoothed[alive], shape = psislw(finite, normalize=False)
+    return smoothed, float(shape)
 
 
 def treat(log_w: npt.ArrayLike | torch.Tensor, treatment: Treatment) -> FloatArray:

@@ -1,10 +1,11 @@
 """Inspection of a data folder before training: peptides, shards, σ, and the bad frames in a sample of shards."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -14,16 +15,21 @@ import ray
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.sequences import n_residues, parse_sequence
 from boltzray.molecules.shards import read_manifest, shard_sizes
+from boltzray.molecules.stereo import iupac_names, iupac_order
 from boltzray.molecules.storage import join, list_files, read_bytes
 from boltzray.molecules.tars import Problem
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
-from ..runtime.progress import progress
+from ..runtime.peptide_names import Sequences, expanded
+from ..runtime.progress import progress, say
 
 PEPTIDES_A_TASK = 500
+FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
+SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,7 @@ class DataConfig:
     """
 
     path: str = "data"
-    sequences: tuple[str, ...] = ()
+    sequences: Sequences = ()
     max_residues: int = 8
     scale_nm: float | None = None
     shards_per_window: int = 8
@@ -60,13 +66,53 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PeptideTable:
-    """Tables of a peptide for a flow, small enough to send to every worker."""
+    """Tables of a peptide for a flow, small enough to send to every worker.
+
+    They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
+    of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry.
+    """
 
     sequence: str
     n_atoms: int
     encodings: dict[str, np.ndarray]
     orderings: dict[str, np.ndarray]
-    internal: dict[str, np.ndarray] = field(default_factory=dict)
+    iupac_order: np.ndarray
+    residues: list[str] = field(default_factory=list)
+    names: list[tuple[int, str]] = field(default_factory=list)
+    internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Peptide, geometry: str | None) -> "PeptideTable":
+        """Make the tables; `geometry` is the version for a flow of internal coordinates."""
+        peptide = given.iupac()
+        return cls(
+            sequence=peptide.sequence,
+            n_atoms=peptide.n_atoms,
+            encodings=_small(peptide.encodings),
+            orderings=_small(peptide.orderings),
+            iupac_order=given.iupac_order.astype(np.int16),
+            residues=[residue.name for residue in given.topology.residues()],
+            names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
+            internals={geometry: _small(peptide.internal(geometry))} if geometry else {},
+        )
+
+    def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":
+        """Tell prochiral atoms by a frame (N, 3): simulations often start from other names than the PDB file has."""
+        order = iupac_order(self.residues, iupac_names(self.residues, self.names, frame_nm))
+        return replace(self, iupac_order=order.astype(np.int16))
+
+    def iupac(self) -> "PeptideTable":
+        """Return itself: the tables are of the standard order."""
+        return self
+
+    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
+        """Tables of internal coordinates: see `molecules.Peptide.internal`."""
+        return self.internals[geometry or ""]
+
+
+def _small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Integers in two bytes."""
+    return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -74,6 +120,7 @@ class ShardStats:
     """Counts of one pass over a shard.
 
     `members`: all of it, the bad ones too; `frames`: those to train on. σ² = `sum_squares` / `n_coordinates`, in nm².
+    `first`: the first frame (N, 3) of each sequence, where asked for.
     """
 
     members: int
@@ -81,6 +128,7 @@ class ShardStats:
     sum_squares: float
     n_coordinates: int
     problems: list[Problem]
+    first: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +152,7 @@ class Catalogue:
 
     `peptides` to train on, in the order that numbers them; `n_atoms` of all that the folder knows. `expected`:
     members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`; `max_bad` of
-    them may be bad.
+    them may be bad. `geometry`: version of the usual bonds and angles, for a flow of internal coordinates.
     """
 
     peptides: tuple[PeptideTable, ...]
@@ -118,6 +166,7 @@ class Catalogue:
     problems: list[Problem]
     max_bad: int
     fingerprint: str
+    geometry: str | None = None
 
     @property
     def sequences(self) -> list[str]:
@@ -137,14 +186,23 @@ class Catalogue:
         }
 
 
-def inspect_shard(path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str]) -> ShardStats:
-    """Read one shard, count its frames of the `chosen` peptides, and list what is wrong with it."""
+def inspect_shard(
+    path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str], *, first: bool = False
+) -> ShardStats:
+    """Read one shard, count its frames of the `chosen` peptides, and list what is wrong with it.
+
+    `first`: keep the first frame of each peptide.
+    """
     content = read_frames(path, n_atoms)
     used = [frame.positions for frame in content.frames if frame.sequence in chosen]
     squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
     members = len(content.frames) + len(content.problems)
     problems = [*content.problems, *missing_frames(path, expected, members)]
-    return ShardStats(members, len(used), squares, sum(x.size for x in used), problems)
+    seen: dict[str, np.ndarray] = {}
+    if first:
+        for frame in content.frames:
+            seen.setdefault(frame.sequence, np.array(frame.positions))
+    return ShardStats(members, len(used), squares, sum(x.size for x in used), problems, seen)
 
 
 def missing_frames(path: str, expected: int, members: int) -> list[Problem]:
@@ -160,26 +218,35 @@ def list_folder(config: DataConfig, folder: str) -> FolderListing:
     shards, pdbs = shard_sizes(folder), read_pdbs(folder)
     chosen = _chosen(config, pdbs)
     manifest = read_prepared(folder).get("shards") or read_manifest(folder)
-    return FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    listing = FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
+    if not config.sequences and (left_out := _left_out(config, listing)):
+        say(f"note{left_out} to train on them")
+    return listing
 
 
 def inspect_data(
-    config: DataConfig, folder: str, *, internal: bool = False, listing: FolderListing | None = None
+    config: DataConfig, folder: str, *, geometry: str | None = None, listing: FolderListing | None = None
 ) -> Catalogue:
     """Inspect a data folder: all names, and the content of some shards, as Ray tasks.
 
-    `internal`: for a flow with internal coordinates. `listing`: of the folder, if it is at hand.
+    `geometry`: version of the usual bonds and angles, for a flow of internal coordinates. `listing`: of the folder, if
+    it is at hand.
 
     Raises: ValueError when there is nothing to train on, or too much of it is bad.
     """
     listing = listing or list_folder(config, folder)
     shards, manifest, chosen = list(listing.shards), listing.manifest, listing.chosen
-    peptides = peptides_of(listing.pdbs, internal)
+    peptides = peptides_of(listing.pdbs, geometry)
     n_atoms = {sequence: peptide.n_atoms for sequence, peptide in peptides.items()}
     expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in shards]
     picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
     known = ray.put((n_atoms, frozenset(chosen)))
-    stats: list[ShardStats] = in_tasks("look at shards", _inspect, [(known, shards[i], expected[i]) for i in picked])
+    stats: list[ShardStats] = in_tasks(
+        "look at shards", _inspect, [(known, shards[i], expected[i], i in picked[:FIRST_SHARDS]) for i in picked]
+    )
+    frames: dict[str, np.ndarray] = {}
+    for shard in stats:
+        frames |= shard.first
     if not any(expected):
         usual = _usual_length([shard.members for shard in stats])
         expected = [usual] * (len(shards) - 1) + [0]  # the last one may be shorter
@@ -189,7 +256,7 @@ def inspect_data(
     problems = [problem for shard in stats for problem in shard.problems]
     if not used:
         reason = f"; the first problem: {problems[0]}" if problems else ""
-        raise ValueError(f"no frame in {folder} can be used for training{reason}")
+        raise ValueError(f"no frame in {folder} can be used for training{_left_out(config, listing)}{reason}")
     n_frames = round(used / len(picked) * len(shards))
     max_bad = int(config.max_bad_share * n_frames)
     bad = sum(problem.frames for problem in problems)
@@ -206,7 +273,7 @@ def inspect_data(
     ]
     identity = [[*source, count] for source, count in zip(sources, expected, strict=True)]
     return Catalogue(
-        peptides=tuple(peptides[sequence] for sequence in chosen),
+        peptides=tuple(peptides[s].ordered_by(frames[s]) if s in frames else peptides[s] for s in chosen),
         n_atoms=n_atoms,
         shards=shards,
         expected=expected,
@@ -217,6 +284,7 @@ def inspect_data(
         problems=problems,
         max_bad=max_bad,
         fingerprint=fingerprint([identity, chosen, round(float(variance), 6)]),
+        geometry=geometry,
     )
 
 
@@ -226,8 +294,8 @@ def _usual_length(members: Sequence[int]) -> int:
     return value if times >= 3 and 2 * times > len(members) else 0
 
 
-def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int) -> ShardStats:
-    return inspect_shard(path, expected, *known)
+def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int, first: bool) -> ShardStats:
+    return inspect_shard(path, expected, *known, first=first)
 
 
 def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -242,31 +310,23 @@ def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ..
     return [found[i] for i in range(len(calls))]
 
 
-def peptides_of(pdbs: dict[str, str], internal: bool) -> dict[str, PeptideTable]:
+def peptides_of(pdbs: dict[str, str], geometry: str | None) -> dict[str, PeptideTable]:
     """Tables of all peptides by sequence; of many as Ray tasks."""
     items = sorted(pdbs.items())
-    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), internal) for i in range(0, len(items), PEPTIDES_A_TASK)]
+    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), geometry) for i in range(0, len(items), PEPTIDES_A_TASK)]
     tables = in_tasks("read peptides", tabulate, calls) if len(calls) > 1 else [tabulate(*calls[0])]
     return {peptide.sequence: peptide for some in tables for peptide in some}
 
 
-def tabulate(pdbs: dict[str, str], internal: bool) -> list[PeptideTable]:
-    """Tables of peptides from PDB texts by sequence; `internal` ones if the flow asks for them."""
-
-    def small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Integers in two bytes."""
-        return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
-
+def tabulate(pdbs: dict[str, str], geometry: str | None) -> list[PeptideTable]:
+    """Tables of peptides from PDB texts by sequence."""
     found = []
     for sequence, text in pdbs.items():
         try:
             peptide = Peptide.from_pdb(text)
         except ValueError as error:
             raise ValueError(f"{sequence}.pdb: {error}") from error
-        encodings, orderings = small(peptide.encodings), small(peptide.orderings)
-        found.append(
-            PeptideTable(sequence, peptide.n_atoms, encodings, orderings, small(peptide.internal) if internal else {})
-        )
+        found.append(replace(PeptideTable.of(peptide, geometry), sequence=sequence))
     return found
 
 
@@ -289,16 +349,41 @@ def read_pdbs(folder: str) -> dict[str, str]:
 
 
 def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
-    """Sequences to train on. Raises: ValueError for one that has no PDB."""
-    for sequence in config.sequences:
+    """Sequences to train on. Raises: ValueError for one that has no PDB, or where `max_residues` leaves none."""
+    chosen = set()
+    for given in expanded(config.sequences):
+        sequence = given if given in pdbs else parse_sequence(given)  # of a file, residues outside the twenty as well
         if sequence not in pdbs:
             known = ", ".join(sorted(pdbs)[:20])
             raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {known}")
-    return sorted(config.sequences or (s for s in pdbs if len(s) <= config.max_residues))
+        chosen.add(sequence)
+    if not config.sequences:
+        chosen = {sequence for sequence in pdbs if n_residues(sequence) <= config.max_residues}
+    if not chosen:
+        shortest = min(pdbs, key=n_residues)
+        raise ValueError(
+            f"data.max_residues={config.max_residues} leaves out every peptide of the folder, from {shortest} "
+            f"on: give data.max_residues={n_residues(shortest)} or more"
+        )
+    return sorted(chosen)
+
+
+def _left_out(config: DataConfig, listing: FolderListing) -> str:
+    """For an error: the peptides that `sequences` or `max_residues` leave out, and the key that brings them back."""
+    others = sorted(listing.pdbs.keys() - set(listing.chosen), key=n_residues)
+    if not others:
+        return ""
+    some = f"{', '.join(others[:5])}{' …' if len(others) > 5 else ''}"
+    if config.sequences:
+        return f": data.sequences leaves out {some}"
+    return (
+        f": data.max_residues={config.max_residues} leaves out {some}, give data.max_residues={n_residues(others[-1])}"
+    )
 
 
 def folder_temperature(folder: str) -> float:
-    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, else the published one.
+    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, and of the frames that were
+    prepared, else the published one.
 
     Raises: ValueError when they differ.
     """
@@ -306,6 +391,7 @@ def folder_temperature(folder: str) -> float:
         return float(prepared["temperature_k"])
     names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]
     found = {float(name.split("_")[1]) for name in names}
+    found |= {float(json.loads(read_bytes(path))["temperature_k"]) for path in list_files(folder, SOURCES)}
     if len(found) > 1:
-        raise ValueError(f"{folder} holds simulations at {sorted(found)} K: give data.temperature_k")
+        raise ValueError(f"{folder} holds frames at {sorted(found)} K: give data.temperature_k")
     return found.pop() if found else PUBLISHED_K

@@ -19,12 +19,14 @@ T = TypeVar("T")
 class Collator:
     """Frames of any of the peptides → padded coordinates and tables.
 
-    A batch of a single peptide gets one row of tables: its condition is then computed once, not once a frame.
+    Atoms are put into the standard order, which is that of the tables: see `Peptide.iupac`. A batch of a single peptide
+    gets one row of tables: its condition is then computed once, not once a frame.
     """
 
     def __init__(self, flow: Flow, peptides: Mapping[str, Any], *, pin: bool = False) -> None:
         self.index = {sequence: i for i, sequence in enumerate(peptides)}
-        self.tables = flow.tables(list(peptides.values())).to("cpu")
+        self.tables = flow.tables([peptide.iupac() for peptide in peptides.values()]).to("cpu")
+        self.orders = [np.asarray(peptide.iupac_order, np.int64) for peptide in peptides.values()]
         self.sizes = self.tables.n_atoms.numpy()
         self.pin = pin
 
@@ -37,11 +39,14 @@ class Collator:
         """Pad to the longest frame. Shape: (n, N, 3), zeros after the atoms of each; tables of 1 or n rows."""
         peptide, flat = microbatch
         sizes = self.sizes[peptide]
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        rows_of = np.concatenate([start + self.orders[p] for start, p in zip(starts, peptide, strict=True)])
+        ordered = flat.reshape(-1, 3)[rows_of]  # a copy: what Ray hands out is read-only
         if (sizes == sizes[0]).all():
-            x = flat.reshape(len(sizes), sizes[0], 3).copy()  # what Ray hands out is read-only
+            x = ordered.reshape(len(sizes), sizes[0], 3)
         else:
             x = np.zeros((len(sizes), sizes.max(), 3), np.float32)
-            x[np.arange(sizes.max()) < sizes[:, None]] = flat.reshape(-1, 3)
+            x[np.arange(sizes.max()) < sizes[:, None]] = ordered
         one = (peptide == peptide[0]).all()
         rows = self.tables.rows(torch.from_numpy(np.asarray(peptide[:1] if one else peptide, np.int64)))
         tensor, rows = torch.from_numpy(x), _map_tensors(rows, lambda t: t.long() if t.dtype == torch.int16 else t)

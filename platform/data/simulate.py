@@ -9,32 +9,35 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from boltzray.molecules.observables import fit_tica, tica_lag
-from boltzray.molecules.peptide import Peptide, check_sequence
-from boltzray.molecules.references import published_split, save_reference
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.references import conditions, load_reference, published_split
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
-from boltzray.molecules.shards import write_shards
+from boltzray.molecules.sequences import reading_note
 from boltzray.molecules.storage import replacing
 
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import results_folder, write_json
+from ..runtime.config import data_folder, results_folder, write_json
+from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding, holding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
+from .sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateJob:
     """Molecular dynamics of peptides, written as shards for training and trajectories to compare with.
 
+    `sequences` (AA unless given) are built; or one peptide starts from a file, `pdb`, and is called by what that holds.
     `time_ns` of each of `replicas`. Of a peptide of split `train` the last `hold_out` replicas are kept out of the
     shards and become its reference trajectory; one of split `val` or `test` is reference only. `engine=batched` moves
     many replicas at once in float32; `compile` is its, and `mixed`: to put several peptides into one batch, padded.
     """
 
-    sequences: tuple[str, ...] = ("AA",)
+    sequences: Sequences | None = None
+    pdb: str | None = None
     time_ns: float = 1.0
     replicas: int = 64
     hold_out: int = 16
@@ -51,10 +54,12 @@ class SimulateJob:
     def __post_init__(self) -> None:
         if self.mixed and self.engine == "openmm":
             raise ValueError("mixed=true is of engine=batched: leave it out, or choose that engine")
-        if not self.sequences:
-            raise ValueError("give peptides: sequences=[AA,AL]")
-        for sequence in self.sequences:
-            check_sequence(sequence)
+        if self.pdb and self.sequences:
+            raise ValueError("give sequences=[AA,AL] or pdb=FILE, and not both")
+        given = self.sequences if self.sequences is not None else () if self.pdb else ("AA",)
+        if not given and not self.pdb:
+            raise ValueError("give peptides: sequences=[AA,AL], or pdb=FILE")
+        object.__setattr__(self, "sequences", several_peptides(given))
         if self.split not in ("train", "val", "test"):
             raise ValueError(f"split={self.split!r} is unknown: choose train, val or test")
         if self.time_ns <= 0 or self.replicas < 1:
@@ -65,6 +70,12 @@ class SimulateJob:
                 "raise replicas, or lower hold_out"
             )
 
+    def peptides(self) -> list[Peptide]:
+        """The peptides to simulate. Raises: ValueError for a file that holds none."""
+        if self.pdb:
+            return [Peptide.from_pdb(data_folder(self.pdb))]
+        return [Peptide.from_sequence(sequence) for sequence in self.sequences or ()]
+
 
 def simulate(job: SimulateJob) -> Path:
     """Run `job`, or go on with it; returns the data folder, which other jobs must not write to meanwhile."""
@@ -73,19 +84,24 @@ def simulate(job: SimulateJob) -> Path:
 
 
 def _simulate_into(out: Path, job: SimulateJob) -> Path:
-    for sequence in job.sequences:
+    peptides = job.peptides()
+    names = [peptide.sequence for peptide in peptides]
+    for sequence in names:
+        if note := reading_note(sequence):
+            say(f"note: {note}")
         if job.split == "train" and (split := published_split(sequence)):
             say(
                 f"note: {sequence} is in the published {split} set; a flow that is trained on it cannot be compared "
                 "with published numbers on it"
             )
-    replicas = [replica for i, s in enumerate(job.sequences) for replica in _replicas(job, out, i, s)]
+    _check_references(job, out, names)
+    replicas = [replica for i, p in enumerate(peptides) for replica in _replicas(job, out, i, p)]
     # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
     # replica's run.json guards its own settings.
     run = RunFolder(out, "simulate", deciding(job, ("cluster.",)))
     with run.track() as tracker, cluster(job.cluster) as resources:
         batches = batch_replicas(replicas, job.engine, job.mixed, resources)
-        say(f"simulating {', '.join(job.sequences)}: {_plan(job, batches, resources)}")
+        say(f"simulating {', '.join(names)}: {_plan(job, batches, resources)}")
         _run_all(job, batches, resources, tracker)
         _write(job, out, replicas)
     say(f"data written: {out}")
@@ -101,20 +117,24 @@ def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> s
     text = f"{each} in {len(batches)} batches on {places} (batched dynamics)"
     idle = resources.cpus - len(batches)
     if not resources.gpus and idle > 0:
-        wanted = -(-LANES * resources.cpus // len(job.sequences))
+        wanted = -(-LANES * resources.cpus // len({batch[0].sequence for batch in batches}))
         text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
     return text
 
 
-def _replicas(job: SimulateJob, out: Path, number: int, sequence: str) -> list[MDReplica]:
-    """The replicas of peptide `number` of the job; writes its PDB file if there is none."""
-    peptide = Peptide.from_sequence(sequence)
+def _replicas(job: SimulateJob, out: Path, number: int, peptide: Peptide) -> list[MDReplica]:
+    """The replicas of peptide `number` of the job; writes its PDB file if there is none.
+
+    Raises: ValueError where the folder has another structure under that name than `job.pdb`.
+    """
     path = out / "pdbs" / job.split / f"{peptide.sequence}.pdb"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(peptide.to_pdb())
     text = path.read_text()
+    if job.pdb and not _same_structure(Peptide.from_pdb(text), peptide):
+        raise ValueError(f"{path} has another structure of {peptide.sequence} than pdb={job.pdb}: give another out=")
     return [
         MDReplica(
             peptide.sequence,
@@ -126,6 +146,12 @@ def _replicas(job: SimulateJob, out: Path, number: int, sequence: str) -> list[M
         )
         for replica in range(job.replicas)
     ]
+
+
+def _same_structure(one: Peptide, other: Peptide) -> bool:
+    """Return True for the same atoms at the same places, whatever else the files say."""
+    atoms = [[(a.residue.index, a.residue.name, a.name) for a in p.topology.atoms()] for p in (one, other)]
+    return atoms[0] == atoms[1] and np.array_equal(one.positions, other.positions)
 
 
 def _run_all(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster, tracker: Tracker) -> None:
@@ -175,29 +201,47 @@ def _chunks(replica: MDReplica) -> int:
 
 
 def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
-    """Trajectories → references, and shards of all training replicas that the folder has, earlier ones too."""
-    path = out / "runs.json"
+    """Trajectories → references, and shards of all frames to train on that the folder has, earlier ones too."""
+    path = out / RUNS
     roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     for sequence in dict.fromkeys(replica.sequence for replica in replicas):
         own = [replica for replica in replicas if replica.sequence == sequence]
         held = own[len(own) - job.hold_out :] if job.split == "train" else own
-        roles |= {Path(r.directory).name: [sequence, "held out" if r in held else "train"] for r in own}
+        roles |= {Path(r.directory).name: [sequence, HELD_OUT if r in held else "train"] for r in own}
         if held:
             _write_reference(job, out, held)
     write_json(path, roles)
-    training: dict[str, list[np.ndarray]] = {}
-    for directory, (sequence, role) in sorted(roles.items()):
-        if role == "train":
-            training.setdefault(sequence, []).append(load_trajectory(out / "md" / directory))
-    if training:
-        write_shards(out, training, job.seed, job.frames_per_shard)
+    write_training(out, job.seed, job.frames_per_shard)
 
 
 def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
-    sequence, split = held[0].sequence, "val" if job.split == "train" else job.split
+    """Write the trajectories as reference, with their atoms, force field and temperature."""
+    peptide, split = Peptide.from_pdb(held[0].pdb), _reference_split(job)
     trajectories = [load_trajectory(replica.directory) for replica in held]
-    lag = tica_lag(min(map(len, trajectories)))
-    tica = fit_tica(trajectories, Peptide.from_pdb(held[0].pdb).topology, lag=lag)
-    path = out / "trajectories_subsampled" / split / f"{len(sequence)}AA" / f"{sequence}_subsampled.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_reference(path, np.concatenate(trajectories), tica)
+    time_ns = sum(map(len, trajectories)) * job.md.interval_ps / 1000
+    if split == "val":
+        trajectories += held_out_frames(out, peptide.sequence)
+        time_ns += held_out_ns(out, peptide.sequence)
+    write_reference(
+        out,
+        peptide,
+        split,
+        trajectories,
+        forcefield=job.md.forcefield,
+        temperature_k=job.md.temperature_k,
+        engine=job.engine,
+        time_ns=time_ns,
+    )
+
+
+def _reference_split(job: SimulateJob) -> str:
+    return "val" if job.split == "train" else job.split
+
+
+def _check_references(job: SimulateJob, out: Path, names: Sequence[str]) -> None:
+    """Raises: ValueError where a reference would take the place of one under other conditions."""
+    for name in names if job.split != "train" or job.hold_out else ():
+        for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
+            if not (found := load_reference(path)).is_at(job.md.forcefield, job.md.temperature_k):
+                wanted = conditions(job.md.forcefield, job.md.temperature_k)
+                raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")

@@ -137,7 +137,7 @@ def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[Wind
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Every task gets a copy of its arguments: not the peptides' tables.
-    names = tuple(replace(peptide, encodings={}, orderings={}, internal={}) for peptide in data.peptides)
+    names = tuple(replace(peptide, encodings={}, orderings={}, names=[], internals={}) for peptide in data.peptides)
     table = partial(_table, data=replace(data, peptides=names, problems=[]), plan=plan)
     size = 12 * data.n_frames * plan.shards_per_window / len(data.shards)
     size *= float(np.mean([peptide.n_atoms for peptide in data.peptides]))

@@ -28,6 +28,7 @@ from ..runtime.config import data_folder, results_home, write_json
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, provenance, warn_on_error
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, start_actors
 from ..sampling.peptide_source import PeptideSource
@@ -35,7 +36,8 @@ from ..sampling.sample_files import finished
 from ..sampling.target import Target, trained_at_k
 from .compare_page import write_budget_page
 from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
-from .evaluate import CURVES, evaluate_folder, load_reference_ensemble
+from .evaluate import CURVES, evaluate_folder
+from .reference import load_reference_ensemble
 
 Method = Literal["md", "snis", "smc"]
 MIN_BUDGET = 100  # energies, and frames that are compared: fewer say nothing
@@ -69,7 +71,7 @@ class CompareJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.source
+        object.__setattr__(self, "sequence", self.source.sequence)
         if not self.methods and not self.finetuned:
             raise ValueError("there is nothing to compare: give methods=[md,snis,smc], or finetuned=[FOLDER]")
         if not self.budgets or min(self.budgets) < MIN_BUDGET:
@@ -91,13 +93,13 @@ class CompareJob:
 def compare_budgets(job: CompareJob) -> Path:
     """Run `job`, or go on with it; returns the folder with the curves."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = job.source.load()
-    flows = _flows(job, checkpoint, peptide)
+    flows, peptide = _flows(job, checkpoint, job.source.load())
     reference, facts, notes = load_reference_ensemble(peptide, data_folder(job.data_dir), PUBLISHED_K)
     if reference is None:
         raise ValueError(notes[0])
     weights = models.checkpoint.fingerprint(checkpoint)
-    with RunFolder.open(job.folder, "compare", job, INCIDENTAL, weights_sha256=weights) as folder:
+    read = {"weights_sha256": weights, "reference_sha256": facts["reference_sha256"]}
+    with RunFolder.open(job.folder, "compare", job, INCIDENTAL, {"pdb": job.source.file}, **read) as folder:
         return _compare_into(folder, job, peptide, reference, flows, checkpoint, facts)
 
 
@@ -140,16 +142,16 @@ class _Flow(NamedTuple):
     spent: Spent | None
 
 
-def _flows(job: CompareJob, checkpoint: Path, peptide: Peptide) -> list[_Flow]:
-    """Flows to sample. Raises: ValueError for one that cannot take the peptide."""
-    spent = [Spent.read(results_home() / folder) for folder in job.finetuned]
+def _flows(job: CompareJob, checkpoint: Path, given: Peptide) -> tuple[list[_Flow], Peptide]:
+    """Flows to sample, and the peptide as they take it. Raises: ValueError for one that cannot take it."""
+    spent = [Spent.read(data_folder(folder)) for folder in job.finetuned]
     wanted: list[tuple[Path, Spent | None]] = [(checkpoint, None)] if {"snis", "smc"} & set(job.methods) else []
-    found = []
+    found, peptide = [], given.iupac()
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
         flow = models.checkpoint.outline(path)
-        flow.tables([peptide])
+        peptide = OrderedPeptide.of(given, flow).peptide
         found.append(_Flow(path, flow.scale_nm, cost))
-    return found
+    return found, peptide
 
 
 def _sample_all(

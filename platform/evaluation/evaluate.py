@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.metrics import MAX_FRAMES, METRICS, compare, noise_floor
-from boltzray.molecules.observables import fit_tica, tica_lag
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.metrics import METRICS, compare, noise_floor
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import find_reference, load_reference
-from boltzray.molecules.subsample import weighted_subsample
+from boltzray.molecules.references import find_pdb
 
 from ..report.contents import Reference, Report
 from ..report.curves import load_curves
@@ -24,11 +22,11 @@ from ..report.page import save_figures, write_report
 from ..runtime.cluster import usable_cpus
 from ..runtime.config import data_folder, display_path
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import holding
+from ..runtime.run_folder import holding, sha256
 from ..runtime.tracking import Tracker, provenance
-from ..sampling.energy_actors import EnergyConfig, batched
 from ..sampling.sample import SampleJob, sample
-from ..sampling.sample_files import read_samples
+from ..sampling.sample_files import read_samples, sample_paths
+from .reference import load_reference_ensemble, reference_files
 from .result import FILE, EvaluationResult
 
 __all__ = ["SampleJob", "evaluate_folder", "sample_and_report"]
@@ -68,7 +66,8 @@ def _evaluate_into(
 ) -> EvaluationResult:
     peptide, ensembles = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
-    reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"])
+    forcefield = settings.get("forcefield", DEFAULT_FORCEFIELD)  # files of finetuning, and of older versions, have none
+    reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"], forcefield)
     if reference:
         reference, ensembles = _compared(reference, peptide, ensembles, intervals, seed, threads)
     tracker = Tracker.find(folder)
@@ -132,10 +131,17 @@ def _compared(
 
 
 def evaluation_key(folder: Path, data: Path, sequence: str, intervals: int, seed: int) -> str:
-    """Hash what the metrics of a folder depend on; while it is the same they need not be computed again."""
-    paths = [folder / "sampling.json", folder / CURVES / "curves.json", find_reference(data, sequence)]
-    stamps = [(p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p and p.exists()]
-    return hashlib.sha256(repr((stamps, intervals, seed)).encode()).hexdigest()[:16]
+    """Hash what the metrics of a folder depend on; while it is the same they need not be computed again.
+
+    Of files it is their content, which takes 0.6 s a GB.
+    """
+    samples = [p for name in ("snis", "samples") for p in sample_paths(folder, name)]
+    own = [folder / name for name in ("sample.json", "sampling.json", "topology.pdb", f"{CURVES}/curves.json")]
+    references = reference_files(data, sequence)
+    structure = find_pdb(data, sequence) if references else None  # names the atoms of files that do not
+    paths = [*own, *samples, *references, *([structure] if structure else [])]
+    content = [(path.name, sha256(path)) for path in paths if path.is_file()]
+    return hashlib.sha256(repr((content, intervals, seed)).encode()).hexdigest()[:16]
 
 
 def _record(tracker: Tracker, report: Report, files: Sequence[Path]) -> None:
@@ -145,49 +151,12 @@ def _record(tracker: Tracker, report: Report, files: Sequence[Path]) -> None:
         tracker.artifact(path, "report")
 
 
-# --- the reference ------------------------------------------------------------------------------
-
-
-def load_reference_ensemble(
-    peptide: Peptide, data: Path, temperature_k: float
-) -> tuple[Reference | None, dict[str, str], list[str]]:
-    """Load reference MD with energies and TICA, if the data folder has it; returns facts and notes for the reader, too.
-
-    Raises: ValueError for MD of another number of atoms.
-    """
-    if temperature_k != PUBLISHED_K:
-        note = f"the samples are at {temperature_k:g} K: reference MD, at {PUBLISHED_K:g} K, says nothing"
-        return None, {}, [note]
-    path = find_reference(data, peptide.sequence) if peptide.encodings else None
-    if path is None:
-        return None, {}, [f"no reference MD of {peptide.sequence} in {data}: make it with jobs/simulate.py"]
-    positions, tica = load_reference(path)
-    if positions.shape[1] != peptide.n_atoms:
-        raise ValueError(f"{path} has {positions.shape[1]} atoms a frame, {peptide.sequence} has {peptide.n_atoms}")
-    total = len(positions)
-    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
-    lost = total - len(positions)
-    notes = [f"{lost} frames of the reference are not finite and were left out."] if lost else []
-    if tica is None:
-        lag = tica_lag(len(positions))
-        tica = fit_tica(positions, peptide.topology, lag=lag)
-        notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
-    positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
-    energy = batched(peptide, PUBLISHED_K, EnergyConfig()).evaluate_arrays(positions, gradient=False)
-    reference = Reference(
-        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
-    )
-    facts = {
-        "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}",
-        "reference_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    return reference, facts, notes
-
-
 def print_verdict(folder: Path, result: EvaluationResult) -> None:
     """Print the verdict, and where the report is."""
     say(f"\n{result.headline}")
     for level, text in result.verdict:
         if level == "bad":
             say(f"  ✕ {text}")
+    for note in result.notes:
+        say(f"  note: {note}")
     say(f"report: {folder / 'report.html'}")

@@ -12,7 +12,8 @@ from boltzray.molecules.references import sequences_with_reference
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import data_folder, display_path, results_folder, results_home
+from ..runtime.config import data_folder, display_path, results_folder
+from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import say
 from ..runtime.run_folder import holding
 from ..runtime.tracking import Tracker, provenance, warn_on_error
@@ -52,7 +53,7 @@ class EvaluateJob:
 
     samples: tuple[str, ...] = ()
     split: str = ""
-    sequences: tuple[str, ...] = ()
+    sequences: Sequences = ()
     checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     data_dir: str = "data"
@@ -65,6 +66,7 @@ class EvaluateJob:
         given = [name for name in ("samples", "split", "sequences") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError("give one of samples=[outputs/sample/AA], split=test, sequences=[AA,ARIP]")
+        object.__setattr__(self, "sequences", several_peptides(self.sequences))
         if self.intervals < 0:
             raise ValueError(f"intervals={self.intervals}: give 0 for no confidence intervals, or more")
 
@@ -80,7 +82,7 @@ def evaluate(job: EvaluateJob) -> None:
     """
     data = data_folder(job.data_dir)
     if job.samples:
-        folders = [results_home() / folder for folder in job.samples]
+        folders = [data_folder(folder) for folder in job.samples]
         for folder in folders:
             read_samples(folder)
         if len(folders) == 1 and not job.out:
@@ -142,6 +144,8 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
             say(f"  ✕ {name} failed: {failed[name]}")
             continue
         say(f"{number}/{total}  {name}: {result.headline}  {display_path(folders[name] / 'report.html')}")
+        for note in result.notes:
+            say(f"  note: {note}")
     return failed
 
 

@@ -1,7 +1,7 @@
 """The file metrics.json: numbers and verdict of one folder of samples."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class EvaluationResult:
     """Evaluation of one peptide's samples. `verdict`: level and text of each finding; `headline` and its `level`.
 
     `reference`: source of the MD. `noise_floor`: metrics between its halves. `key`: see `evaluate.evaluation_key`.
+    `notes`: why it was not compared, and what was left out.
     """
 
     sequence: str
@@ -32,7 +33,8 @@ class EvaluationResult:
     verdict: list[list[str]]
     headline: str
     level: str
-    key: str = ""  # files of older versions have none
+    key: str = ""  # files of older versions have none, nor notes
+    notes: list[str] = field(default_factory=list)
     noise_floor: dict[str, float]
     samplers: dict[str, SamplerNumbers]
 
@@ -48,6 +50,7 @@ class EvaluationResult:
             headline=conclusion.text,
             level=conclusion.level,
             key=key,
+            notes=report.notes,
             noise_floor=report.reference.floor if report.reference else {},
             samplers={e.name: SamplerNumbers(diagnostics=e.diagnostics, metrics=e.metrics) for e in report.ensembles},
         )
@@ -67,6 +70,6 @@ class EvaluationResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EvaluationResult":
         """Make it of the contents of the file."""
-        known = {field.name for field in fields(cls)}
+        known = {f.name for f in fields(cls)}
         samplers = {name: SamplerNumbers(**found) for name, found in values.items() if name not in known}
         return cls(**{name: value for name, value in values.items() if name in known}, samplers=samplers)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from boltzray.molecules.sequences import n_residues, parse_sequence
+
 from ..report.curves import means_and_errors
 from .result import EvaluationResult, SamplerNumbers
 
@@ -41,7 +43,10 @@ class Row:
     @property
     def length(self) -> int:
         """Residues, as far as the name tells."""
-        return len(self.sequence) if self.sequence.isalpha() else 0
+        try:
+            return n_residues(parse_sequence(self.sequence))
+        except ValueError:  # the name of a folder
+            return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from boltzray.models.conditioning import Precision
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.models.losses import ObjectiveConfig
-from boltzray.molecules.peptide import check_sequence
 from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
 from ..runtime.cluster import ClusterConfig
+from ..runtime.config import data_folder
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig
 from ..sampling.peptide_source import PeptideSource
@@ -77,9 +78,7 @@ class FinetuneJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        _ = self.source
-        if self.sequence:
-            check_sequence(self.sequence)
+        object.__setattr__(self, "sequence", self.source.sequence)
         if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
             raise ValueError("steps and batch must be at least 1, rounds and buffer 0 (automatic) or more")
         if self.batch < 2 and "log_variance" in self.objective.active:
@@ -112,6 +111,12 @@ class FinetuneJob:
     def source(self) -> PeptideSource:
         """The peptide to finetune to."""
         return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """Files whose content decides the results, by the key that names them."""
+        data = self.objective.real_data
+        return {"pdb": self.source.file, "objective.real_data": data_folder(data) if data else None}
 
     @property
     def folder(self) -> str:

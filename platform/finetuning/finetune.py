@@ -6,12 +6,14 @@ from pathlib import Path
 
 from boltzray import models
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.sequences import n_residues
 
 from ..evaluation.evaluate import evaluate_folder, print_verdict
 from ..runtime.config import data_folder, results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.sample_files import finished
 from .config import FinetuneJob
 from .executors import start_executor
@@ -29,7 +31,7 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     learning, with round=k after k rounds of it, the last time with the final draw. It receives a plain dict:
     `round`; `energies` spent so far; `ess` (fraction) with its standard error `ess_error`, `k_hat` and
     `max_weight_share` of the flow's own `n` draws, of which `n_failed` have no energy; `energy_w2` to reference MD in
-    kT (None without any, or at another temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
+    kT (None without any at that temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
     not comparable between rounds; the final one is); `loss`, mean over the steps of the round that has ended, each
     term's, and `skipped_steps` (missing in round 0); `seconds` of work so far; `final`, true for the last. The same
     dicts are in out/rounds.json (`RoundRecord`). A resumed run calls `on_round` again for rounds that are done. An
@@ -38,14 +40,14 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
     """
-    checkpoint, peptide = checkpoint_and_peptide(job)
+    checkpoint, ordered = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, weights_sha256=weights) as folder:
-        return _finetune_into(folder, job, checkpoint, peptide, on_round, parent)
+    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights) as folder:
+        return _finetune_into(folder, job, checkpoint, ordered, on_round, parent)
 
 
 def _finetune_into(
-    folder: RunFolder, job: FinetuneJob, checkpoint: Path, peptide: Peptide, on_round: OnRound | None,
+    folder: RunFolder, job: FinetuneJob, checkpoint: Path, ordered: OrderedPeptide, on_round: OnRound | None,
     parent: Tracker | None,
 ) -> Path:  # fmt: skip
     out = folder.path
@@ -56,7 +58,7 @@ def _finetune_into(
                 on_round(record.to_json())
         return out
     with folder.track(parent) as tracker:
-        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), peptide, tracker, on_round)
+        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), ordered, tracker, on_round)
         run.prepare()
         with start_executor(job, run.weights, run.target) as executor:
             drawn = run.run_rounds(executor)
@@ -80,22 +82,21 @@ def finetune_and_report(job: FinetuneJob) -> Path:
     return out
 
 
-def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, Peptide]:
+def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
     """The flow to finetune, not loaded, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    flow = models.checkpoint.outline(checkpoint)
-    peptide = job.source.load()
-    flow.tables([peptide])
-    _check_length(checkpoint, peptide)
-    return checkpoint, peptide
+    ordered = OrderedPeptide.of(job.source.load(), models.checkpoint.outline(checkpoint))
+    _check_length(checkpoint, ordered.peptide)
+    return checkpoint, ordered
 
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:
     """Raises: ValueError for a peptide longer than all that the flow was trained on."""
     longest = max(models.checkpoint.trained_lengths(checkpoint), default=math.inf)
-    if len(peptide.sequence) > longest and peptide.encodings:
+    length = n_residues(peptide.sequence)
+    if length > longest and peptide.encodings:
         raise ValueError(
-            f"{peptide.sequence} has {len(peptide.sequence)} residues, the flow {checkpoint.name} was trained on up to "
+            f"{peptide.sequence} has {length} residues, the flow {checkpoint.name} was trained on up to "
             f"{longest}: give a shorter peptide, or a flow of longer ones as checkpoint="
         )
 

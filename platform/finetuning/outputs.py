@@ -11,6 +11,7 @@ from boltzray.samplers import snis
 
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.ray_population import Proposals
 from ..sampling.sample import snis_diagnostics
 from ..sampling.sample_files import write_samples
@@ -21,7 +22,7 @@ from .round_record import RoundRecord
 
 
 def write_final_samples(
-    out: Path, job: FinetuneJob, peptide: Peptide, drawn: Proposals, scale_nm: float, seconds: float
+    out: Path, job: FinetuneJob, ordered: OrderedPeptide, drawn: Proposals, scale_nm: float, seconds: float
 ) -> None:
     """Write the final draw, of out/checkpoint, as `jobs/sample.py` leaves its own."""
     checkpoint = out / "checkpoint"
@@ -37,7 +38,7 @@ def write_final_samples(
     settings = {"temperature_k": job.temperature_k, "checkpoint": display_path(checkpoint)}
     settings |= {"weights_sha256": models.checkpoint.fingerprint(checkpoint), "seed": job.seed}
     write_json(out / "sample.json", settings)
-    write_samples(out, peptide, [final], seed=job.seed)
+    write_samples(out, ordered.given, ordered.as_given([final]), seed=job.seed)
 
 
 def provenance(job: FinetuneJob, parent: Path, target: Target, peptide: Peptide, record: RoundRecord) -> dict[str, Any]:

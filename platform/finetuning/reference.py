@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from boltzray.models.flow import Flow
-from boltzray.molecules import zmatrix
-from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.references import find_reference, load_reference
+from boltzray.molecules.reference_match import in_order_of
+from boltzray.molecules.references import conditions, find_pdb, load_reference
 from boltzray.molecules.subsample import weighted_subsample
 
+from ..evaluation.reference import energies_of, find_comparable
 from ..runtime.config import data_folder
-from ..sampling.energy_actors import EnergyConfig, batched
+from ..runtime.progress import say
 from .config import FinetuneJob
 
 REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses more
@@ -18,41 +18,33 @@ REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses mo
 
 def reference_energies(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
-    path = find_reference(data_folder(job.data_dir), peptide.sequence) if peptide.encodings else None
-    if path is None or job.temperature_k != PUBLISHED_K:
+    found = find_comparable(peptide, data_folder(job.data_dir), job.temperature_k).trajectory
+    if found is None:
         return None
-    positions, _ = load_reference(path)
-    positions = positions[weighted_subsample(np.ones(len(positions)), REFERENCE_FRAMES)[0]]
-    energy = batched(peptide, PUBLISHED_K, EnergyConfig()).evaluate_arrays(positions, False)
+    positions = found.positions_nm[weighted_subsample(np.ones(len(found.positions_nm)), REFERENCE_FRAMES)[0]]
+    energy = energies_of(peptide, positions, job.temperature_k)
     return energy.energy[energy.ok]
 
 
-def real_frames(job: FinetuneJob, flow: Flow, peptide: Peptide) -> np.ndarray | None:
-    """Conformations (T, N, 3) in nm to learn from, if the objective wants any.
+def real_frames(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
+    """Conformations (T, N, 3) in nm to learn from, if the objective wants any, in the order of the peptide's atoms.
 
-    Raises: ValueError for those of another molecule.
+    A file that does not name its atoms is in the order of the PDB file of its data folder, or else of the peptide.
+    Raises: ValueError for those of another molecule, or in another order.
     """
     if not job.objective.real_data:
         return None
     path = data_folder(job.objective.real_data)
     if not path.is_file():
         raise ValueError(f"no file at {path}: give objective.real_data= an .npz with positions (T, N, 3) in nm")
-    frames, _ = load_reference(path)
-    if frames.shape[1] != peptide.n_atoms:
-        raise ValueError(
-            f"{path} has {frames.shape[1]} atoms a frame, {peptide.sequence} has {peptide.n_atoms}: "
-            "give frames of that peptide as objective.real_data"
-        )
-    frames = frames[np.isfinite(frames).all((1, 2))]
-    return same_hydrogens(peptide, frames) if flow.config.coordinates == "internal" else frames
-
-
-def same_hydrogens(peptide: Peptide, frames: np.ndarray) -> np.ndarray:
-    """Frames of MD in which equivalent hydrogens have the handedness that they have in the peptide.
-
-    Many files number them by chance, 2 and 3 or 3 and 2; a flow of internal coordinates has learned one of the two.
-    """
-    names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
-    z_matrix, permutation = peptide.internal["z_matrix"], peptide.internal["hydrogen_permutation"]
-    found = zmatrix.hydrogen_permutation(names, z_matrix, zmatrix.torsions(frames[0], z_matrix))
-    return frames[:, found][:, permutation]
+    stored = load_reference(path)
+    layout = path.parents[3] if len(path.parents) > 3 and path.stem.endswith("_subsampled") else None
+    pdb = find_pdb(layout, peptide.sequence) if layout and peptide.encodings and not stored.atoms else None
+    try:
+        frames = in_order_of(peptide, stored, Peptide.from_pdb(pdb) if pdb else None).positions_nm
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; give frames of {peptide.sequence} as objective.real_data") from None
+    if stored.atoms and not stored.is_at(DEFAULT_FORCEFIELD, job.temperature_k):
+        wanted = conditions(DEFAULT_FORCEFIELD, job.temperature_k)
+        say(f"note: objective.real_data is in {stored.conditions}, the flow learns of {wanted}")
+    return frames[np.isfinite(frames).all((1, 2))]

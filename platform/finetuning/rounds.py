@@ -32,11 +32,11 @@ import numpy as np
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import replacing
 
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
+from ..sampling.atom_order import OrderedPeptide
 from ..sampling.ray_population import Proposals
 from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
@@ -56,13 +56,14 @@ class FinetuneRun:
     """One finetuning, from wherever its folder stands."""
 
     def __init__(
-        self, job: FinetuneJob, out: Path, checkpoint: Path, flow: Flow, peptide: Peptide, tracker: Tracker,
+        self, job: FinetuneJob, out: Path, checkpoint: Path, flow: Flow, ordered: OrderedPeptide, tracker: Tracker,
         on_round: OnRound | None,
     ) -> None:  # fmt: skip
-        self.job, self.out, self.checkpoint, self.flow, self.peptide = job, out, checkpoint, flow, peptide
+        self.job, self.out, self.checkpoint, self.flow, self.ordered = job, out, checkpoint, flow, ordered
+        self.peptide = ordered.peptide
         self.tracker, self.on_round = tracker, on_round
         self.target = Target(
-            pdb=peptide.to_pdb(),
+            pdb=self.peptide.to_pdb(),
             temperature_k=job.temperature_k,
             com=job.com,
             trained_at_k=trained_at_k(checkpoint),
@@ -80,7 +81,7 @@ class FinetuneRun:
         self.folder.mkdir(exist_ok=True)
         self._save_weights()
         self.reference = reference_energies(self.job, self.peptide)
-        self.frames = real_frames(self.job, self.flow, self.peptide)
+        self.frames = real_frames(self.job, self.peptide)
 
     def _save_weights(self) -> None:
         """Write the weights that the present round begins with, and its target, for servers to read.
@@ -212,7 +213,7 @@ class FinetuneRun:
         """Write the flow to out/checkpoint, and the final draw."""
         record = self.progress.records[-1]
         self._save("checkpoint", record)
-        write_final_samples(self.out, self.job, self.peptide, drawn, self.flow.scale_nm, record.seconds)
+        write_final_samples(self.out, self.job, self.ordered, drawn, self.flow.scale_nm, record.seconds)
 
     def _save(self, name: str, record: RoundRecord) -> None:
         about = provenance(self.job, self.checkpoint, self.target, self.peptide, record)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import Tica, dihedrals, project
+from boltzray.molecules.sequences import caps, inner_letters, n_residues
 
 from .contents import Report, ancestors_needed
 from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
@@ -61,14 +62,19 @@ def effective(ensemble: Ensemble) -> str:
 
 
 def angle_pairs(phi: Floats, psi: Floats, sequence: str) -> list[tuple[str, str, Floats, Floats]]:
-    """Return names and angles in degrees, (φ name, ψ name, φ, ψ), of each inner residue; of a dipeptide φ2 and ψ1.
+    """Return names and angles in degrees, (φ name, ψ name, φ, ψ), of residues that have both; of a dipeptide φ2 and ψ1.
 
-    Shape: (T, R - 1) each -> lists of (T,). The first residue has no φ and the last no ψ.
+    Shape: (T, R - 1) each -> lists of (T,). Without a cap the first residue has no φ, and the last no ψ.
     """
-    pairs = [(1, 0)] if phi.shape[1] == 1 else [(i, i) for i in range(1, phi.shape[1])]
-    labels = list(sequence) if len(sequence) == phi.shape[1] + 1 else [""] * (phi.shape[1] + 1)
+    n_capped, c_capped = caps(sequence)
+    first, length = (0 if n_capped else 1), phi.shape[1] + (not n_capped)  # the first residue with a φ, and all
+    with_psi = range(length if c_capped else length - 1)
+    pairs = [(i, i) for i in range(first, length) if i in with_psi]
+    if not pairs and phi.shape[1] and psi.shape[1]:
+        pairs = [(first, with_psi[-1])]
+    labels = inner_letters(sequence) if n_residues(sequence) == length else [""] * length
     return [
-        (f"φ {labels[i]}{i + 1}", f"ψ {labels[j]}{j + 1}", np.degrees(phi[:, i - 1]), np.degrees(psi[:, j]))
+        (f"φ {labels[i]}{i + 1}", f"ψ {labels[j]}{j + 1}", np.degrees(phi[:, i - first]), np.degrees(psi[:, j]))
         for i, j in pairs
     ]
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from boltzray.molecules.ensemble import Ensemble
+from boltzray.samplers.importance_weights import MIN_TAIL_DRAWS
 
 from .contents import Reference, Report, ancestors_needed, number, percent
 
@@ -43,7 +44,7 @@ def verdict(report: Report) -> list[Finding]:
     if not report.ensembles:
         findings.append(Finding(level="bad", text="There is no ensemble in this report."))
     if report.reference is None:
-        text = "There is no reference MD: energies and structures have not been compared with anything."
+        text = "There is no reference MD to compare with: energies and structures have not been compared with anything."
         findings.append(Finding(level="warn", text=text))
     return sorted(findings, key=lambda f: ("bad", "warn", "good").index(f.level))
 
@@ -77,7 +78,14 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
     else:
         yield finding("good", "ess", f"{text}at least {MIN_EFFECTIVE} and {percent(MIN_ESS)} are needed.")
 
-    if (k_hat := numbers.get("k_hat")) is not None:
+    weighted = int(np.isfinite(ensemble.log_weights).sum())
+    k_hat = numbers.get("k_hat")
+    if weighted < MIN_TAIL_DRAWS and "n_roots" not in numbers:  # particles of SMC have no tail; older files say ∞ here
+        text = (
+            f"too few draws for a diagnostic of the weights' tail (Pareto k̂): at least {MIN_TAIL_DRAWS} with a weight"
+        )
+        yield finding("warn", "k_hat", f"{text} are needed, here are {weighted}.")
+    elif k_hat is not None:
         reliable = min(1 - 1 / math.log10(max(n, 11)), MAX_K_HAT)
         if not k_hat <= MAX_K_HAT:
             text = f"above {MAX_K_HAT}: a few draws decide every average, and more draws would not settle it."

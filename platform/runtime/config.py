@@ -44,6 +44,11 @@ def parse(kind: type[T], values: Mapping[str, Any]) -> T:
             raise ValueError(f"unknown key {key}: see --help for the keys there are") from None
         if first["type"].startswith("missing"):
             raise ValueError(f"{key} is required: give {key}=…") from None
+        if first["type"] == "string_type" and isinstance(first["input"], (bool, int, float)):
+            name = next(str(part) for part in reversed(first["loc"]) if isinstance(part, str))
+            raise ValueError(
+                f"{key}: YAML reads this as {first['input']}, no text: put it in quotes, as {name}: 'YES'"
+            ) from None
         reason = str(first["msg"]).removeprefix("Value error, ")
         where = f"{key}: " if key else ""
         got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"

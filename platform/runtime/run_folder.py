@@ -1,15 +1,22 @@
 """A folder of results: the settings that decide them, and the MLflow run that they belong to."""
 
+import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from . import folder_lock
 from .config import flat, results_folder, write_json
 from .tracking import Tracker, send_pending
+
+CONTENT = "_sha256"  # how the names of settings end that say what is in a file
+RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
+NAMED_BY = {"weights": "checkpoint"}  # `weights` itself is the treatment of importance weights
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,23 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, out: str, verb: str, job: Any, incidental: Sequence[str] = (), **facts: Any) -> Iterator["RunFolder"]:
+    def open(
+        cls,
+        out: str,
+        verb: str,
+        job: Any,
+        incidental: Sequence[str] = (),
+        files: Mapping[str, Path | None] | None = None,
+        **facts: Any,
+    ) -> Iterator["RunFolder"]:
         """Create the folder, or check that what is there was made with the same settings; hold it during a `with`.
 
-        `incidental`: how the keys of `job` begin that do not change its results. `facts`: what else decides them.
+        `incidental`: how the keys of `job` begin that do not change its results. `files`: those that the job reads, by
+        the key that names them; their content counts. `facts`: what else decides the results.
         Raises: ValueError naming the first setting that differs; FolderInUse.
         """
         with holding(results_folder(out)) as path:
-            settings = deciding(job, incidental) | facts
+            settings = deciding(job, incidental) | contents(files or {}) | facts
             check_or_record_settings(path, verb, settings)
             yield cls(path, verb, settings)
 
@@ -54,19 +70,50 @@ def deciding(job: Any, incidental: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in flat(job).items() if not key.startswith(tuple(incidental))}
 
 
+def contents(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """SHA-256 of the files that are there, as settings `KEY_sha256`."""
+    return {f"{key}{CONTENT}": sha256(path) for key, path in files.items() if path and path.is_file()}
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content; this process reads it once, unless size or time of change differ (0.6 s a GB)."""
+    stat = path.stat()
+    if time.time_ns() - stat.st_mtime_ns < RECENT_NS:
+        return _read_sha256(path)
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    return _read_sha256(path)
+
+
+def _read_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     """Record in `folder` the settings it is made with, or check that a run found there was made with the same.
 
-    Raises: ValueError naming the first setting that differs.
+    The content of a file (`KEY_sha256`) that is not recorded, as by older versions, is taken to be the same.
+    Raises: ValueError naming the first setting that differs, or the file whose content does.
     """
     path = folder / f"{name}.json"
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
         found = json.loads(path.read_text())
         for key in sorted(settings.keys() | found.keys()):
-            if found.get(key) != settings.get(key):
-                raise ValueError(
-                    f"{folder} holds a run with {key}={found.get(key)}, now {key}={settings.get(key)}: "
-                    "give another out=, or delete that folder"
-                )
+            if found.get(key) == settings.get(key):
+                continue
+            if key.endswith(CONTENT):
+                if key not in found:
+                    continue
+                named = key.removesuffix(CONTENT)
+                file = settings.get(NAMED_BY.get(named, named)) or named
+                raise ValueError(f"{folder} holds a run of another {file}: give another out=, or delete that folder")
+            raise ValueError(
+                f"{folder} holds a run with {key}={found.get(key)}, now {key}={settings.get(key)}: "
+                "give another out=, or delete that folder"
+            )
     write_json(path, settings)

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltzray.molecules.peptide import Peptide, check_sequence
+from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
+from boltzray.molecules.sequences import reading_note
 
 from ..runtime.config import data_folder, results_home
+from ..runtime.peptide_names import one_peptide
+from ..runtime.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeptideSource:
-    """One-letter codes in `sequence`, or a PDB file. `data_dir`: where structures of known peptides are looked for.
+    """`sequence`, or a PDB file. `data_dir`: where structures of known peptides are looked for.
 
-    Raises: ValueError unless exactly one of the two is given.
+    `sequence` becomes canonical: any way to write it, or a FASTA file with one, names the same peptide.
+    Raises: ValueError unless exactly one of the two is given, or for a sequence that is not read.
     """
 
     sequence: str = ""
@@ -23,22 +27,23 @@ class PeptideSource:
     def __post_init__(self) -> None:
         if bool(self.sequence) == bool(self.pdb):
             raise ValueError("give a peptide, sequence=ARIP or pdb=FILE (and not both)")
+        object.__setattr__(self, "sequence", one_peptide(self.sequence))
 
     @property
     def name(self) -> str:
         """The sequence, or the file's name without its ending: for names of folders."""
         return self.sequence or Path(str(self.pdb)).stem
 
-    def load(self) -> Peptide:
-        """Read the file, or the one that lies with the data, or build the peptide from its sequence.
+    @property
+    def file(self) -> Path | None:
+        """The file that `pdb` names."""
+        return results_home() / Path(self.pdb).expanduser() if self.pdb else None
 
-        The same peptide to the last bit as `Peptide.from_pdb` makes of its text, which is what actors are sent.
-        """
-        if self.pdb:
-            return Peptide.from_pdb(results_home() / self.pdb)
-        sequence = check_sequence(self.sequence)
-        path = find_pdb(data_folder(self.data_dir), sequence)
-        if path:
-            return Peptide.from_pdb(path)
-        # A built peptide lists its bonds in another order than a parsed one, and energies are summed in that order.
-        return Peptide.from_pdb(Peptide.from_sequence(sequence).to_pdb())
+    def load(self) -> Peptide:
+        """Read the file, or the one that lies with the data, or build the peptide from its sequence."""
+        if self.file:
+            return Peptide.from_pdb(self.file)
+        if note := reading_note(self.sequence):
+            say(f"note: {note}")
+        path = find_pdb(data_folder(self.data_dir), self.sequence)
+        return Peptide.from_pdb(path) if path else Peptide.from_sequence(self.sequence)

@@ -10,10 +10,10 @@ from ray.exceptions import ObjectLostError
 
 from boltzray import models
 from boltzray.models.conditioning import Precision
+from boltzray.models.flow import Flow
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
-from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
@@ -23,15 +23,16 @@ from ..runtime.config import results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
+from .atom_order import OrderedPeptide
 from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
 from .ray_population import Proposals
-from .sample_files import finished, write_samples
+from .sample_files import add_trajectory, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
 from .target import Target, trained_at_k
 
-INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s")  # settings that do not change the results
+INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "trajectory")  # do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
 
 
@@ -41,7 +42,9 @@ class SamplingOptions:
 
     `samples` are drawn from the flow; `sampler=smc` anneals the first `smc_particles` of them, with a checkpoint every
     `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
-    narrower normal. `data_dir`: where to look for structures and reference MD.
+    narrower normal. `trajectory`: format of the resampled ensemble; xtc is for looking, because it rounds to 0.001 nm,
+    which moves energies by about 1 kT; trr keeps them, and dcd to 1e-4 kT. `data_dir`: where to look for structures and
+    reference MD.
     """
 
     checkpoint: str = DEFAULT_CHECKPOINT
@@ -55,6 +58,7 @@ class SamplingOptions:
     weights: Treatment = "psis"
     seed: int = 0
     checkpoint_s: float = 30.0
+    trajectory: Literal["xtc", "trr", "dcd", "none"] = "xtc"
     data_dir: str = "data"
     smc: SMCConfig = HMC
     energy: EnergyConfig = field(default_factory=EnergyConfig)
@@ -80,7 +84,7 @@ class SampleJob(SamplingOptions):
     out: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.source
+        object.__setattr__(self, "sequence", self.source.sequence)
         super().__post_init__()
 
     @property
@@ -97,18 +101,20 @@ class SampleJob(SamplingOptions):
 def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    peptide = job.source.load()
     flow = models.checkpoint.outline(checkpoint)
-    flow.tables([peptide])  # refuses a peptide that the flow cannot take, before anything is started
+    ordered = OrderedPeptide.of(job.source.load(), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
-    with RunFolder.open(job.folder, "sample", job, INCIDENTAL, weights_sha256=weights) as folder:
-        return _sample_into(folder, job, checkpoint, peptide, flow.scale_nm)
+    with RunFolder.open(
+        job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, weights_sha256=weights
+    ) as folder:
+        return _sample_into(folder, job, checkpoint, ordered, flow)
 
 
-def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, peptide: Peptide, scale_nm: float) -> Path:
-    out = folder.path
+def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: OrderedPeptide, flow: Flow) -> Path:
+    out, peptide = folder.path, ordered.peptide
     if finished(out):
         say(f"already sampled: {out}")
+        add_trajectory(out, job.seed, job.trajectory)
         return out
     target = Target(
         pdb=peptide.to_pdb(),
@@ -121,13 +127,20 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, peptide: P
     with folder.track() as tracker, cluster(job.cluster) as resources:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
+        if job.sequence and flow.atom_order == "file":
+            say(
+                f"note: {checkpoint.name} knows its atoms by their place in the file that it was trained on: give pdb= "
+                f"that file, unless its order is the one in which {job.sequence} is built"
+            )
+        for note in ordered.given.notes:
+            say(f"note: {note}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
         actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
         try:
-            sets = _sample_despite_losses(job, out / "run", actors.flows, target, scale_nm, tracker)
+            sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
         finally:
             actors.stop()
-        write_samples(out, peptide, sets, seed=job.seed)
+        write_samples(out, ordered.given, ordered.as_given(sets), job.seed, job.trajectory)
     shutil.rmtree(out / "run")
     return out
 

@@ -6,9 +6,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
-import mdtraj
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import replacing
 from boltzray.molecules.subsample import weighted_subsample
+from boltzray.molecules.trajectory_file import TrajectoryFormat, save_trajectory
 from boltzray.samplers import Stage, generator, normalised, resample
 
 from ..runtime.config import write_json
@@ -34,22 +34,40 @@ def finished(out: Path) -> bool:
     return (out / "sampling.json").exists()
 
 
-def write_samples(out: Path, peptide: Peptide, sets: Sequence[Ensemble], seed: int) -> None:
-    """Write `samples.npz` and `samples/` of the last set, `ensemble.xtc` resampled from it, the proposals apart.
+def write_samples(
+    out: Path,
+    peptide: Peptide,
+    sets: Sequence[Ensemble],
+    seed: int,
+    trajectory: TrajectoryFormat | Literal["none"] = "xtc",
+) -> None:
+    """Write `samples.npz` and `samples/` of the last set, `ensemble.*` resampled from it, the proposals apart.
 
     sampling.json is written last: where it is, the run is finished.
     """
     final = sets[-1]
     with replacing(out / "topology.pdb") as temporary:
         temporary.write_text(peptide.to_pdb())
-    n = min(ENSEMBLE_FRAMES, len(final.log_weights))
-    chosen = np.sort(resample(final.log_weights, n, generator(seed, RESAMPLE_FOR_FILES), "systematic"))
     for one in sets:
         _save(out, "samples" if one is final else one.name.lower(), one, peptide.n_atoms)
-    topology = mdtraj.Topology.from_openmm(peptide.topology)
-    with replacing(out / "ensemble.xtc") as temporary:
-        mdtraj.Trajectory(rows(final.chunks, chosen), topology).save_xtc(str(temporary))
+    _write_trajectory(out, peptide, final, seed, trajectory)
     write_json(out / "sampling.json", {s.name: {"diagnostics": s.diagnostics, "steps": s.steps} for s in sets})
+
+
+def add_trajectory(out: Path, seed: int, trajectory: TrajectoryFormat | Literal["none"]) -> None:
+    """Write `ensemble.*` of a finished run in a format that it lacks."""
+    if trajectory != "none" and not (out / f"ensemble.{trajectory}").exists():
+        peptide, sets = read_samples(out)
+        _write_trajectory(out, peptide, sets[-1], seed, trajectory)
+
+
+def _write_trajectory(out: Path, peptide: Peptide, final: Ensemble, seed: int, trajectory: str) -> None:
+    """Write at most `ENSEMBLE_FRAMES`, resampled by weight, of which each stands for as much as any other."""
+    if trajectory == "none":
+        return
+    n = min(ENSEMBLE_FRAMES, len(final.log_weights))
+    chosen = np.sort(resample(final.log_weights, n, generator(seed, RESAMPLE_FOR_FILES), "systematic"))
+    save_trajectory(out / f"ensemble.{trajectory}", rows(final.chunks, chosen), peptide.topology)
 
 
 def rows(chunks: Iterable[np.ndarray], index: np.ndarray) -> np.ndarray:
@@ -157,7 +175,7 @@ def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
     details = json.loads((out / "sampling.json").read_text())
     sets = []
     for name in ("snis", "samples"):
-        if not (out / f"{name}.npz").exists() and not (out / name).exists():
+        if not sample_paths(out, name):
             continue
         arrays = _read(out, name)
         sampler, positions = str(arrays.pop("sampler")), arrays.pop("positions_nm")
@@ -165,11 +183,17 @@ def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
     return Peptide.from_pdb(out / "topology.pdb"), sets
 
 
+def sample_paths(out: Path, name: str) -> list[Path]:
+    """Files of one ensemble that `read_samples` reads: the .npz, or the shards where there is none."""
+    path = out / f"{name}.npz"
+    return [path] if path.exists() else sorted((out / name).glob("part-*.parquet"))
+
+
 def _read(out: Path, name: str) -> dict[str, Any]:
-    if (out / f"{name}.npz").exists():
-        with np.load(out / f"{name}.npz") as arrays:
+    paths = sample_paths(out, name)
+    if paths[0].suffix == ".npz":
+        with np.load(paths[0]) as arrays:
             return dict(arrays)
-    paths = sorted((out / name).glob("part-*.parquet"))
     table = pq.read_table(paths, columns=list(COLUMNS))
     columns = {column: table[column].to_numpy() for column in COLUMNS}
     chosen, weights = weighted_subsample(normalised(columns.pop("log_weights")), READ_ROWS)

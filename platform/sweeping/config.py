@@ -73,6 +73,13 @@ class SweepJob(FinetuneJob):
             raise ValueError(f"trial_gpus={self.trial_gpus} cannot be negative: 0 for none")
 
     @property
+    def files(self) -> dict[str, Path | None]:
+        frames = {name: o.real_data for name, o in self.objectives.items()}
+        return super().files | {
+            f"objectives.{name}.real_data": data_folder(path) for name, path in frames.items() if path
+        }
+
+    @property
     def folder(self) -> str:
         return self.out or f"outputs/sweep/{self.sequence or Path(str(self.pdb)).stem}"
 

@@ -11,14 +11,13 @@ from typing import Any
 from ray import tune
 
 from boltzray import models
-from boltzray.molecules.constants import PUBLISHED_K
-from boltzray.molecules.references import find_reference
 
+from ..evaluation.reference import find_comparable
 from ..finetuning.finetune import checkpoint_and_peptide
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import check_or_record_settings, deciding, holding
+from ..runtime.run_folder import check_or_record_settings, contents, deciding, holding
 from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
@@ -87,15 +86,16 @@ def _sweep_into(out: Path, job: SweepJob) -> Path:
 
 def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
-    checkpoint, peptide = checkpoint_and_peptide(job)
+    checkpoint, ordered = checkpoint_and_peptide(job)
+    peptide = ordered.peptide
     fingerprint = models.checkpoint.fingerprint(checkpoint)
-    known = peptide.encodings and job.temperature_k == PUBLISHED_K
-    if job.metric == "energy_w2" and not (known and find_reference(data_folder(job.data_dir), peptide.sequence)):
-        raise ValueError(
-            f"metric=energy_w2 needs reference MD of {peptide.sequence} at {PUBLISHED_K:g} K below "
-            f"{data_folder(job.data_dir)}: give data_dir=, or metric=ess"
-        )
-    return deciding(job, INCIDENTAL) | {"weights_sha256": fingerprint}
+    files = dict(job.files)
+    if job.metric == "energy_w2":
+        found = find_comparable(peptide, data_folder(job.data_dir), job.temperature_k)
+        if found.trajectory is None:
+            raise ValueError(f"metric=energy_w2 needs reference MD to compare with, or give metric=ess: {found.note}")
+        files["reference"] = found.path
+    return deciding(job, INCIDENTAL) | contents(files) | {"weights_sha256": fingerprint}
 
 
 def finish(job: SweepJob, out: Path, found: Sequence[Outcome]) -> Path:

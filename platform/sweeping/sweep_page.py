@@ -146,7 +146,7 @@ def _row(o: Outcome, keys: Sequence[str], top: bool) -> dict[str, Any]:
         "message": o.message,
         "energies": (o.energies, number(o.energies)),
         "metrics": {m: (v if math.isfinite(v) else "", _formatted(m, v, last)) for m, v in numbers.items()},
-        "k_hat": (k_hat or "", _number(k_hat)),
+        "k_hat": ("" if k_hat is None else k_hat, _number(k_hat)),
         "seconds": (seconds or "", _number(seconds)),
         "top": top,
     }

@@ -16,6 +16,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
+from boltzray.molecules.zmatrix import BEFORE_IUPAC, geometry_version
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
@@ -106,6 +107,9 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     settings = deciding(job, INCIDENTAL)
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
+    geometry = _geometry(job, out)
+    if geometry and geometry != BEFORE_IUPAC:  # runs of that version do not say it
+        settings["geometry"] = geometry
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
         found = json.loads((out / "train.json").read_text()).get("data_fingerprint")
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": found})
@@ -114,7 +118,7 @@ def _train_into(out: Path, job: TrainJob) -> Path:
             return finished
     listing = list_folder(job.data, folder)  # a folder without data is told before a cluster is started
     with cluster(job.cluster, dashboard=True) as resources:
-        data = inspect_data(job.data, folder, internal=job.model.coordinates == "internal", listing=listing)
+        data = inspect_data(job.data, folder, geometry=geometry, listing=listing)
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
         say(
@@ -142,6 +146,15 @@ def _train_into(out: Path, job: TrainJob) -> Path:
             tracker.artifact(finished)
     say(f"trained: {finished}")
     return finished
+
+
+def _geometry(job: TrainJob, out: Path) -> str | None:
+    """Version of the usual bonds and angles of a flow of internal coordinates: that of a begun run, or the newest."""
+    if job.model.coordinates != "internal":
+        return None
+    if not (out / "train.json").exists():
+        return geometry_version()
+    return str(json.loads((out / "train.json").read_text()).get("geometry", BEFORE_IUPAC))
 
 
 def _trainer(

@@ -13,8 +13,11 @@ from boltzray import models
 from boltzray.models.augment import augment, normalise
 from boltzray.models.flow import Flow
 from boltzray.molecules.energy import OpenMMEnergy
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import load_reference
+from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import list_files, read_bytes
 from boltzray.molecules.transport import wasserstein_1d
 from boltzray.samplers import com_log_density, snis
@@ -64,7 +67,7 @@ def held_out(folder: str, limit: int) -> list[HeldOut]:
     pdbs = {PurePath(path).stem: path for path in list_files(folder, "pdbs/*/*.pdb")}
     references = list_files(folder, "trajectories_subsampled/val/*/*_subsampled.npz")
     found = {PurePath(path).stem.removesuffix("_subsampled"): path for path in references}
-    names = sorted(found.keys() & pdbs.keys(), key=lambda name: (len(name), name))
+    names = sorted(found.keys() & pdbs.keys(), key=lambda name: (n_residues(name), name))
     picked = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(limit, len(names)))})
     return [HeldOut(names[i], pdbs[names[i]], found[names[i]]) for i in picked]
 
@@ -78,13 +81,17 @@ def validate(flow: Flow, peptides: list[HeldOut], config: ValidationConfig, temp
     metrics: dict[str, float] = {}
     likelihoods = []
     for i, item in enumerate(peptides):
-        peptide = Peptide.from_pdb(read_bytes(item.pdb).decode())
-        positions, _ = load_reference(io.BytesIO(read_bytes(item.reference)))  # type: ignore[arg-type]
+        given = Peptide.from_pdb(read_bytes(item.pdb).decode())
+        peptide = given if flow.atom_order == "file" else given.iupac()
+        stored = load_reference(io.BytesIO(read_bytes(item.reference)))
+        positions = in_order_of(peptide, stored, given).positions_nm
         rows = np.linspace(0, len(positions) - 1, min(config.frames, len(positions))).astype(int)
         likelihoods.append(negative_log_likelihood(flow, peptide, positions[rows], i))
         metrics[f"val_nll_{item.sequence}"] = likelihoods[-1]
         if i in spaced:
             worth = importance(flow, peptide, positions[rows], config.draws, temperature_k)
+            if not stored.is_at(DEFAULT_FORCEFIELD, temperature_k):  # its energies are of another distribution
+                worth.pop("energy_w2", None)
             metrics |= {f"val_{name}_{item.sequence}": value for name, value in worth.items()}
     metrics["val_nll"] = float(np.mean(likelihoods))
     return metrics

@@ -134,7 +134,7 @@ def _train(
 
 def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Collator]:
     torch.manual_seed(task.train.seed)
-    flow = Flow(task.model, data.scale_nm)
+    flow = Flow(task.model, data.scale_nm, data.geometry)
     device = get_device()
     model: torch.nn.Module = LogDensity(flow.to(device))
     if world > 1:

@@ -176,7 +176,7 @@ def test_weights_loaded_can_be_trained_and_leave_the_random_stream_alone(archive
     assert torch.equal(torch.randn(2), expected)
     assert not flow.training
     assert all(p.requires_grad and not p.is_meta for p in flow.parameters())
-    with pytest.raises(ValueError, match=r"use a peptide of the 20 standard amino acids"):
+    with pytest.raises(ValueError, match=r"a peptide of the 20 standard amino acids"):
         flow.condition(lone_peptide("ACE-A-NME", 22))
     assert flow.condition(peptide(archives["prose_small"], "AA")).order.shape == (8, 1, 23)
 
@@ -188,9 +188,16 @@ def test_an_outline_has_all_but_the_weights(tmp_path: Path, archives: dict[str, 
         assert (flow.scale_nm, flow.config) == (scale, models.load(path).config)
         assert all(parameter.is_meta for parameter in flow.parameters())
         assert flow.tables([peptide(archives["prose_small"], "AA")]).n_atoms.is_meta
-        with pytest.raises(ValueError, match=r"use a peptide of the 20 standard amino acids"):
+        with pytest.raises(ValueError, match=r"a peptide of the 20 standard amino acids"):
             flow.tables([lone_peptide("ACE-A-NME", 22)])
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-1])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         models.checkpoint.outline(folder)
+
+
+def test_lengths_do_not_count_caps(tmp_path: Path) -> None:
+    path = models.save(random_flow(), tmp_path / "flow", {"sequences": ["ACE-AA-NME", "AAA"]})
+    assert models.checkpoint.trained_lengths(path) == [2, 3]
+    assert models.checkpoint.length_warning(path, "ACE-AAA-NME") is None
+    assert "ACE-AAAA-NME has 4" in str(models.checkpoint.length_warning(path, "ACE-AAAA-NME"))

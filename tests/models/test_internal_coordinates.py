@@ -20,6 +20,7 @@ from boltzray.models.internal_coordinates import (
     to_positions,
 )
 from boltzray.molecules import Peptide
+from boltzray.molecules.zmatrix import geometry_version
 
 SCALE = 0.2  # nm
 
@@ -31,7 +32,7 @@ def _shaken(peptides: list[Peptide], size: float = 0.003) -> tuple[Tensor, Inter
     for row, peptide in zip(x, peptides, strict=True):
         noise = torch.randn((peptide.n_atoms, 3), generator=generator, dtype=torch.float64)
         row[: peptide.n_atoms] = (torch.from_numpy(peptide.positions) + size * noise) / SCALE
-    return x, InternalTables.of(peptides), torch.tensor([p.n_atoms for p in peptides])
+    return x, InternalTables.of(peptides, geometry_version()), torch.tensor([p.n_atoms for p in peptides])
 
 
 @pytest.mark.parametrize("sequences", [["AA"], ["PP"], ["GG", "AA", "WF"], ["ACDEFGHI"], ["KLMNPQRS"], ["TVWYPH"]])
@@ -82,7 +83,7 @@ def test_padding_changes_nothing() -> None:
     y, logdet = to_internal(x * SCALE, t)
     for i, peptide in enumerate(peptides):
         n = peptide.n_atoms
-        alone, logdet_alone = to_internal(x[i : i + 1, :n] * SCALE, InternalTables.of([peptide]))
+        alone, logdet_alone = to_internal(x[i : i + 1, :n] * SCALE, InternalTables.of([peptide], geometry_version()))
         torch.testing.assert_close(y[i : i + 1, :n], alone)
         torch.testing.assert_close(logdet[i], logdet_alone[0])
         assert not y[i, n:].any()

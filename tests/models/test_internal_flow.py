@@ -133,7 +133,7 @@ def test_a_new_flow_knows_the_usual_geometry() -> None:
     assert x.isfinite().all()
     assert log_q.isfinite().all()
     bonds = [(b[0].index, b[1].index) for b in peptide.topology.bonds()]
-    bonded_to_parent = {frozenset((i, int(p))) for i, p in enumerate(peptide.internal["z_matrix"][:, 0])}
+    bonded_to_parent = {frozenset((i, int(p))) for i, p in enumerate(peptide.internal()["z_matrix"][:, 0])}
     a, b = torch.tensor([pair for pair in bonds if frozenset(pair) in bonded_to_parent]).T
     length = (x[:, a] - x[:, b]).norm(dim=-1).mean(0)
     built = torch.from_numpy(np.linalg.norm(peptide.positions[a] - peptide.positions[b], axis=-1)).float()

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from boltzray.molecules.observables import Tica
-from boltzray.molecules.references import find_pdb, find_reference, load_reference, published_split, save_reference
+from boltzray.molecules.references import (
+    find_pdb,
+    find_reference,
+    load_reference,
+    published_split,
+    save_reference,
+    sequences_with_reference,
+)
 from boltzray.molecules.shards import FRAMES, read_manifest, shard_sizes, write_shards
 from boltzray.molecules.tars import Problem, read_shard
 
@@ -211,13 +218,15 @@ def test_bad_trajectories_are_refused(tmp_path: Path, trajectories: dict[str, np
 def test_reference_files(tmp_path: Path) -> None:
     path = find_reference(DATA, "ARIP")
     assert path is not None
-    positions, tica = load_reference(path)
+    stored = load_reference(path)
+    positions, tica = stored.positions_nm, stored.tica
+    assert (stored.atoms, stored.forcefield, stored.temperature_k) == ((), "amber14-obc1", 310.0)
     assert tica is not None
     assert (positions.shape, tica.mean.shape, tica.projection.shape) == ((419, 70, 3), (369,), (369, 2))
     copy = tmp_path / "trajectories_subsampled" / "val" / "4AA" / "ARIP_subsampled.npz"
     save_reference(copy, positions, Tica(mean=tica.mean, projection=tica.projection))
     assert find_reference(tmp_path, "ARIP") == copy
-    again, tica_again = load_reference(copy)
+    again, tica_again = load_reference(copy).positions_nm, load_reference(copy).tica
     assert tica_again is not None
     assert np.array_equal(again, positions)
     assert np.array_equal(tica_again.projection, tica.projection)
@@ -226,7 +235,7 @@ def test_reference_files(tmp_path: Path) -> None:
 def test_reference_without_tica_and_broken_ones(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, positions=np.zeros((5, 23, 3)))
-    assert load_reference(path)[1] is None
+    assert load_reference(path).tica is None
     for content in (b"", b"junk", path.read_bytes()[:100]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a reference trajectory"):
@@ -237,6 +246,19 @@ def test_looking_up_sequences() -> None:
     assert find_pdb(DATA, "AL") == DATA / "pdbs" / "val" / "AL.pdb"
     assert find_pdb(DATA, "WW") is None
     assert find_reference(DATA, "WW") is None
+
+
+def test_references_of_capped_peptides_are_found_under_either_length(tmp_path: Path) -> None:
+    """Caps count as no residues, and used to count as letters."""
+    for name, folders in (("ACE-A-NME", ("9AA", "1AA")), ("ACE-AAAA-NME", ("12AA", "4AA"))):
+        for folder in folders:  # the one that is right is looked for first
+            path = tmp_path / "trajectories_subsampled" / "val" / folder / f"{name}_subsampled.npz"
+            path.parent.mkdir(parents=True)
+            path.touch()
+            assert find_reference(tmp_path, name) == path
+    (tmp_path / "trajectories_subsampled" / "val" / "3AA").mkdir()
+    (tmp_path / "trajectories_subsampled" / "val" / "3AA" / "AAA_subsampled.npz").touch()
+    assert sequences_with_reference(tmp_path, "val") == ["ACE-A-NME", "AAA", "ACE-AAAA-NME"]
     with pytest.raises(ValueError, match="letters"):
         find_pdb(DATA, "../AL")
     assert [published_split(s) for s in ("AA", "AL", "GP")] == ["test", "val", None]

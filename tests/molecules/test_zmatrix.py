@@ -17,7 +17,7 @@ SIX = 6  # degrees of freedom of a rigid body
 @pytest.mark.parametrize("sequence", ["AA", "PP", "ACDEFGHI", "KLMNPQRS", "TVWYPH"])
 def test_every_atom_is_placed_once(sequence: str) -> None:
     peptide = Peptide.from_sequence(sequence)
-    internal = peptide.internal
+    internal = peptide.internal()
     present = internal["z_matrix"] >= 0
     assert present.sum() == 3 * peptide.n_atoms - SIX
     assert (internal["level"][internal["z_matrix"]] < internal["level"][:, None])[present].all()
@@ -32,7 +32,7 @@ def test_rotatable_dihedrals_of_a_dipeptide() -> None:
     """Two methyl groups, the charged ends, and the backbone's ψ, ω, φ."""
     peptide = Peptide.from_sequence("AA")
     names = [f"{a.residue.index}{a.name}" for a in peptide.topology.atoms()]
-    rotatable = [name for name, flag in zip(names, peptide.internal["rotatable"], strict=True) if flag]
+    rotatable = [name for name, flag in zip(names, peptide.internal()["rotatable"], strict=True) if flag]
     assert sorted(rotatable) == ["0H", "0HB1", "1C", "1CA", "1HB1", "1N", "1O"]
 
 
@@ -47,7 +47,7 @@ def test_caps_have_no_usual_values(golden: Path) -> None:
         sequence="ACE-A-NME", positions=peptide.positions, topology=peptide.topology, encodings={}, orderings={}
     )
     with pytest.raises(ValueError, match="no caps"):
-        _ = capped.internal
+        _ = capped.internal()
 
 
 @pytest.mark.parametrize("letter", LETTERS)
@@ -57,7 +57,7 @@ def test_usual_values_fit_the_extended_structure(letter: str) -> None:
     table = measure(peptide, peptide.positions[None])
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     built = np.array([table[("first", "middle", "last")[r]][name][:3] for r, name in names])
-    internal = peptide.internal
+    internal = peptide.internal()
     present = internal["z_matrix"] >= 0
     heavy = np.array([name[0] != "H" for _, name in names])  # hydrogens are built roughly
     stiff = present[:, 2] & (internal["rotatable"] == 0)
@@ -72,11 +72,11 @@ def test_usual_values_fit_the_extended_structure(letter: str) -> None:
 def test_usual_values_are_those_of_other_dynamics(data: Path) -> None:
     """Against OpenMM's trajectory of AA: means within 0.3, deviations within a third of the thermal ones."""
     peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
-    positions, _ = load_reference(data / "trajectories_subsampled/test/2AA/AA_subsampled.npz")
+    positions = load_reference(data / "trajectories_subsampled/test/2AA/AA_subsampled.npz").positions_nm
     table = measure(peptide, positions[::10])
     names = [(atom.residue.index, atom.name) for atom in peptide.topology.atoms()]
     measured = np.array([table[("first", "last")[r]][name] for r, name in names])
-    internal = peptide.internal
+    internal = peptide.internal()
     stiff = internal["z_matrix"] >= 0
     stiff[:, 2] &= internal["rotatable"] == 0
     mean, spread = measured[:, :3], measured[:, 3:]

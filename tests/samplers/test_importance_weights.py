@@ -50,6 +50,7 @@ def test_treatments() -> None:
     assert np.array_equal(treat(log_w, "psis"), smoothed)
     assert smoothed.max() <= log_w.max() + 1e-12
     assert np.isneginf(smoothed[7])
+    assert k_hat is not None
     assert k_hat > 0.5
     with pytest.raises(ValueError, match="choose one of none, psis, truncate, drop_top"):
         treat(log_w, "clip")  # type: ignore[arg-type]
@@ -60,9 +61,51 @@ def test_k_hat_recovers_a_pareto_tail() -> None:
     uniform = np.random.default_rng(1).random(100_000)
     for shape in (0.3, 0.7, 1.2):
         k_hat = psis(-shape * np.log(uniform))[1]
+        assert k_hat is not None
         print(f"k̂ {k_hat:.3f}, exact {shape}")
         assert abs(k_hat - shape) < 0.2
-    assert psis(np.zeros(100))[1] == 0.0
+
+
+def test_k_hat_of_light_and_exponential_tails_among_failures() -> None:
+    """Uniform weights have shape −1, exponential ones 0, however many conformations failed."""
+    uniform, alive = np.random.default_rng(1).random(100_000), np.random.default_rng(2).random(100_000) < 0.2
+    for log_w, shape in ((np.log(uniform), -1.0), (np.log(-np.log(uniform)), 0.0), (-0.7 * np.log(uniform), 0.7)):
+        for given in (log_w, np.where(alive, log_w, -np.inf)):
+            smoothed, k_hat = psis(given)
+            assert k_hat is not None
+            assert abs(k_hat - shape) < 0.25  # 5 σ of (1 + k)/√950, and of (1 + 0.7)/√424
+            assert np.array_equal(np.isneginf(smoothed), np.isneginf(given))
+
+
+@pytest.mark.parametrize("dead", [0, 1, 30, 3000])
+def test_k_hat_of_equal_weights_is_that_of_no_tail(dead: int) -> None:
+    failed = np.full(dead, -np.inf)
+    for equal in (np.zeros(70), np.full(70, -1e4), 1e-13 * np.random.default_rng(0).standard_normal(70)):
+        smoothed, k_hat = psis(np.r_[equal, failed])
+        assert k_hat == 0.0
+        assert np.array_equal(smoothed, np.r_[equal, failed])
+    assert psis(np.r_[np.zeros(70), -np.arange(1.0, 100.0), failed])[1] == 0.0  # the tail: equals alone
+
+
+@pytest.mark.parametrize("dead", [0, 1000])
+def test_k_hat_needs_21_weights(dead: int) -> None:
+    """ESS 94 % of 20 draws was ∞, "a few draws decide every average"."""
+    failed = np.full(dead, -np.inf)
+    for n in (1, 2, 20, 21):
+        log_w = np.r_[0.25 * np.random.default_rng(n).standard_normal(n), failed]
+        smoothed, k_hat = psis(log_w)
+        assert (k_hat is None) == (n < 21)
+        if k_hat is None:
+            assert np.array_equal(smoothed, log_w)
+            assert snis(None, np.zeros(len(log_w)), log_w).k_hat is None
+        else:
+            assert k_hat < 1.0
+
+
+@pytest.mark.parametrize("others", [np.zeros(1000), np.random.default_rng(0).standard_normal(1000)])
+def test_a_single_draw_that_outweighs_all_is_infinite(others: np.ndarray) -> None:
+    for dead in (0, 500):
+        assert psis(np.r_[others, 800.0, np.full(dead, -np.inf)])[1] == np.inf
 
 
 def test_snis_reports_raw_weights_and_failures() -> None:

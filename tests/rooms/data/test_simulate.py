@@ -12,8 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
+from boltzray.data.catalogue import DataConfig, list_folder
 from boltzray.data.md_batches import LANES, MDReplica, batch_replicas, compiles
 from boltzray.data.simulate import SimulateJob, simulate
+from boltzray.molecules import Peptide
 from boltzray.molecules.batched.tiles import _FILL
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.runs import MDConfig, load_trajectory
@@ -87,12 +89,44 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
     for out, engine in ((one, "batched float32"), (two, "openmm")):
         settings = json.loads((out / "md" / "GG_310_0.01_4_r2" / "run.json").read_text())["settings"]
         assert settings["engine"] == engine
-        positions, tica = load_reference(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        stored = load_reference(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        positions, tica = stored.positions_nm, stored.tica
+        assert (stored.conditions, stored.engine) == ("amber14-obc1 at 310 K", engine.split()[0])
+        assert stored.time_ns == pytest.approx(0.0004)
+        assert stored.atoms[:2] == ("1 GLY N", "1 GLY H")
         np.testing.assert_array_equal(positions, load_trajectory(out / "md" / "GG_310_0.01_4_r2"))
         assert len(positions) == 40
         assert tica is not None
     with pytest.raises(ValueError, match="engine was batched float32 and is now openmm"):
         simulate(replace(job, engine="openmm"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_capped_peptide_by_name_and_by_file(home: Path) -> None:
+    """Shards, reference and PDB are those of the peptide that a name or a file says, whatever the file is called."""
+    named = simulate(replace(JOB, sequences=("Ace-Ala-Nme",), out="named"))
+    (home / "my files (1)").mkdir()
+    copy = home / "my files (1)" / "AA.pdb"
+    copy.write_text((named / "pdbs" / "train" / "ACE-A-NME.pdb").read_text())
+    filed = simulate(SimulateJob(**vars(JOB) | {"sequences": None, "pdb": str(copy), "out": "filed"}))
+    assert contents(filed) == contents(named)
+    positions, tica = load_reference(named / "trajectories_subsampled" / "val" / "1AA" / "ACE-A-NME_subsampled.npz")
+    assert positions.shape == (40, 22, 3)
+    assert tica is not None
+    assert list_folder(DataConfig(), str(named)).chosen == ["ACE-A-NME"]
+    peptide = Peptide.from_pdb(copy)
+    copy.write_text(peptide.to_pdb(peptide.positions + 0.1 * (np.arange(22) == 3)[:, None]))
+    with pytest.raises(ValueError, match="has another structure of ACE-A-NME than pdb="):
+        simulate(SimulateJob(**vars(JOB) | {"sequences": None, "pdb": str(copy), "out": "filed"}))
+
+
+def test_peptides_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replace(JOB, sequences=("AG", "ag", "Ala-Gly")).sequences == ("AG",)
+    assert "note: given more than once, and taken once: AG" in capsys.readouterr().out
+    assert SimulateJob().sequences == ("AA",)
+    for wrong in ({"sequences": ()}, {"sequences": ("AA",), "pdb": "a.pdb"}):
+        with pytest.raises(ValueError, match="pdb=FILE"):
+            SimulateJob(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

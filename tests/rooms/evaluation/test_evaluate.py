@@ -1,13 +1,20 @@
 """The reference of an evaluation: found, cleaned, given a TICA, and never silently another peptide's."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from boltzray.evaluation.evaluate import load_reference_ensemble
+from boltzray.evaluation.evaluate import evaluation_key
+from boltzray.evaluation.reference import energies_of, load_reference_ensemble
 from boltzray.molecules import OpenMMEnergy, Peptide
-from boltzray.molecules.references import load_reference, sequences_with_reference
+from boltzray.molecules.metrics import compare
+from boltzray.molecules.observables import fit_tica
+from boltzray.molecules.references import load_reference, save_reference, sequences_with_reference
+from boltzray.molecules.stereo import atom_map, atom_names
 
 FRAMES = 300
 
@@ -19,7 +26,7 @@ def aa(data: Path) -> Peptide:
 
 def write(folder: Path, positions: np.ndarray, **arrays: np.ndarray) -> Path:
     path = folder / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, positions=positions, **arrays)
     return path
 
@@ -27,7 +34,7 @@ def write(folder: Path, positions: np.ndarray, **arrays: np.ndarray) -> Path:
 @pytest.fixture
 def positions(data: Path) -> np.ndarray:
     path = data / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz"
-    return load_reference(path)[0][:FRAMES].copy()
+    return load_reference(path).positions_nm[:FRAMES].copy()
 
 
 def test_energies_of_the_reference_are_those_of_openmm(home: Path, aa: Peptide, positions: np.ndarray) -> None:
@@ -58,16 +65,152 @@ def test_frames_that_are_not_finite_are_left_out_and_counted(home: Path, aa: Pep
     assert facts["reference"].endswith("200 frames of 300")
 
 
-def test_another_number_of_atoms_is_refused(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+def test_another_number_of_atoms_is_not_compared(home: Path, aa: Peptide, positions: np.ndarray) -> None:
     write(home, positions[:, :-1])
-    with pytest.raises(ValueError, match="22 atoms a frame, AA has 23"):
-        load_reference_ensemble(aa, home, 310.0)
+    reference, _, notes = load_reference_ensemble(aa, home, 310.0)
+    assert reference is None
+    assert "22 atoms a frame, AA has 23" in notes[0]
 
 
-def test_no_reference_and_another_temperature_are_notes(home: Path, aa: Peptide) -> None:
+def test_a_missing_reference_names_the_command_that_makes_it(home: Path, aa: Peptide) -> None:
+    reference, _, notes = load_reference_ensemble(aa, home / "data", 310.0)
+    assert reference is None
+    command = "python jobs/simulate.py sequences=[AA] split=test"
+    assert notes == [f"no reference MD of AA in data: make it with {command} out=data"]
+    notes = load_reference_ensemble(aa, home / "data", 350.0, "amber99sbildn-obc")[2]
+    assert notes[0].endswith(f"{command} md.temperature_k=350 md.forcefield=amber99sbildn-obc out=data")
+
+
+# --- what a reference is of ---------------------------------------------------------------------
+
+
+def put(folder: Path, aa: Peptide, positions: np.ndarray, split: str = "test", **facts: Any) -> Path:
+    path = folder / "trajectories_subsampled" / split / "2AA" / "AA_subsampled.npz"
+    save_reference(path, positions, fit_tica(positions, aa.topology, lag=30), atom_names(aa), **facts)
+    return path
+
+
+def test_a_file_says_what_it_is_of(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    path = put(home, aa, positions, temperature_k=350.0, forcefield="amber99sbildn-obc", engine="openmm", time_ns=0.3)
+    stored = load_reference(path)
+    assert stored.atoms[:2] == ("1 ALA N", "1 ALA H")
+    assert (stored.forcefield, stored.temperature_k) == ("amber99sbildn-obc", 350.0)
+    assert (stored.engine, stored.time_ns) == ("openmm", 0.3)
+    with pytest.raises(ValueError, match="3 names for 23 atoms"):
+        save_reference(path, positions, None, ["1 ALA N"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("kelvin", "forcefield", "compared"),
+    [(350.0, "amber14-obc1", True), (310.0, "amber14-obc1", False), (350.0, "amber99sbildn-obc", False)],
+)
+def test_only_the_same_conditions_are_compared(
+    home: Path, aa: Peptide, positions: np.ndarray, kelvin: float, forcefield: str, compared: bool
+) -> None:
+    put(home, aa, positions, temperature_k=350.0, engine="batched", time_ns=0.3)
+    reference, facts, notes = load_reference_ensemble(aa, home, kelvin, forcefield)
+    assert (reference is not None) == compared
+    if reference is None:
+        assert f"the samples are in {forcefield} at {kelvin:g} K, the reference" in notes[0]
+        assert "is in amber14-obc1 at 350 K: they are not compared" in notes[0]
+        assert "python jobs/simulate.py sequences=[AA] split=test" in notes[0]
+        assert "\n" not in notes[0]
+        return
+    assert facts["reference_conditions"] == "amber14-obc1 at 350 K, 0.3 ns, batched"
+    expected = OpenMMEnergy(aa, 350.0).evaluate(reference.positions_nm[:20], gradient=False).energy
+    np.testing.assert_allclose(reference.energy_kT[:20], expected, rtol=1e-5)
+
+
+def test_of_several_splits_the_comparable_one_is_taken(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    put(home, aa, positions, "train", temperature_k=500.0)
+    path = put(home, aa, positions, "test")
+    reference, facts, _ = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    assert facts["reference"].startswith(str(path.relative_to(home)))
+    assert load_reference_ensemble(aa, home, 500.0)[0] is not None
+
+
+def test_references_of_earlier_versions_are_of_their_runs(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    """jobs/simulate.py did not write the temperature into the file, but into each run.json."""
+    write(home, positions)
+    run = home / "md" / "AA_500_1_100" / "run.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps({"settings": {"temperature_k": 500.0, "forcefield": "amber14-obc1"}, "versions": []}))
+    reference, _, notes = load_reference_ensemble(aa, home, 310.0)
+    assert reference is None
+    assert "is in amber14-obc1 at 500 K" in notes[0]
+    assert load_reference_ensemble(aa, home, 500.0)[0] is not None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_another_order_of_atoms_gives_the_same_metrics(
+    home: Path, data: Path, aa: Peptide, positions: np.ndarray, named: bool
+) -> None:
+    """pdb2gmx's order; the file names its atoms, or a public one has them in the order of its folder's PDB."""
+    other = Peptide.from_pdb(data / "cases" / "atom_order_reference" / "AA_order.pdb")
+    if named:
+        put(home, aa, positions)
+    else:
+        tica = fit_tica(positions, aa.topology, lag=30)
+        write(home, positions, tica_mean=tica.mean, tica_projection=tica.projection, tica_dim=np.int64(2))
+        (home / "pdbs" / "test").mkdir(parents=True)
+        (home / "pdbs" / "test" / "AA.pdb").write_text((data / "pdbs" / "test" / "AA.pdb").read_text())
+    drawn = positions[::-2] + np.random.default_rng(0).normal(0, 0.002, (FRAMES // 2, 23, 3)).astype(np.float32)
+    log_w, found = np.random.default_rng(1).standard_normal(len(drawn)), []
+    for peptide, frames in ((aa, drawn), (other, drawn[:, atom_map(aa, other)])):
+        reference, _, notes = load_reference_ensemble(peptide, home, 310.0)
+        assert reference is not None, notes
+        assert reference.tica is not None
+        energy = energies_of(peptide, frames, 310.0).energy  # of the standard order, as samples have
+        found.append(
+            compare(
+                reference.positions_nm, frames, reference.energy_kT, energy, peptide, reference.tica, log_w, intervals=2
+            )
+        )
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert found[0]["energy_w2"] < 20
+    assert found[0]["bad_bonds"] == 0
+
+
+def test_frames_that_do_not_fit_are_not_compared(home: Path, data: Path, aa: Peptide, positions: np.ndarray) -> None:
+    """Without names, and without the PDB that has them, bond lengths tell; so they do Å."""
+    other = Peptide.from_pdb(data / "cases" / "atom_order_reference" / "AA_order.pdb")
+    write(home, positions)
+    reference, _, notes = load_reference_ensemble(other, home, 310.0)
+    assert reference is None
+    assert "its atoms are in another order, or not in nm" in notes[0]
+    assert "pdbs/test/AA.pdb" in notes[0]
+    write(home, 10 * positions)
     assert load_reference_ensemble(aa, home, 310.0)[0] is None
-    assert "make it with jobs/simulate.py" in load_reference_ensemble(aa, home, 310.0)[2][0]
-    assert "at 500 K" in load_reference_ensemble(aa, home, 500.0)[2][0]
+    write(home, positions)
+    assert load_reference_ensemble(aa, home, 310.0)[0] is not None
+
+
+def test_what_evaluations_depend_on_is_content(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    """Not time or size: the same content under a new date is the same, other content of the same size is not."""
+    folder = home / "samples"
+    folder.mkdir()
+    path = write(home, positions)
+    (folder / "sampling.json").write_text("{}")
+    (folder / "samples.npz").write_bytes(b"one")
+
+    def key() -> str:
+        return evaluation_key(folder, home, "AA", 20, 0)
+
+    before = key()
+    os.utime(path, (1, 1))
+    os.utime(folder / "samples.npz", (1, 1))
+    assert key() == before
+    (folder / "samples.npz").write_bytes(b"two")
+    assert key() != before
+    (folder / "samples.npz").write_bytes(b"one")
+    assert key() == before
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    assert key() != before
 
 
 def test_sequences_of_a_split(data: Path) -> None:

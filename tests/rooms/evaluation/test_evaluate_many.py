@@ -87,20 +87,20 @@ def test_one_that_fails_does_not_stop_the_others(
     settings = PerPeptideOptions(
         checkpoint=str(checkpoint), samples=64, sampler="snis", data_dir=str(data), actors=actors
     )
-    job = EvaluateJob(sequences=("AZ", "DG"), data_dir=str(data), intervals=0, sample=settings)
-    with pytest.raises(RuntimeError, match=r"1 failed .*AZ: unknown residue 'Z'.*again"):
+    job = EvaluateJob(sequences=("ACE-A-NME", "DG"), data_dir=str(data), intervals=0, sample=settings)
+    with pytest.raises(RuntimeError, match=r"1 failed .*ACE-A-NME has residues that a transferable.*again"):
         evaluate(job)
     out = home / "outputs" / "evaluate" / "peptides"
     page = (out / "summary.html").read_text()
     assert '<a href="DG/report.html">DG</a>' in page
-    assert "unknown residue" in page
+    assert "that a transferable flow does not know" in page
     made = [out / "DG" / name for name in ("report.html", "metrics.json", "samples.npz")]
     metrics = json.loads((out / "DG" / "metrics.json").read_text())
     assert metrics["noise_floor"]["torus_w2"] > 0
     assert metrics["SNIS"]["metrics"]["energy_w2"] > 100  # the flow has learned nothing
     with (out / "table.csv").open() as file:
         assert [(r["sequence"], r["sampler"]) for r in csv.DictReader(file)] == [
-            ("AZ", ""),
+            ("ACE-A-NME", ""),
             ("DG", "SNIS"),
             ("DG", FLOOR),
         ]
@@ -115,3 +115,8 @@ def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint:
     job = EvaluateJob(split="test", data_dir=str(home), sample=PerPeptideOptions(checkpoint=str(checkpoint)))
     with pytest.raises(ValueError, match=r"no reference trajectory below .*test"):
         evaluate(job)
+
+
+def test_lengths_of_rows_do_not_count_caps() -> None:
+    names = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "NAN": 3, "a_folder": 0, "MSE": 3}
+    assert {name: Row(sequence=name, sampler="").length for name in names} == names

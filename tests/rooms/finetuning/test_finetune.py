@@ -19,8 +19,13 @@ from boltzray.finetuning import rounds
 from boltzray.finetuning.config import FinetuneJob, OptimizerConfig
 from boltzray.finetuning.executors import LocalExecutor, RayExecutor
 from boltzray.finetuning.finetune import finetune
+from boltzray.finetuning.reference import real_frames
 from boltzray.finetuning.round_record import RoundRecord, read_records
 from boltzray.models.losses import ObjectiveConfig
+from boltzray.molecules import Peptide
+from boltzray.molecules.reference_match import check_bonds
+from boltzray.molecules.references import load_reference, save_reference
+from boltzray.molecules.stereo import atom_names
 from boltzray.runtime.config import parse
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
@@ -264,6 +269,32 @@ def test_a_run_that_diverges_says_so(job: FinetuneJob) -> None:
 def test_wrong_input_is_refused_with_the_fix(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(FinetuneJob, {"sequence": "AA", **values})
+
+
+def test_real_frames_are_those_of_the_peptide(
+    job: FinetuneJob, home: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name, whatever the order of the file; without names in that of its data folder, or bond lengths tell."""
+    pdb, public = data / "pdbs" / "test" / "AA.pdb", data / "trajectories_subsampled" / "test" / "2AA"
+    aa, other = Peptide.from_pdb(pdb), Peptide.from_pdb(data / "cases" / "atom_order_reference" / "AA_order.pdb")
+    stored = load_reference(public / "AA_subsampled.npz")
+    save_reference(home / "named.npz", stored.positions_nm, None, atom_names(aa), temperature_k=500.0)
+    np.savez(home / "unnamed.npz", positions=stored.positions_nm)
+
+    def frames(path: Path) -> np.ndarray:
+        objective = ObjectiveConfig(terms={"real_data": 1.0}, real_data=str(path))
+        found = real_frames(replace(job, objective=objective), other)
+        assert found is not None
+        return found
+
+    given = frames(public / "AA_subsampled.npz")
+    np.testing.assert_array_equal(given, frames(home / "named.npz"))
+    assert "objective.real_data is in amber14-obc1 at 500 K, the flow learns of amber14-obc1 at 310 K" in (
+        capsys.readouterr().out
+    )
+    check_bonds(given, other.topology)
+    with pytest.raises(ValueError, match=r"unnamed\.npz: its bonds are not those of the peptide .* another order"):
+        frames(home / "unnamed.npz")
 
 
 def test_rounds_follow_from_the_budget() -> None:

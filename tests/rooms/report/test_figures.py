@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from reports import FRAMES, PEPTIDE, STEPS, TRAINING, ensemble, report
 
+from boltzray.molecules import Peptide
 from boltzray.molecules.observables import chirality_signs, dihedrals
+from boltzray.molecules.zmatrix import torsions
 from boltzray.report.conformers import conformers
 from boltzray.report.curves import Curve, Point
 from boltzray.report.figures import plot_report
@@ -86,3 +88,31 @@ def test_a_conformation_without_weight_is_left_out() -> None:
         return np.linalg.norm(x[:, None] - x[None], axis=-1)
 
     np.testing.assert_allclose(pairs(only.positions_nm), pairs(FRAMES[7]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ACE-A-NME", [("φ A1", "ψ A1")]),
+        ("ACE-AG-NME", [("φ A1", "ψ A1"), ("φ G2", "ψ G2")]),
+        ("ACE-AG", [("φ A1", "ψ A1")]),
+        ("AG-NME", [("φ G2", "ψ G2")]),
+        ("ACE-A", []),
+        ("A-NME", []),
+    ],
+)
+def test_angles_of_capped_peptides(name: str, expected: list[tuple[str, str]]) -> None:
+    peptide = Peptide.from_sequence(name)
+    pairs = angle_pairs(*dihedrals(peptide.positions[None], peptide.topology)[:2], name)
+    assert [pair[:2] for pair in pairs] == expected
+    index = {(a.residue.index, a.name): a.index for a in peptide.topology.atoms()}
+    first = name.startswith("ACE-")
+    for phi_name, _, phi, psi in pairs:
+        r = int(phi_name[-1]) - 1 + first
+        for found, keys in (
+            (phi, [(r - 1, "C"), (r, "N"), (r, "CA"), (r, "C")]),
+            (psi, [(r, "N"), (r, "CA"), (r, "C"), (r + 1, "N")]),
+        ):
+            x = peptide.positions[[index[key] for key in keys]]
+            z_matrix = np.array([[-1, -1, -1]] * 3 + [[2, 1, 0]])
+            assert found[0] == pytest.approx(np.degrees(torsions(x, z_matrix)[3]), abs=0.1)

@@ -86,6 +86,18 @@ def test_thresholds(quantity: str, diagnostics: dict[str, float], expected: str)
     assert findings[0].level == ("good" if expected == "good" else expected)
 
 
+@pytest.mark.parametrize("diagnostics", [{}, {"k_hat": math.inf}])  # the second: files of older versions
+def test_below_21_draws_there_is_no_k_hat_to_judge(diagnostics: dict[str, float]) -> None:
+    few = {"chunks": [FRAMES[:30]], "energy_kT": ENERGIES[:30], "diagnostics": {"ess": 0.94, **diagnostics}}
+    log_w = np.r_[np.zeros(20), np.full(10, -np.inf)]
+    found = [f for f in verdict(report(ensemble(log_w, **few))) if f.quantity == "k_hat"]
+    assert [f.level for f in found] == ["warn"]
+    assert "too few draws for a diagnostic" in found[0].text
+    assert "at least 21 with a weight are needed, here are 20" in found[0].text
+    steps = {**few, "diagnostics": {"ess": 0.9, "n_roots": 20}}
+    assert not [f for f in verdict(report(ensemble(log_w, **steps))) if f.quantity == "k_hat"]
+
+
 def test_one_percent_and_five_percent_rule_for_many_draws() -> None:
     many = {"chunks": [np.tile(FRAMES, (10, 1, 1))], "energy_kT": np.tile(ENERGIES, 10)}
     few = ensemble(np.zeros(10_000), **many, diagnostics={"ess": 0.0099, "n_roots": 499})

@@ -1,6 +1,9 @@
 """Configurations are typed, and say what is wrong with them in one line."""
 
+import json
+import os
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from boltzray.data.simulate import SimulateJob
+from boltzray.finetuning.config import FinetuneJob
 from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
 from boltzray.runtime.config import flat, parse, results_home
-from boltzray.runtime.run_folder import check_or_record_settings
+from boltzray.runtime.run_folder import RunFolder, check_or_record_settings, contents
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
+from boltzray.sweeping.config import SweepJob
 from boltzray.training.train import TrainJob
 from boltzray.tutorial import TutorialJob
 
@@ -129,6 +134,43 @@ def test_a_folder_belongs_to_the_settings_it_was_begun_with(tmp_path: Path) -> N
     check_or_record_settings(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
     with pytest.raises(ValueError, match="lr=1, now lr=2: give another out="):
         check_or_record_settings(tmp_path, "train", {"lr": 2, "betas": (1, 2)})
+
+
+def test_the_content_of_files_counts(home: Path, data: Path) -> None:
+    """mine.pdb that was edited is another run; a copy of it under another date is not."""
+    job, pdb = SampleJob(pdb="mine.pdb", out="out"), home / "mine.pdb"
+    shutil.copy(data / "cases" / "stale_pdb" / "mine.pdb", pdb)
+
+    def opened() -> dict[str, Any]:
+        return RunFolder.open("out", "sample", job, files={"pdb": job.source.file}, weights_sha256="a").settings
+
+    recorded = opened()
+    assert len(recorded["pdb_sha256"]) == 64
+    os.utime(pdb, (1, 1))
+    assert opened() == recorded
+    shutil.copy(data / "cases" / "stale_pdb" / "mine_edited.pdb", pdb)
+    with pytest.raises(
+        ValueError, match=r"out holds a run of another mine\.pdb: give another out=, or delete that folder"
+    ):
+        opened()
+    # A folder of an older version, which did not record it: taken to be the same, and recorded from now on.
+    path = home / "out" / "sample.json"
+    path.write_text(json.dumps({k: v for k, v in recorded.items() if k != "pdb_sha256"}))
+    assert opened()["pdb_sha256"] != recorded["pdb_sha256"]
+    assert "pdb_sha256" in json.loads(path.read_text())
+    with pytest.raises(ValueError, match=r"a run of another boltzray://dipeptides-small: give another out="):
+        RunFolder.open("out", "sample", job, files={"pdb": job.source.file}, weights_sha256="b")
+
+
+def test_files_that_finetuning_and_sweeps_read(home: Path) -> None:
+    objective = {"terms": {"real_data": 1.0}, "real_data": "frames.npz"}
+    job = parse(FinetuneJob, {"pdb": "~/mine.pdb", "objective": objective})
+    assert job.files == {"pdb": Path.home() / "mine.pdb", "objective.real_data": home / "frames.npz"}
+    swept = parse(SweepJob, {"pdb": "mine.pdb", "objectives": {"real": objective, "alpha2": {"terms": {"alpha2": 1}}}})
+    found = {key: path for key, path in swept.files.items() if path}
+    assert found == {"pdb": home / "mine.pdb", "objectives.real.real_data": home / "frames.npz"}
+    (home / "frames.npz").write_bytes(b"frames")
+    assert set(contents(found)) == {"objectives.real.real_data_sha256"}
 
 
 def test_results_survive_a_job_s_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

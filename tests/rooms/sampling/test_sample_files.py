@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,13 +14,14 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from boltzray import models
 from boltzray.molecules import OpenMMEnergy, Peptide
 from boltzray.molecules.ensemble import Ensemble
+from boltzray.molecules.trajectory_file import FORMATS
 from boltzray.runtime.tracking import Tracker
 from boltzray.samplers import SMCConfig, SMCStep, Stage, generator, log_mean_exp
 from boltzray.sampling import sample_files as results
 from boltzray.sampling.energy_actors import EnergyConfig
 from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample import SampleJob, sample
-from boltzray.sampling.sample_files import read_samples, rows, write_samples
+from boltzray.sampling.sample_files import add_trajectory, read_samples, rows, write_samples
 from boltzray.sampling.smc_log import StepLog
 
 
@@ -106,6 +108,24 @@ def test_what_is_too_large_to_read_at_once_is_thinned(
         return float(weights @ s.energy_kT / weights.sum())
 
     assert mean(found) == pytest.approx(mean(given), abs=0.3)
+
+
+def test_the_trajectory_is_in_the_format_that_was_asked_for(
+    tmp_path: Path, peptide: Peptide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one can be had of a finished run: the same frames, which TRR keeps to the last bit."""
+    monkeypatch.setattr(results, "ENSEMBLE_FRAMES", 100)
+    given = sample_set(300, 64)
+    write_samples(tmp_path, peptide, [given], seed=3, trajectory="none")
+    assert not list(tmp_path.glob("ensemble.*"))
+    for name in ("trr", "xtc", "dcd", "none"):
+        add_trajectory(tmp_path, 3, name)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.glob("ensemble.*")) == ["ensemble.dcd", "ensemble.trr", "ensemble.xtc"]
+    found = {k: mdtraj.load(str(tmp_path / f"ensemble.{k}"), top=str(tmp_path / "topology.pdb")).xyz for k in FORMATS}
+    assert found["trr"].shape == (100, 23, 3)
+    assert {frame.tobytes() for frame in found["trr"]} <= {frame.tobytes() for frame in given.positions_nm}
+    np.testing.assert_allclose(found["dcd"], found["trr"], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found["xtc"], found["trr"], rtol=0, atol=6e-4)
 
 
 def test_rows_come_in_order_and_more_than_once() -> None:

@@ -1,0 +1,45 @@
+"""Kinds of residues that cannot be sampled yet, each refused by its name."""
+
+import gemmi
+
+POINTER = (
+    "flows know linear peptides of the twenty L-residues at pH 7 (charged ends, or ACE and NME caps); "
+    "see docs/peptides.md"
+)
+
+_STATES = {
+    "HID": "histidine with its hydrogen on ND1 (HID)", "HSD": "histidine with its hydrogen on ND1 (HSD)",
+    "HIP": "doubly protonated histidine (HIP)", "HSP": "doubly protonated histidine (HSP)",
+    "ASH": "neutral aspartic acid (ASH)", "GLH": "neutral glutamic acid (GLH)", "LYN": "neutral lysine (LYN)",
+    "CYX": "a cysteine of a disulphide bridge (CYX)", "CYM": "a deprotonated cysteine (CYM)",
+    "TYM": "a deprotonated tyrosine (TYM)", "ARN": "neutral arginine (ARN)",
+}  # fmt: skip
+_ALIASES = {
+    "HISD": "HID", "HISA": "HID", "HISH": "HIP", "HIS1": "HID", "HIS2": "HIP", "ASPP": "ASH", "ASPH": "ASH",
+    "GLUP": "GLH", "GLUH": "GLH", "LSN": "LYN", "LYSN": "LYN", "CYS2": "CYX", "ARGN": "ARN",
+}  # fmt: skip
+_MODIFIED = {
+    "MSE": "selenomethionine: give MET", "SEP": "phosphoserine", "TPO": "phosphothreonine", "PTR": "phosphotyrosine",
+    "HYP": "hydroxyproline", "PCA": "pyroglutamic acid", "AIB": "aminoisobutyric acid", "ORN": "ornithine",
+    "NLE": "norleucine", "SEC": "selenocysteine", "PYL": "pyrrolysine", "SAR": "sarcosine",
+    "NH2": "an amide at the C terminus: the cap that can be had is NME", "NHE": "an amide at the C terminus: the cap "
+    "that can be had is NME", "FOR": "a formyl cap: the cap that can be had is ACE",
+}  # fmt: skip
+# Hydrogens that only another state of protonation has.
+ACID_HYDROGENS = {"HIS": {"HD1"}, "ASP": {"HD1", "HD2"}, "GLU": {"HE1", "HE2"}}
+# The wwPDB's components of the mirrored residues.
+_D_RESIDUES = set("DAL DAR DSG DAS DCY DGN DGL DHI DIL DLE DLY MED DPN DPR DSN DTH DTR DTY DVA".split())  # noqa: SIM905
+
+
+def refuse_residue(name: str, where: str) -> None:
+    """Raises: ValueError that says which kind of residue `name` is, and what can be done."""
+    state = _ALIASES.get(name, name)
+    if state in _STATES:
+        raise ValueError(f"{where} is {_STATES[state]}: {POINTER}; HIS means HIE")
+    if name in _D_RESIDUES:
+        raise ValueError(f"{where} is a D-residue: {POINTER}")
+    if name in _MODIFIED:
+        raise ValueError(f"{where} is a non-standard residue ({_MODIFIED[name]}): {POINTER}")
+    known = gemmi.find_tabulated_residue(name)
+    kind = "nucleic acid" if known.is_nucleic_acid() else "non-standard residue, or a ligand"
+    raise ValueError(f"{where} is a {kind}: {POINTER}")

@@ -1,0 +1,158 @@
+"""Reference MD of a peptide: found below the data folder, and compared only with what it is a reference of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.metrics import MAX_FRAMES
+from boltzray.molecules.observables import fit_tica, tica_lag
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_match import in_order_of
+from boltzray.molecules.references import (
+    ReferenceTrajectory,
+    conditions,
+    find_pdb,
+    find_references,
+    load_reference,
+    published_split,
+)
+from boltzray.molecules.subsample import weighted_subsample
+
+from ..report.contents import Reference
+from ..runtime.config import display_path
+from ..runtime.run_folder import sha256
+from ..sampling.energy_actors import EnergyConfig, batched
+
+
+class ReferenceSearch(NamedTuple):
+    """Reference MD with atoms in the order of the peptide, or the reason why there is none to compare.
+
+    `path`: its file. `made`: what that says of itself.
+    """
+
+    trajectory: ReferenceTrajectory | None
+    path: Path | None
+    note: str = ""
+    made: str = ""
+
+
+def find_comparable(
+    peptide: Peptide, data: Path, temperature_k: float, forcefield: str = DEFAULT_FORCEFIELD
+) -> ReferenceSearch:
+    """Look for reference MD in this force field and at this temperature, in any split.
+
+    Raises: ValueError for a file that is no reference trajectory.
+    """
+    sequence, wanted = peptide.sequence, conditions(forcefield, temperature_k)
+    found = [(path, _loaded(path, data, sequence)) for path in reference_files(data, sequence)]
+    if not found:
+        command = simulation(sequence, temperature_k, forcefield, display_path(data))
+        return ReferenceSearch(
+            None, None, f"no reference MD of {sequence} in {display_path(data)}: make it with {command}"
+        )
+    path, trajectory = next((f for f in found if f[1].is_at(forcefield, temperature_k)), found[0])
+    if not trajectory.is_at(forcefield, temperature_k):
+        folder = f"outputs/reference-{temperature_k:g}K-{forcefield}"
+        note = (
+            f"the samples are in {wanted}, the reference {display_path(path)} is in {trajectory.conditions}: they are "
+            f"not compared; for a reference of its own: {simulation(sequence, temperature_k, forcefield, folder)}, "
+            f"then jobs/evaluate.py samples=[…] data_dir={folder}"
+        )
+        return ReferenceSearch(None, path, note)
+    pdb = None if trajectory.atoms else find_pdb(data, sequence)
+    try:
+        matched = in_order_of(peptide, trajectory, Peptide.from_pdb(pdb) if pdb else None)
+    except ValueError as error:
+        command = simulation(sequence, temperature_k, forcefield, f"outputs/reference-{sequence}")
+        note = f"the reference {display_path(path)} is not compared: {error}; give the PDB file that belongs to it as "
+        note += f"{display_path(data / 'pdbs' / 'test' / f'{sequence}.pdb')}, or make another: {command}"
+        return ReferenceSearch(None, path, note)
+    return ReferenceSearch(matched, path, made=_described(trajectory))
+
+
+def _loaded(path: Path, data: Path, sequence: str) -> ReferenceTrajectory:
+    """Load a reference; what earlier versions of jobs/simulate.py did not write into it is in their runs' settings."""
+    stored = load_reference(path)
+    runs = [] if stored.atoms else [json.loads(p.read_text()) for p in data.glob(f"md/{sequence}_*/run.json")]
+    of_runs = {(run["settings"]["forcefield"], run["settings"]["temperature_k"]) for run in runs}
+    if len(of_runs) != 1:  # public data; or no telling which of the runs it is of
+        return stored
+    forcefield, temperature_k = of_runs.pop()
+    return replace(stored, forcefield=forcefield, temperature_k=temperature_k)
+
+
+def reference_files(data: Path, sequence: str) -> list[Path]:
+    """Reference trajectories of a peptide, if its name can be that of a file."""
+    try:
+        return find_references(data, sequence)
+    except ValueError:
+        return []
+
+
+def simulation(sequence: str, temperature_k: float, forcefield: str, out: str) -> str:
+    """Format the command that makes reference MD."""
+    parts = ["python jobs/simulate.py", f"sequences=[{sequence}]", f"split={published_split(sequence) or 'test'}"]
+    if temperature_k != PUBLISHED_K:
+        parts.append(f"md.temperature_k={temperature_k:g}")
+    if forcefield != DEFAULT_FORCEFIELD:
+        parts.append(f"md.forcefield={forcefield}")
+    return " ".join([*parts, f"out={out}"])
+
+
+def load_reference_ensemble(
+    peptide: Peptide, data: Path, temperature_k: float, forcefield: str = DEFAULT_FORCEFIELD
+) -> tuple[Reference | None, dict[str, str], list[str]]:
+    """Load reference MD with energies and TICA, if the data folder has it; returns facts and notes for the reader, too.
+
+    Atoms are in the order of the peptide. MD of another molecule, in another force field or at another temperature is
+    not a reference: a note says so.
+    Raises: ValueError for a file that is no reference trajectory.
+    """
+    found = find_comparable(peptide, data, temperature_k, forcefield)
+    if found.trajectory is None or found.path is None:
+        return None, {}, [found.note]
+    trajectory, path = found.trajectory, found.path
+    total, positions, tica = len(trajectory.positions_nm), trajectory.positions_nm, trajectory.tica
+    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
+    lost = total - len(positions)
+    notes = [f"{lost} frames of the reference are not finite and were left out."] if lost else []
+    if tica is None:
+        lag = tica_lag(len(positions))
+        tica = fit_tica(positions, peptide.topology, lag=lag)
+        notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
+    positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
+    energy = energies_of(peptide, positions, temperature_k, forcefield)
+    reference = Reference(
+        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
+    )
+    facts = {
+        "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}",
+        "reference_conditions": found.made,
+        "reference_sha256": sha256(path),
+    }
+    return reference, facts, notes
+
+
+def energies_of(
+    peptide: Peptide, positions_nm: np.ndarray, temperature_k: float, forcefield: str = DEFAULT_FORCEFIELD
+) -> EnergyBatch:
+    """Energies in kT of frames (T, N, 3) of a peptide, as those of samples are: of atoms in the standard order.
+
+    Amber's improper torsions depend on the order of equal atoms in the topology: by 0.6 kT for a carboxyl group.
+    """
+    energy = batched(peptide.iupac(), temperature_k, EnergyConfig(), forcefield=forcefield)
+    return energy.evaluate_arrays(positions_nm[:, peptide.iupac_order], gradient=False)
+
+
+def _described(stored: ReferenceTrajectory) -> str:
+    """Format what a file says of itself."""
+    if not stored.atoms:
+        return f"{stored.conditions} (the file does not say)"
+    made = [f"{stored.time_ns:g} ns" if stored.time_ns == stored.time_ns else "", stored.engine]
+    return ", ".join([stored.conditions, *(part for part in made if part)])

@@ -1,0 +1,43 @@
+"""Atoms as a flow takes them, in the standard order under IUPAC's names; results in the order of the user's file."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from boltzray.models.flow import Flow
+from boltzray.molecules.ensemble import Ensemble
+from boltzray.molecules.peptide import Peptide
+
+
+@dataclass(frozen=True)
+class OrderedPeptide:
+    """A peptide as it was `given`, and as the flow takes it: what is drawn does not depend on the order of a file."""
+
+    given: Peptide
+    peptide: Peptide
+
+    @classmethod
+    def of(cls, given: Peptide, flow: Flow) -> "OrderedPeptide":
+        """Order the atoms for `flow`. Raises: ValueError for a peptide that it cannot take."""
+        peptide = given if flow.atom_order == "file" else given.iupac()
+        flow.tables([peptide])
+        return cls(given, peptide)
+
+    def as_given(self, ensembles: Sequence[Ensemble]) -> list[Ensemble]:
+        """Ensembles of the flow in the order of the given peptide."""
+        if self.peptide is self.given:
+            return list(ensembles)
+        index = np.argsort(self.given.iupac_order)
+        return [replace(one, chunks=_Reordered(one.chunks, index)) for one in ensembles]
+
+
+class _Reordered:
+    """Conformations with their atoms in another order, a chunk at a time; they can be gone through again."""
+
+    def __init__(self, chunks: Iterable[np.ndarray], index: np.ndarray) -> None:
+        self.chunks, self.index = chunks, index
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for chunk in self.chunks:
+            yield chunk[:, self.index]

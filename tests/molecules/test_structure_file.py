@@ -1,0 +1,236 @@
+"""Structure files as people have them: what is read, what is said, and what is refused by which name."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boltzray.molecules import Peptide
+from boltzray.molecules.stereo import atom_names
+from tests.naming import written
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+KINDS = CASES / "pdb_kinds"
+
+READ = {
+    "AG.cif": (),
+    "AG.pdb.gz": (),
+    "conect_extra.pdb": (),
+    "crlf.pdb": (),
+    "cryst1_unit.pdb": (),
+    "cryst1_zero.pdb": (),
+    "hydrogens_H01.pdb": (),
+    "hydrogens_first_col.pdb": (),
+    "latin1.pdb": (),
+    "lower.pdb": (),
+    "no_element_columns.pdb": (),
+    "two_models.pdb": ("the first of 2 models was taken",),
+    "ion.pdb": ("1 molecule of solvent or ions was left out (CL)",),
+    "water_after_TER.pdb": ("2 molecules of solvent or ions were left out (HOH)",),
+    "water_same_chain.pdb": ("2 molecules of solvent or ions were left out (HOH)",),
+    "no_hydrogens_bfactor.pdb": ("all hydrogens were missing and were added (charged ends, HIS as HIE)",),
+}
+REFUSED = {
+    "ASH.pdb": "ASP 2 of .* is neutral aspartic acid",
+    "CYX.pdb": "CYX 1 of .* is a cysteine of a disulphide bridge",
+    "disulfide_SS.pdb": "CYS 1 of .* is a cysteine without HG",
+    "HID.pdb": r"HIS 2 of .* with its hydrogen on ND1 \(HID\)",
+    "HID_named.pdb": r"HID 2 of .* with its hydrogen on ND1 \(HID\)",
+    "HIP.pdb": "HIS 2 of .* doubly protonated",
+    "LYN.pdb": "LYN 2 of .* neutral lysine",
+    "MSE.pdb": "MSE 2 of .* non-standard residue .selenomethionine: give MET",
+    "allo_THR.pdb": r"THR 2 of .* is the allo form \(mirrored at CB\)",
+    "neutral_nterm.pdb": "neutral N terminus",
+    "two_copies.pdb": "has 2 copies: give one peptide chain",
+}
+
+
+def test_every_file_of_the_folder_is_here() -> None:
+    assert {path.name for path in KINDS.iterdir()} == READ.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_kinds_of_files_that_are_read(name: str) -> None:
+    peptide = Peptide.from_pdb(KINDS / name)
+    assert peptide.sequence in ("AG", "AA")
+    assert atom_names(peptide.iupac()) == atom_names(Peptide.from_sequence(peptide.sequence))
+    assert peptide.notes == READ[name]
+    n_bonds = len(list(Peptide.from_sequence(peptide.sequence).topology.bonds()))
+    assert len(list(peptide.topology.bonds())) == n_bonds  # of the templates, not of CONECT
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_kinds_that_cannot_be_sampled_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=REFUSED[name]) as caught:
+        Peptide.from_pdb(KINDS / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_allo_isoleucine_is_refused() -> None:
+    """The other configuration at CB: CG2 and HB exchanged."""
+    built = Peptide.from_sequence("AI")
+    at = {a.name: a.index for a in built.topology.atoms() if a.residue.index == 1}
+    x = built.positions.copy()
+    axis = x[at["CB"]] - x[at["CA"]]
+    for a, b in (("CG2", "HB"),):
+        away = [x[at[n]] - x[at["CB"]] for n in (a, b)]
+        size = [np.linalg.norm(v) for v in away]
+        moved = away[1] / size[1] * size[0] - away[0]
+        x[at[b]] = x[at["CB"]] + away[0] / size[0] * size[1]
+        for name in (a, "HG21", "HG22", "HG23"):
+            x[at[name]] += moved
+    assert axis.any()
+    with pytest.raises(ValueError, match=r"ILE 2 of .* is the allo form \(mirrored at CB\)"):
+        Peptide.from_pdb(built.to_pdb(x))
+    with pytest.raises(ValueError, match="THR 2 of"):
+        Peptide.from_pdb(CASES / "allo_threonine" / "allo.pdb")
+
+
+def test_proline_of_pdb2gmx_at_the_start() -> None:
+    peptide = Peptide.from_pdb(CASES / "nterminal_proline" / "PAI_pdb2gmx.pdb")
+    assert peptide.sequence == "PAI"
+    assert atom_names(peptide.iupac()) == atom_names(Peptide.from_sequence("PAI"))
+
+
+def test_leucine_of_either_naming_comes_back_as_it_was() -> None:
+    peptide = Peptide.from_pdb(CASES / "leucine" / "LE_iupac.pdb")
+    again = Peptide.from_pdb(peptide.to_pdb())
+    np.testing.assert_array_equal(again.positions, peptide.positions)
+    assert atom_names(again) == atom_names(peptide)
+    leucine = {a.name: a.index for a in peptide.topology.atoms() if a.residue.index == 0}
+    standard = [atom_names(peptide)[i] for i in peptide.iupac_order]
+    assert standard[leucine["CD1"]] == "1 LEU CD1"  # the file has IUPAC's
+
+
+def lines_of(peptide: Peptide, keep: object = None) -> list[str]:
+    return [line for line in peptide.to_pdb().splitlines() if line.startswith("ATOM") and (not keep or keep(line))]
+
+
+def named(line: str) -> str:
+    return line[12:16].strip()
+
+
+def test_missing_atoms_are_added_and_said() -> None:
+    peptide = Peptide.from_sequence("AKS")
+    bare = [line for line in lines_of(peptide) if named(line)[0] != "H"]
+    no_end = [line for line in bare if named(line) != "OXT"]
+    no_side = [line for line in bare if not (line[17:20] == "LYS" and named(line) in ("CE", "NZ"))]
+    one_less = [line for line in lines_of(peptide) if named(line) != "HB2"]
+    for lines, notes in (
+        (bare, ["all hydrogens"]),
+        (no_end, ["1 heavy atoms were missing and were added (OXT of SER 3)", "all hydrogens"]),
+        (no_side, ["2 heavy atoms were missing and were added (CE of LYS 2, NZ of LYS 2)", "all hydrogens"]),
+        (one_less, ["3 hydrogens were missing"]),
+    ):
+        read = Peptide.from_pdb("\n".join([*lines, "END"]) + "\n")
+        assert atom_names(read.iupac()) == atom_names(peptide)
+        assert len(read.notes) == len(notes)
+        assert all(note.startswith(start) for note, start in zip(read.notes, notes, strict=True))
+        assert read.file_atoms is None
+        assert Peptide.from_pdb("\n".join([*lines, "END"]) + "\n").to_pdb() == read.to_pdb()  # the same every time
+
+
+def test_polar_hydrogens_alone_are_completed() -> None:
+    """As GROMOS and AutoDock have them."""
+    peptide = Peptide.from_sequence("AKS")
+    polar = {"H", "H2", "H3", "HZ1", "HZ2", "HZ3", "HG"}
+    lines = lines_of(peptide, lambda line: named(line)[0] != "H" or named(line) in polar)
+    assert Peptide.from_pdb("\n".join(lines) + "\nEND\n").n_atoms == peptide.n_atoms
+
+
+def test_backbone_only_is_refused() -> None:
+    trace = lines_of(Peptide.from_sequence("AKS"), lambda line: named(line) == "CA")
+    with pytest.raises(ValueError, match="lacks the backbone"):
+        Peptide.from_pdb("\n".join(trace) + "\nEND\n")
+
+
+def test_alternate_locations_take_the_most_occupied() -> None:
+    lines = []
+    for line in lines_of(Peptide.from_sequence("AS")):
+        if named(line) == "OG":
+            lines.append(line[:16] + "A" + line[17:54] + "  0.30" + line[60:])
+            lines.append(line[:16] + "B" + line[17:30] + f"{float(line[30:38]) + 0.1:8.3f}" + line[38:54] + "  0.70")
+        else:
+            lines.append(line)
+    read = Peptide.from_pdb("\n".join(lines) + "\nEND\n")
+    built = Peptide.from_sequence("AS")
+    index = atom_names(built).index("2 SER OG")
+    np.testing.assert_allclose(read.positions[index, 0], built.positions[index, 0] + 0.01, atol=2e-4)
+    assert read.notes == ("of atoms with alternate locations the most occupied was taken (1 left out)",)
+
+
+def water(serial: int) -> str:
+    return f"HETATM{serial:5d}  O   TIP3W{serial % 10_000:4d}      30.000  30.000  30.000  1.00  0.00           O"
+
+
+def test_solvated_system_says_which_atoms_it_took() -> None:
+    lines = [*(water(i) for i in range(1, 4)), *lines_of(Peptide.from_sequence("AG")), water(99)]
+    read = Peptide.from_pdb("\n".join(lines) + "\nEND\n")
+    assert read.file_atoms is not None
+    np.testing.assert_array_equal(read.file_atoms, np.arange(3, 3 + read.n_atoms))
+    assert read.notes == ("4 molecules of solvent or ions were left out (TIP)",)
+
+
+def test_caps_of_charmm_that_are_part_of_a_residue() -> None:
+    """CHARMM-GUI's patches ACE and CT3 give the caps' atoms the number of their neighbour."""
+    names = {"ACE": {"CH3": "CAY", "H1": "HY1", "H2": "HY2", "H3": "HY3", "C": "CY", "O": "OY"}}
+    names["NME"] = {"N": "NT", "H": "HNT", "C": "CAT", "H1": "HT1", "H2": "HT2", "H3": "HT3"}
+    capped = (CASES.parents[1] / "golden" / "ace_a_nme.pdb").read_text()
+    lines = []
+    for line in capped.splitlines():
+        if line.startswith("ATOM"):
+            name = names.get(line[17:20], {}).get(named(line), named(line))
+            lines.append(f"{line[:12]} {name:<3} ALA A   1{line[26:]}")
+    read = Peptide.from_pdb("\n".join(lines) + "\nEND\n")
+    assert read.sequence == "ACE-A-NME"
+    assert atom_names(read) == atom_names(Peptide.from_pdb(capped))
+
+
+def test_rings_breaks_and_bridges_are_named() -> None:
+    peptide = Peptide.from_sequence("GAG")
+    gap = "\n".join(lines_of(peptide, lambda line: line[22:26].strip() != "2")) + "\nEND\n"
+    with pytest.raises(ValueError, match=r"chain break between GLY 1 and GLY 3 \(C–N"):
+        Peptide.from_pdb(gap)
+    x = peptide.positions.copy()
+    index = {name: i for i, name in enumerate(atom_names(peptide))}
+    x[index["3 GLY C"]] = x[index["1 GLY N"]] + [0.0, 0.0, 0.133]
+    with pytest.raises(ValueError, match=r"cyclic peptide \(N of GLY 1 is bonded to C of GLY 3\)"):
+        Peptide.from_pdb(peptide.to_pdb(x))
+    bridge = Peptide.from_sequence("CC")
+    x = bridge.positions.copy()
+    names = atom_names(bridge)
+    x[names.index("1 CYS SG")] = x[names.index("2 CYS SG")] + [0.0, 0.0, 0.205]
+    with pytest.raises(ValueError, match="disulphide bridge between CYS 1 and CYS 2"):
+        Peptide.from_pdb(bridge.to_pdb(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("DAL", "is a D-residue"),
+        ("SEP", "phosphoserine"),
+        ("NH2", "amide at the C terminus"),
+        ("HSP", "doubly protonated histidine"),
+        ("LIG", "non-standard residue, or a ligand"),
+        ("DA ", "nucleic acid"),
+    ],
+)
+def test_other_residues_are_named(name: str, message: str) -> None:
+    text = Peptide.from_sequence("AA").to_pdb().replace("ALA A   2", f"{name} A   2")
+    with pytest.raises(ValueError, match=message) as caught:
+        Peptide.from_pdb(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_compressed_and_damaged(tmp_path: Path) -> None:
+    text = written(Peptide.from_sequence("AG"), "charmm")
+    packed = gzip.compress(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    (tmp_path / "a.pdb.gz").write_bytes(packed)
+    assert Peptide.from_pdb(tmp_path / "a.pdb.gz").sequence == "AG"
+    (tmp_path / "b.pdb.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"b\.pdb\.gz is a damaged \.gz file"):
+        Peptide.from_pdb(tmp_path / "b.pdb.gz")
+    (tmp_path / "c.cif").write_text((KINDS / "AG.cif").read_text()[:900])
+    with pytest.raises(ValueError, match=r"c\.cif"):
+        Peptide.from_pdb(tmp_path / "c.cif")
