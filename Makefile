@@ -53,8 +53,9 @@ lint: $(STAMP) tree
 	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray
 
 ui: $(STAMP)
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$${BOLTZRAY_HOME:-$$PWD}/mlflow.db}"
+	@[ -n "$$MLFLOW_TRACKING_URI" ] || cd "$${BOLTZRAY_HOME:-.}"; MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	  "$(CURDIR)/$(BIN)/mlflow" ui --workers 1 --host 127.0.0.1 --port 5000 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 # The site has an environment of its own: nothing of it is needed to run BoltzRay.
 DOCS := .build/docs

@@ -1,10 +1,14 @@
 """Run a job from the command line: Hydra composes, the configuration is typed, errors are one line."""
 
+import codecs
+import locale
 import os
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 import hydra
@@ -15,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED = 130
+ERRORS = (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError, RuntimeError)  # of one line
 
 
 def run(config_name: str, module: str, kind: str, action: str) -> None:
@@ -23,7 +27,17 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
 
     The module is named, not imported: `--help` and a misspelt key need not wait for torch, Ray and OpenMM.
     """
+    _use_utf8()
     _use_this_checkout()
+    from boltzray.runtime.stopping import stoppable
+
+    with stoppable():
+        _run(config_name, module, kind, action)
+
+
+def _run(config_name: str, module: str, kind: str, action: str) -> None:
+    from boltzray.runtime.stopping import STOPPED, exit_code, was_stopped
+
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
     composed: list[DictConfig] = []
     try:
@@ -32,14 +46,35 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(task)()
         for config in composed:  # none after --help or --cfg
             _perform(config, module, kind, action)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError, RuntimeError) as error:
+    except BaseException as error:
+        # What an interrupt raises depends on what it interrupts: an import of C code makes it an ImportError.
+        if isinstance(error, KeyboardInterrupt) or was_stopped():
+            with suppress(OSError):  # the terminal is closed
+                print(f"\n{STOPPED}", file=sys.stderr, flush=True)
+            raise SystemExit(exit_code()) from None
+        if not isinstance(error, ERRORS):
+            raise
         if os.environ.get("BOLTZRAY_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _use_utf8() -> None:
+    """Write files in UTF-8, whatever the locale, and print to a terminal that is not what it can show.
+
+    The encoding of a process is settled when it starts, so one with another is started anew, in the same process. What
+    the terminal lacks is printed as a question mark, here and in workers.
+    """
+    encodings = {str(getattr(stream, "encoding", None) or "utf-8") for stream in (sys.stdout, sys.stderr)}
+    if other := {name for name in encodings if codecs.lookup(name).name != "utf-8"}:
+        os.environ["PYTHONIOENCODING"] = f"{other.pop()}:replace"
+    if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _use_this_checkout() -> None:

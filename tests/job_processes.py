@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 RunHere = Callable[..., subprocess.CompletedProcess[str]]  # the fixture run_here of tests/jobs
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -20,23 +23,27 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run_job(
-    home: Path, job: str, *arguments: str, timeout_s: float = 300.0, jobs: Path = JOBS
+    home: Path, job: str, *arguments: str, timeout_s: float = 300.0, jobs: Path = JOBS, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `jobs/JOB.py` to its end, however that is."""
+    """Run `jobs/JOB.py` to its end, however that is, with further variables of the environment."""
     return subprocess.run(
         [sys.executable, str(jobs / f"{job}.py"), *arguments],
         cwd=home,
-        env=environment(home),
+        env=environment(home) | variables,
         capture_output=True,
         text=True,
+        errors="replace",  # a terminal that is not UTF-8
         timeout=timeout_s,
     )
 
 
-def stop_job(home: Path, by: signal.Signals, when: Callable[[], bool], job: str, *arguments: str) -> str:
+def stop_job(
+    home: Path, by: signal.Signals, when: Callable[[], bool], job: str, *arguments: str, of_all: bool = False
+) -> str:
     """Start `jobs/JOB.py`, send it the signal `by` as soon as `when()` is true; returns its output.
 
-    Raises: AssertionError if it ends before, or in another way than by this signal.
+    `of_all`: to all processes that it has started, too.
+    Raises: AssertionError if it ends before, or in another way than by this signal, or leaves a process.
     """
     log = home / f"{by.name}.log"  # no pipe: what a killed job has started would keep it open
     with log.open("w") as file:
@@ -55,9 +62,15 @@ def stop_job(home: Path, by: signal.Signals, when: Callable[[], bool], job: str,
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.02)
+            started = psutil.Process(process.pid).children(recursive=True)
+            for one in started if of_all else ():
+                with suppress(psutil.NoSuchProcess):
+                    one.send_signal(by)
             process.send_signal(by)
             process.wait(120)
+            assert not psutil.wait_procs(started, timeout=30)[1]
         finally:
             process.kill()
-    assert process.returncode == (130 if by == signal.SIGINT else -by), log.read_text()
+    expected = -by if by == signal.SIGKILL else 128 + by  # as a shell has it
+    assert process.returncode == expected, log.read_text()
     return log.read_text()

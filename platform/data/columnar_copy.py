@@ -24,8 +24,8 @@ def write_columnar_copy(source: str, target: str, config: ClusterConfig) -> Path
     folder = source if is_url(source) else str(data_folder(source))
     if folder == str(data_folder(target)):
         raise ValueError(f"{folder} holds the tars: give another out=")
-    run = RunFolder.open(target, "prepare", {}, source=folder)  # a URL or an absolute path, not `source` as typed
-    return _copy_into(run, folder, config)
+    with RunFolder.open(target, "prepare", {}, source=folder) as run:  # a URL or an absolute path, not as typed
+        return _copy_into(run, folder, config)
 
 
 def _copy_into(run: RunFolder, folder: str, config: ClusterConfig) -> Path:

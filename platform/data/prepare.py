@@ -1,5 +1,6 @@
 """Data folders made of what there is: tars written again as columns, or trajectories of one molecule of your own."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from boltzray.molecules.trajectories import frame_paths
 
 from ..runtime.cluster import ClusterConfig
 from ..runtime.config import results_folder, results_home
+from ..runtime.folder_lock import LOCK
 from ..runtime.progress import say
+from ..runtime.run_folder import holding
 from .catalogue import folder_temperature
 from .columnar_copy import write_columnar_copy
 from .own_frames import OwnFrames, listed
@@ -56,17 +59,19 @@ def _take_in(job: PrepareJob) -> Path:
     """Frames of one molecule → tars of the public layout, beside those that the folder has from elsewhere."""
     home = results_home()
     pdb, paths = home / Path(job.pdb).expanduser(), frame_paths(job.frames, home)
-    out = results_folder(job.out)
-    try:
-        temperature_k, forcefield = _conditions(job, out)
-        own = OwnFrames(pdb=pdb, paths=paths, temperature_k=temperature_k, forcefield=forcefield, hold_out=job.hold_out)
-        peptide, added = own.take_in(out)
-    except BaseException:
-        if not any(out.iterdir()):
-            out.rmdir()
-        raise
-    _note(job, own, peptide, added)
-    _conclude(job, out, peptide, added)
+    with holding(results_folder(job.out)) as out:
+        try:
+            temperature_k, forcefield = _conditions(job, out)
+            own = OwnFrames(
+                pdb=pdb, paths=paths, temperature_k=temperature_k, forcefield=forcefield, hold_out=job.hold_out
+            )
+            peptide, added = own.take_in(out)
+        except BaseException:
+            if all(path.name == LOCK for path in out.iterdir()):
+                shutil.rmtree(out)
+            raise
+        _note(job, own, peptide, added)
+        _conclude(job, out, peptide, added)
     return out
 
 

@@ -20,7 +20,7 @@ from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import RunFolder, deciding
+from ..runtime.run_folder import RunFolder, deciding, holding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 from .sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
@@ -78,8 +78,12 @@ class SimulateJob:
 
 
 def simulate(job: SimulateJob) -> Path:
-    """Run `job`, or go on with it; returns the data folder."""
-    out = results_folder(job.out)
+    """Run `job`, or go on with it; returns the data folder, which other jobs must not write to meanwhile."""
+    with holding(results_folder(job.out)) as out:
+        return _simulate_into(out, job)
+
+
+def _simulate_into(out: Path, job: SimulateJob) -> Path:
     peptides = job.peptides()
     names = [peptide.sequence for peptide in peptides]
     for sequence in names:

@@ -99,8 +99,15 @@ def compare_budgets(job: CompareJob) -> Path:
         raise ValueError(notes[0])
     weights = models.checkpoint.fingerprint(checkpoint)
     read = {"weights_sha256": weights, "reference_sha256": facts["reference_sha256"]}
-    folder = RunFolder.open(job.folder, "compare", job, INCIDENTAL, {"pdb": job.source.file}, **read)
-    out = folder.path
+    with RunFolder.open(job.folder, "compare", job, INCIDENTAL, {"pdb": job.source.file}, **read) as folder:
+        return _compare_into(folder, job, peptide, reference, flows, checkpoint, facts)
+
+
+def _compare_into(
+    folder: RunFolder, job: CompareJob, peptide: Peptide, reference: Reference, flows: "list[_Flow]", checkpoint: Path,
+    facts: dict[str, str],
+) -> Path:  # fmt: skip
+    out, weights = folder.path, folder.settings["weights_sha256"]
     with folder.track() as tracker, cluster(job.cluster) as resources:
         _sample_all(job, out, peptide, reference, flows, trained_at_k(checkpoint), resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)

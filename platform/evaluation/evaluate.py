@@ -22,7 +22,7 @@ from ..report.page import save_figures, write_report
 from ..runtime.cluster import usable_cpus
 from ..runtime.config import data_folder, display_path
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import sha256
+from ..runtime.run_folder import holding, sha256
 from ..runtime.tracking import Tracker, provenance
 from ..sampling.sample import SampleJob, sample
 from ..sampling.sample_files import read_samples, sample_paths
@@ -55,6 +55,15 @@ def evaluate_folder(
 
     `training`: see `Report`. `threads`: metrics computed at a time; None for two, which take 2.4 GB at most.
     """
+    if not folder.is_dir():
+        read_samples(folder)  # says what is missing
+    with holding(folder):
+        return _evaluate_into(folder, data, intervals, seed, training, threads)
+
+
+def _evaluate_into(
+    folder: Path, data: Path, intervals: int, seed: int, training: list[dict[str, Any]] | None, threads: int | None
+) -> EvaluationResult:
     peptide, ensembles = read_samples(folder)
     settings = json.loads((folder / "sample.json").read_text())
     forcefield = settings.get("forcefield", DEFAULT_FORCEFIELD)  # files of finetuning, and of older versions, have none

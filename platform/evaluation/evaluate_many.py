@@ -15,6 +15,7 @@ from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, display_path, results_folder
 from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import say
+from ..runtime.run_folder import holding
 from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.sample import SampleJob, SamplingOptions, sample
 from ..sampling.sample_files import read_samples
@@ -87,22 +88,30 @@ def evaluate(job: EvaluateJob) -> None:
         if len(folders) == 1 and not job.out:
             print_verdict(folders[0], evaluate_folder(folders[0], data, intervals=job.intervals, seed=job.seed))
             return
-        with cluster(job.cluster):
-            failed = _compare_all(job, data, {folder.name: folder for folder in folders}, again=True)
-        _summarise(job, results_folder(job.folder), {folder.name: folder for folder in folders}, failed, data)
+        named = {folder.name: folder for folder in folders}
+        with holding(results_folder(job.folder)) as out:
+            with cluster(job.cluster):
+                failed = _compare_all(job, data, named, again=True)
+            _summarise(job, out, named, failed, data)
     else:
-        out = results_folder(job.folder)
-        sequences = list(job.sequences) or sequences_with_reference(data, job.split)
-        say(f"{len(sequences)} peptides: {', '.join(sequences)}")
-        folders_of = {sequence: out / sequence for sequence in sequences}
-        with cluster(job.cluster):
-            failed = _sample_all(job, folders_of)
-            sampled = {name: folder for name, folder in folders_of.items() if name not in failed}
-            failed |= _compare_all(job, data, sampled, again=False)
-        _summarise(job, out, folders_of, failed, data)
+        with holding(results_folder(job.folder)) as out:
+            failed = _sample_and_compare(job, out, data)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RuntimeError(f"{len(failed)} failed ({reasons}): the same command tries them again")
+
+
+def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, str]:
+    """Sample, compare and summarise all peptides; returns the reasons of those that failed."""
+    sequences = list(job.sequences) or sequences_with_reference(data, job.split)
+    say(f"{len(sequences)} peptides: {', '.join(sequences)}")
+    folders_of = {sequence: out / sequence for sequence in sequences}
+    with cluster(job.cluster):
+        failed = _sample_all(job, folders_of)
+        sampled = {name: folder for name, folder in folders_of.items() if name not in failed}
+        failed |= _compare_all(job, data, sampled, again=False)
+    _summarise(job, out, folders_of, failed, data)
+    return failed
 
 
 def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:

@@ -42,7 +42,14 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     """
     checkpoint, ordered = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights)
+    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights) as folder:
+        return _finetune_into(folder, job, checkpoint, ordered, on_round, parent)
+
+
+def _finetune_into(
+    folder: RunFolder, job: FinetuneJob, checkpoint: Path, ordered: OrderedPeptide, on_round: OnRound | None,
+    parent: Tracker | None,
+) -> Path:  # fmt: skip
     out = folder.path
     if finished(out):
         say(f"already finetuned: {out}")

@@ -2,12 +2,21 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import ray
+
+from .progress import say
+
+# Of the folder that Ray puts a session into: the name of a socket has at most 107 bytes, on macOS 103.
+LONGEST = (107 if sys.platform == "linux" else 103) - len(
+    "/ray/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +64,38 @@ def cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
     if ray.is_initialized():
         yield _describe()
         return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus or usable_cpus(),
-            num_gpus=config.num_gpus,
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+    if not address:
+        address = "local"
+        options |= {
+            "num_cpus": config.num_cpus or usable_cpus(),
+            "num_gpus": config.num_gpus,
+            "include_dashboard": dashboard,
+            "_temp_dir": temporary_folder(),
+        }
     try:
+        ray.init(address=address, **options)
         yield _describe()
     finally:
         ray.shutdown()
+
+
+def temporary_folder() -> str | None:
+    """Return where a local cluster keeps its sockets and logs; None for the folder that Ray chooses, if it is short.
+
+    Raises: ValueError, which says what to set, when there is no folder whose sockets have names of a legal length.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ or sys.platform != "linux" else "TMPDIR"
+    folder = os.environ.get(variable, "/tmp")
+    if len(os.fsencode(folder)) <= LONGEST:
+        return None
+    if variable == "TMPDIR" and os.access("/tmp", os.W_OK | os.X_OK):
+        say("note: TMPDIR is too long for names of sockets: Ray uses /tmp/ray (RAY_TMPDIR chooses another)")
+        return "/tmp/ray"
+    raise ValueError(
+        f"{variable}={folder} is too long for Ray's sockets: set RAY_TMPDIR to a folder of at most {LONGEST} characters"
+    )
 
 
 def _describe() -> Cluster:

@@ -36,7 +36,7 @@ def parse(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     _forbid_extra(kind)
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        parsed = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -53,6 +53,10 @@ def parse(kind: type[T], values: Mapping[str, Any]) -> T:
         where = f"{key}: " if key else ""
         got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
         raise ValueError(f"{where}{reason}{got}") from None
+    for key, value in flat(parsed).items():
+        if key.split(".")[-1] == "seed" and isinstance(value, int) and value < 0:
+            raise ValueError(f"{key}={value}: a seed is 0 or a positive integer")
+    return parsed
 
 
 def results_home() -> Path:

@@ -15,8 +15,12 @@ Update = Callable[[float, str], None]
 
 
 def say(text: str) -> None:
-    """Print one line to the user."""
-    print(text, flush=True)
+    """Print one line to the user; what the terminal cannot show becomes a question mark."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def duration(seconds: float) -> str:

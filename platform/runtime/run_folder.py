@@ -3,14 +3,16 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from . import folder_lock
 from .config import flat, results_folder, write_json
-from .tracking import Tracker
+from .tracking import Tracker, send_pending
 
 CONTENT = "_sha256"  # how the names of settings end that say what is in a file
 RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
@@ -26,6 +28,7 @@ class RunFolder:
     settings: dict[str, Any]
 
     @classmethod
+    @contextmanager
     def open(
         cls,
         out: str,
@@ -34,20 +37,32 @@ class RunFolder:
         incidental: Sequence[str] = (),
         files: Mapping[str, Path | None] | None = None,
         **facts: Any,
-    ) -> "RunFolder":
-        """Create the folder, or check that what is there was made with the same settings.
+    ) -> Iterator["RunFolder"]:
+        """Create the folder, or check that what is there was made with the same settings; hold it during a `with`.
 
         `incidental`: how the keys of `job` begin that do not change its results. `files`: those that the job reads, by
         the key that names them; their content counts. `facts`: what else decides the results.
-        Raises: ValueError naming the first setting that differs.
+        Raises: ValueError naming the first setting that differs; FolderInUse.
         """
-        path, settings = results_folder(out), deciding(job, incidental) | contents(files or {}) | facts
-        check_or_record_settings(path, verb, settings)
-        return cls(path, verb, settings)
+        with holding(results_folder(out)) as path:
+            settings = deciding(job, incidental) | contents(files or {}) | facts
+            check_or_record_settings(path, verb, settings)
+            yield cls(path, verb, settings)
 
     def track(self, parent: Tracker | None = None) -> Tracker:
         """Open the folder's MLflow run, below `parent` if given."""
         return Tracker.open(self.verb, self.path, self.settings, parent)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[Path]:
+    """Hold a results folder for this process during a `with`; MLflow first gets what earlier jobs there kept for it.
+
+    Raises: FolderInUse when another job has it.
+    """
+    with folder_lock.holding(path):
+        send_pending(path)
+        yield path
 
 
 def deciding(job: Any, incidental: Sequence[str]) -> dict[str, Any]:

@@ -2,32 +2,30 @@
 
 import hashlib
 import logging
-import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import mlflow
 from filelock import FileLock
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from . import mlflow_store, stopping
 from .config import display_path, results_home
+from .progress import say
 from .telemetry import system_metrics
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
+RUN = "mlflow_run"  # in a results folder: the id of its run, and its store
 
-
-def tracking_uri() -> str:
-    """Return `MLFLOW_TRACKING_URI`, or an SQLite file in the results' home: always absolute."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_home() / 'mlflow.db'}"
+T = TypeVar("T")
 
 
 @contextmanager
@@ -63,119 +61,202 @@ def _experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
 
     The first job of a folder makes the database: others that start at the same time wait for it.
     """
-    local = uri.startswith("sqlite:///")
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock") if local else nullcontext():
+    file = mlflow_store.sqlite_file(uri)
+    with FileLock(f"{file}.lock") if file else nullcontext():
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(name)
         if found:
             return client, found.experiment_id
         return client, client.create_experiment(
             name,
-            artifact_location=str(results_home() / "mlartifacts") if local else None,
+            artifact_location=(results_home() / "mlartifacts").as_uri() if file else None,
             tags={"mlflow.experimentKind": "custom_model_development"},  # the UI then shows curves, not chats
         )
 
 
 class Tracker:
-    """A handle on one MLflow run; it pickles, so that any process can write to the run."""
+    """A handle on one MLflow run; it pickles, so that any process can write to the run.
 
-    def __init__(self, run_id: str, uri: str) -> None:
-        self.run_id, self.uri = run_id, uri
+    Nothing that it writes raises: what the store does not take is kept in `out`, the results folder, until it does.
+    Where no store could be opened at all, `run_id` is empty, and nothing is tracked.
+    """
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"run_id": self.run_id, "uri": self.uri}  # system metrics are logged by the process that entered the run
+    def __init__(self, run_id: str, uri: str, out: Path) -> None:
+        self.run_id, self.uri, self.out = run_id, uri, out
 
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out system metrics, which are logged by the process that entered the run."""
+        return {"run_id": self.run_id, "uri": self.uri, "out": self.out}
 
     @classmethod
     def open(
         cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None
     ) -> "Tracker":
-        """Open the run of results folder `out`: the one begun there with the same parameters, or a new one."""
+        """Open the run of results folder `out`: the one begun there with the same parameters, or a new one.
+
+        In the store of `parent`, or that of `MLFLOW_TRACKING_URI`; if that does not work, which is said in one line, in
+        a database of the results' home, or of `out`.
+        """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        uri = tracking_uri()
-        mlflow.set_tracking_uri(uri)
+        wanted, begun = parent.uri if parent else mlflow_store.tracking_uri(), _begun(out)
+        others = (mlflow_store.sqlite_uri(path) for path in (mlflow_store.home_database(), out / "mlflow.db"))
+        reasons: list[str] = []
+        for uri in dict.fromkeys([wanted, *others]):
+            known = mlflow_store.known_problem(uri)
+            if (reason := mlflow_store.problem(uri)) is None:
+                try:
+                    tracker = cls._open(uri, experiment, out, parameters, parent)
+                except Exception as error:
+                    reason = mlflow_store.in_short(error)
+                    mlflow_store.set_problem(uri, reason)
+                else:
+                    if reasons:
+                        say(f"note: {'; '.join(reasons)}: runs are tracked in {mlflow_store.shown(uri)} instead")
+                    return tracker
+            if not known:
+                reasons.append(f"MLflow cannot use {mlflow_store.shown(uri)} ({reason})")
+            if begun and begun.uri == uri:
+                say(f"note: {'; '.join(reasons)}: what this run logs waits in {out / mlflow_store.PENDING}")
+                return begun
+        if reasons:
+            say(f"note: {'; '.join(reasons)}: runs are not tracked")
+        return cls("", wanted, out)
+
+    @classmethod
+    def _open(
+        cls, uri: str, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None"
+    ) -> "Tracker":
         client, experiment_id = _experiment(uri, experiment)
         key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
-        path = out / "mlflow_run"
-        if path.exists():
+        begun = _begun(out)
+        if begun:
             runs = client.search_runs([experiment_id], f"tags.boltzray_out = '{key}'", max_results=1)
             same = {k: str(v)[:500] for k, v in parameters.items()}
-            if runs and runs[0].info.run_id == path.read_text().strip() and runs[0].data.params == same:
+            if runs and runs[0].info.run_id == begun.run_id and runs[0].data.params == same:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
-                return cls(runs[0].info.run_id, uri)
+                return cls(runs[0].info.run_id, uri, out)
         tags = {"boltzray_out": key, "out": display_path(out), **provenance()}
-        if parent:
+        if parent and parent.uri == uri:
             tags["mlflow.parentRunId"] = parent.run_id
         run = client.create_run(experiment_id, run_name=out.name, tags=tags)
-        path.write_text(run.info.run_id)
-        tracker = cls(run.info.run_id, uri)
         items = [Param(k, str(v)[:500]) for k, v in parameters.items()]
-        client.log_batch(tracker.run_id, params=items)
-        return tracker
+        client.log_batch(run.info.run_id, params=items)
+        (out / RUN).write_text(f"{run.info.run_id}\n{mlflow_store.without_password(uri)}\n", encoding="utf-8")
+        return cls(run.info.run_id, uri, out)
 
     @classmethod
     def find(cls, out: Path) -> "Tracker | None":
         """Find the run that made results folder `out`, if there is one."""
-        path = out / "mlflow_run"
-        if not path.exists():
+        tracker = _begun(out)
+        if tracker is None:
             return None
-        tracker = cls(path.read_text().strip(), tracking_uri())
         try:
-            tracker.client.get_run(tracker.run_id)
+            mlflow_store.read(tracker.uri, lambda client: client.get_run(tracker.run_id), None)
         except MlflowException:
             return None
         return tracker
 
+    def _read(self, ask: Callable[[MlflowClient], T], otherwise: T) -> T:
+        return mlflow_store.read(self.uri, ask, otherwise) if self.run_id else otherwise
+
+    def _write(self, **record: Any) -> None:
+        if self.run_id:
+            mlflow_store.write(self.uri, self.out, {"run": self.run_id, **record})
+
     def facts(self) -> dict[str, str]:
         """Return the run's tags: commit, versions and command that it was begun with, and what was tagged since."""
-        tags = self.client.get_run(self.run_id).data.tags
+        tags: dict[str, str] = self._read(lambda client: client.get_run(self.run_id).data.tags, {})
         return {k: v for k, v in tags.items() if not k.startswith("mlflow.") and k != "boltzray_out"}
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Return (step, value) of a metric, in the order of steps."""
-        return sorted((m.step, m.value) for m in self.client.get_metric_history(self.run_id, metric))
-
-    def log(self, metrics: Mapping[str, Any], step: int = 0, *, synchronous: bool = True) -> None:
-        """Log all finite numbers among `metrics` in one call, or give them to MLflow's queue: see `flush`."""
-        now = int(time.time() * 1000)
-        items = [
-            Metric(name, float(value), now, step)
-            for name, value in metrics.items()
-            if isinstance(value, int | float) and abs(float(value)) < float("inf")
-        ]
-        self.client.log_batch(self.run_id, metrics=items, synchronous=synchronous)
-
-    def flush(self) -> None:
-        """Wait until MLflow's queue is empty. What the store did not take is lost; MLflow prints why."""
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.flush_async_logging()
-
-    def tag(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the run, cut to MLflow's limit of length."""
-        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()])
+        none: list[Metric] = []
+        points = self._read(lambda client: client.get_metric_history(self.run_id, metric), none)
+        return sorted((m.step, m.value) for m in points)
 
     def latest(self) -> dict[str, float]:
         """Return the last value of each metric."""
-        return dict(self.client.get_run(self.run_id).data.metrics)
+        none: dict[str, float] = {}
+        return dict(self._read(lambda client: client.get_run(self.run_id).data.metrics, none))
+
+    def log(self, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Log all finite numbers among `metrics`."""
+        self.log_steps([(step, metrics, time.time())])
+
+    def log_steps(self, rows: Sequence[tuple[int, Mapping[str, Any], float]]) -> None:
+        """Log all finite numbers of many steps in one call: (step, metrics, seconds since the epoch)."""
+        points = [
+            (name, float(value), int(when * 1000), step)
+            for step, metrics, when in rows
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and abs(float(value)) < float("inf")
+        ]
+        if points:
+            self._write(metrics=points)
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run, cut to MLflow's limit of length."""
+        self._write(tags={k: str(v)[:5000] for k, v in tags.items()})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a folder with all its files, to the run's artifacts, below `folder` if given."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+        self._write(artifact=[str(path), folder])
+
+    def end(self, status: str) -> None:
+        """End the run: FINISHED, KILLED or FAILED."""
+        self._write(status=[status, int(time.time() * 1000)])
 
     def __enter__(self) -> "Tracker":
         self._watching = ExitStack()
-        with warn_on_error("watching the system"):
-            self._watching.enter_context(system_metrics(self.run_id, self.uri))
+        if self.run_id:
+            with warn_on_error("watching the system"):
+                self._watching.enter_context(system_metrics(self.run_id, self.uri))
+        _entered.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the run as its work ended: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
+        _entered.remove(self)
         with warn_on_error("watching the system"):
             self._watching.close()
         status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
-        with warn_on_error("closing the MLflow run"):
-            self.client.set_terminated(self.run_id, status)
+        self.end(status)
+        if waiting := mlflow_store.pending(self.out):
+            say(
+                f"note: {waiting} records wait for MLflow at {mlflow_store.shown(self.uri)} in "
+                f"{self.out / mlflow_store.PENDING}: the same command sends them"
+            )
+
+
+def _begun(out: Path) -> Tracker | None:
+    """Return the run that `out` records, if it lies in the store that is set, or in an SQLite file that is there."""
+    path, uri = out / RUN, mlflow_store.tracking_uri()
+    if not path.exists():
+        return None
+    run_id, *store = path.read_text(encoding="utf-8").split("\n")
+    if store and store[0] != mlflow_store.without_password(uri):  # folders of earlier versions do not name it
+        uri = store[0]
+        file = mlflow_store.sqlite_file(uri)
+        if not file or not file.exists():
+            return None
+    return Tracker(run_id.strip(), uri, out)
+
+
+def send_pending(out: Path) -> None:
+    """Give MLflow what earlier jobs of the results folder `out` could not."""
+    tracker = _begun(out) if mlflow_store.pending(out) else None
+    if tracker and (reason := mlflow_store.problem(tracker.uri)):
+        say(f"note: records of {out} still wait for MLflow at {mlflow_store.shown(tracker.uri)} ({reason})")
+    elif tracker:
+        with warn_on_error("sending what was kept to MLflow"):
+            mlflow_store.send_pending(tracker.uri, out, leftovers=True)
+
+
+def _end_all() -> None:
+    for tracker in list(_entered):
+        tracker.end("KILLED")
+
+
+_entered: list[Tracker] = []  # runs that this process has begun and not ended
+stopping.last_words.append(_end_all)

@@ -10,6 +10,7 @@ from ray.exceptions import ObjectLostError
 
 from boltzray import models
 from boltzray.models.conditioning import Precision
+from boltzray.models.flow import Flow
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
@@ -102,10 +103,15 @@ def sample(job: SampleJob) -> Path:
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
     ordered = OrderedPeptide.of(job.source.load(), flow)
-    peptide = ordered.peptide
     weights = models.checkpoint.fingerprint(checkpoint)
-    folder = RunFolder.open(job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, weights_sha256=weights)
-    out = folder.path
+    with RunFolder.open(
+        job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, weights_sha256=weights
+    ) as folder:
+        return _sample_into(folder, job, checkpoint, ordered, flow)
+
+
+def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: OrderedPeptide, flow: Flow) -> Path:
+    out, peptide = folder.path, ordered.peptide
     if finished(out):
         say(f"already sampled: {out}")
         add_trajectory(out, job.seed, job.trajectory)

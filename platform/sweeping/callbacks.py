@@ -58,7 +58,7 @@ class Records(tune.Callback):
         with warn_on_error("closing a trial's MLflow run"):
             if run := Tracker.find(self.trials[number].folder):
                 run.tag({"status": status, "message": message})
-                run.client.set_terminated(run.run_id, RUN_STATUS[status])
+                run.end(RUN_STATUS[status])
 
     def best(self, ended: int, top: Outcome | None, metric: Metric) -> None:
         """Log the sweep's own curve: the best so far, over the number of trials that have ended."""
@@ -71,4 +71,4 @@ class Records(tune.Callback):
         for number in sorted(self.running):
             with warn_on_error("closing a trial's MLflow run"):
                 if run := Tracker.find(self.trials[number].folder):
-                    run.client.set_terminated(run.run_id, "KILLED")
+                    run.end("KILLED")

@@ -9,7 +9,7 @@ from boltzray.models.losses import OBJECTIVES, ObjectiveConfig
 
 from ..finetuning.config import FinetuneJob
 from ..runtime.config import data_folder, parse, results_home
-from ..runtime.tracking import tracking_uri
+from ..runtime.mlflow_store import tracking_uri
 from ..sampling.flow_actors import ActorsConfig
 from .space import Settings, dimensions, sample_settings
 

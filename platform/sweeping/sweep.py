@@ -17,7 +17,7 @@ from ..finetuning.finetune import checkpoint_and_peptide
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import check_or_record_settings, contents, deciding
+from ..runtime.run_folder import check_or_record_settings, contents, deciding, holding
 from ..runtime.tracking import Tracker, warn_on_error
 from .callbacks import Records
 from .config import SweepJob, environment, trials
@@ -47,7 +47,11 @@ def sweep(job: SweepJob) -> Path:
     A trial is one `finetune` in a folder of its own, from which it goes on: after Ctrl-C, or when the driver, a node or
     the trial died. So Tune's own state is not needed, and a sweep may go on with more cores than it began with.
     """
-    out = results_folder(job.folder)
+    with holding(results_folder(job.folder)) as out:
+        return _sweep_into(out, job)
+
+
+def _sweep_into(out: Path, job: SweepJob) -> Path:
     began = (out / "sweep.json").exists()
     if began and job.resume in ("never", False):
         raise ValueError(f"{out} holds a sweep, and resume=never: give another out=, or resume=auto to go on with it")

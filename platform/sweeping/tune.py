@@ -14,6 +14,7 @@ from ..finetuning.finetune import finetune
 from ..finetuning.round_record import RoundRecord
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster
+from ..runtime.stopping import GRACE_S, was_stopped
 from ..runtime.tracking import Tracker
 from ..sampling.flow_actors import actor_resources
 from .callbacks import Records
@@ -99,13 +100,13 @@ def scheduler(job: SweepJob, found: Sequence[Outcome]) -> TrialScheduler:
 
 
 def watched(fit: Callable[[], Any], records: Records, poll: Callable[[], None]) -> None:
-    """Run `fit` and poll meanwhile; after Ctrl-C, wait for the trials to be stopped."""
+    """Run `fit` and poll meanwhile; after Ctrl-C or SIGTERM, wait for the trials to be stopped."""
     tuning = run_in_thread(fit)
     try:
         while not wait([tuning], timeout=POLL_S).done:
             poll()
     except BaseException:  # Ctrl-C, or the disk is full
         records.interrupted = True
-        wait([tuning], timeout=PARTING_S)
+        wait([tuning], timeout=GRACE_S / 2 if was_stopped() else PARTING_S)
         raise
     tuning.result()

@@ -24,7 +24,7 @@ from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
 from ..runtime.progress import progress, say
-from ..runtime.run_folder import check_or_record_settings, deciding
+from ..runtime.run_folder import check_or_record_settings, deciding, holding
 from ..runtime.tracking import Tracker, warn_on_error
 from .checkpoints import export, latest_step
 from .process_group import ProcessGroupConfig
@@ -97,7 +97,11 @@ def train(job: TrainJob) -> Path:
 
     Ctrl-C stops it between two steps; the same command goes on from the last checkpoint.
     """
-    out = results_folder(job.out)
+    with holding(results_folder(job.out)) as out:
+        return _train_into(out, job)
+
+
+def _train_into(out: Path, job: TrainJob) -> Path:
     if job.resume == "never" and (out / "train.json").exists():
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
     settings = deciding(job, INCIDENTAL)

@@ -3,14 +3,21 @@
 import re
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from job_processes import RunHere, run_job, stop_job
+from job_processes import JOBS, RunHere, run_job, stop_job
+from restarts import ARGUMENTS, has_begun, undisturbed
 
 from boltzray import models
+from boltzray.sampling.sample import sample
+from golden_flows import GOLDEN
 
 MD = [
     "replicas=2",
@@ -54,6 +61,12 @@ def the_error(done: CompletedProcess[str]) -> str:
         ("sample", [], "give a peptide"),
         ("evaluate", ["samples=[nowhere]"], "sample first"),
         ("finetune", ["sequence=AA", "objective=best"], "self_improve"),
+        ("sample", ["sequence=AA", "seed=-1"], "error: seed=-1: a seed is 0 or a positive integer"),
+        ("simulate", ["seed=-1"], "error: seed=-1: "),
+        ("finetune", ["sequence=AA", "seed=-1"], "error: seed=-1: "),
+        ("compare", ["sequence=AA", "seed=-1"], "error: seed=-1: "),
+        ("evaluate", ["sequences=[AA]", "seed=-1"], "seed=-1: "),
+        ("train", ["train.seed=-1"], "error: train.seed=-1: "),
     ],
 )
 def test_bad_input_is_one_line(run_here: RunHere, job: str, arguments: list[str], message: str) -> None:
@@ -62,6 +75,43 @@ def test_bad_input_is_one_line(run_here: RunHere, job: str, arguments: list[str]
 
 def test_bad_input_ends_a_process_with_one_line(home: Path) -> None:
     assert "unknown residue 'X' at position 2 of 'AXZ'" in the_error(run_job(home, "simulate", "sequences=[AXZ]"))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""},
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_a_terminal_that_lacks_a_letter(home: Path, variables: dict[str, str]) -> None:
+    """The job ends well, and its files are UTF-8, in a folder whose name the terminal cannot show."""
+    done = run_job(home, "convert", f"input={GOLDEN / 'prose_small.pth'}", "output='é'", "head_dim=16", **variables)
+    assert done.returncode == 0, done.stderr
+    assert ": 0.54 M parameters, ? = 0.35 nm" in done.stdout
+    assert models.load(home / "é").config.head_dim == 16
+
+
+def test_the_second_job_in_a_folder_is_told_at_once(run_here: RunHere, home: Path) -> None:
+    (home / "a").mkdir()
+    code = (
+        "import sys, pathlib, boltzray.runtime.folder_lock as f\nwith f.holding(pathlib.Path(sys.argv[1])):\n input()"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code, str(home / "a")], cwd=JOBS.parent, stdin=subprocess.PIPE)
+    while not (home / "a" / ".lock").exists() or not (home / "a" / ".lock").read_text():
+        time.sleep(0.02)
+    told = f"{home / 'a'} is in use by process {first.pid} on "
+    for job in (
+        ["sample", "sequence=DG"],
+        ["finetune", "sequence=DG"],
+        ["simulate"],
+        ["train"],
+        ["sweep", "sequence=DG"],
+    ):
+        assert told in the_error(run_here(*job, "out=a"))
+    first.communicate()
 
 
 def test_a_pdb_with_a_missing_atom_is_named(run_here: RunHere, home: Path, data: Path) -> None:
@@ -139,3 +189,24 @@ def test_a_training_that_diverges_says_so_once(home: Path, data: Path) -> None:
     error = the_error(run_job(home, "train", "out=a", f"data.path={data}", *TRAIN, *wild))
     assert "steps in a row had no finite loss or gradient" in error
     assert "lower train.lr" in error
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("of_all", [False, True], ids=["the driver", "the whole group"])
+def test_sampling_goes_on_after_sigterm(home: Path, checkpoint: Path, of_all: bool) -> None:
+    """As Slurm sends it, to all processes of a job, or Kubernetes, to its first; then the same bits as undisturbed."""
+    arguments = ("sample", f"checkpoint={checkpoint}", "out=a", "cluster.num_cpus=2", *ARGUMENTS)
+    output = stop_job(home, signal.SIGTERM, lambda: has_begun(home / "a"), *arguments, of_all=of_all)
+    assert output.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "***" not in output
+    with sqlite3.connect(home / "mlflow.db") as database:
+        assert database.execute("SELECT status FROM runs").fetchall() == [("KILLED",)]
+    done = run_job(home, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "SMC goes on after step" in done.stdout
+    sample(undisturbed(checkpoint, str(home / "b")))
+    with np.load(home / "a" / "samples.npz") as one, np.load(home / "b" / "samples.npz") as two:
+        assert set(one) == set(two)
+        for name in one:
+            assert np.array_equal(one[name], two[name]), name

@@ -141,8 +141,10 @@ def test_the_content_of_files_counts(home: Path, data: Path) -> None:
     job, pdb = SampleJob(pdb="mine.pdb", out="out"), home / "mine.pdb"
     shutil.copy(data / "cases" / "stale_pdb" / "mine.pdb", pdb)
 
-    def opened() -> dict[str, Any]:
-        return RunFolder.open("out", "sample", job, files={"pdb": job.source.file}, weights_sha256="a").settings
+    def opened(weights: str = "a") -> dict[str, Any]:
+        files = {"pdb": job.source.file}
+        with RunFolder.open("out", "sample", job, files=files, weights_sha256=weights) as folder:
+            return folder.settings
 
     recorded = opened()
     assert len(recorded["pdb_sha256"]) == 64
@@ -159,7 +161,7 @@ def test_the_content_of_files_counts(home: Path, data: Path) -> None:
     assert opened()["pdb_sha256"] != recorded["pdb_sha256"]
     assert "pdb_sha256" in json.loads(path.read_text())
     with pytest.raises(ValueError, match=r"a run of another boltzray://dipeptides-small: give another out="):
-        RunFolder.open("out", "sample", job, files={"pdb": job.source.file}, weights_sha256="b")
+        opened("b")
 
 
 def test_files_that_finetuning_and_sweeps_read(home: Path) -> None:

@@ -26,7 +26,7 @@ from boltzray.finetuning.config import FinetuneJob
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.config import parse
-from boltzray.runtime.tracking import tracking_uri
+from boltzray.runtime.mlflow_store import tracking_uri
 from boltzray.sweeping.config import SweepJob, Trial, trials
 from boltzray.sweeping.outcomes import (
     Outcome,

@@ -28,7 +28,7 @@ def trained(home: Path, data: Path, mode: str) -> tuple[str, dict[int, float], d
     )
     assert done.returncode == 0, done.stderr[-4000:]
     uri = f"sqlite:///{home / 'mlflow.db'}"
-    history = Tracker((out / "mlflow_run").read_text().strip(), uri).history("loss")
+    history = Tracker((out / "mlflow_run").read_text().split()[0], uri, out).history("loss")
     return done.stdout, dict(history), load_file(out / "checkpoint" / "model.safetensors")
 
 
