@@ -135,8 +135,8 @@ def iupac_names(
     Shape: positions (N, 3), in any unit.
     """
     where: list[dict[str, int]] = [{} for _ in residues]
-    for i, (residue, name) in enumerate(names):
-        where[residue][name] = i
+    for i, (number, name) in enumerate(names):
+        where[number][name] = i
     for residue, at in zip(residues, where, strict=True):
         for one in exchangeable(residue):
             if one.needed <= at.keys() and one.sense_of({n: positions[at[n]] for n in one.needed}) == -one.sense:

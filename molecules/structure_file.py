@@ -144,7 +144,8 @@ def _pdb_lines(text: str, source: str) -> str:
 
 def _atoms_of(model: gemmi.Model) -> tuple[list[FileResidue], int, int]:
     """Residues of a model, the number of its atoms, and how many alternate locations were left out."""
-    residues, count, alternate = [], 0, 0
+    residues: list[FileResidue] = []
+    count = alternate = 0
     for number, chain in enumerate(model):
         for one in chain:
             found = FileResidue(one.name.strip().upper(), str(one.seqid), f"{chain.name}{number}")

@@ -96,15 +96,15 @@ def permutation(
     `version`. `names`: residue number and name of each atom in the file; `iupac`: its IUPAC name, by where it stands.
     """
     at: list[dict[str, int]] = [{} for _ in residues]
-    for i, (residue, name) in enumerate(iupac):
-        at[residue][name] = i
+    for i, (place, name) in enumerate(iupac):
+        at[place][name] = i
     exchanged = _EXCHANGED.get(version, {})
     for number, (residue, where) in enumerate(zip(residues, at, strict=True)):
         pairs = exchanged.get(residue, {}).get(place_in_chain(number, len(residues)), set())
         for one in exchangeable(residue):
             if one.first[0] in pairs:
                 exchange(where, one)
-    return np.array([at[residue][name] for residue, name in names], np.int64)
+    return np.array([at[place][name] for place, name in names], np.int64)
 
 
 def internal_coordinates(

@@ -116,9 +116,10 @@ def test_the_second_job_in_a_folder_is_told_at_once(run_here: RunHere, home: Pat
 
 def test_a_pdb_with_a_missing_atom_is_named(run_here: RunHere, home: Path, data: Path) -> None:
     text = (data / "pdbs" / "test" / "AA.pdb").read_text().splitlines(keepends=True)
-    (home / "broken.pdb").write_text("".join(line for line in text if not (" HB2 " in line and " A   1 " in line)))
+    (home / "broken.pdb").write_text("".join(line for line in text if not (" CA " in line and " A   1 " in line)))
     models.save(models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=1, layers_per_block=1)), home / "f")
-    assert "HB2" in the_error(run_here("sample", "pdb=broken.pdb", "checkpoint=f"))
+    assert "ALA 1 of" in (error := the_error(run_here("sample", "pdb=broken.pdb", "checkpoint=f")))
+    assert "lacks the backbone (CA)" in error
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,4 +1,4 @@
-"""One peptide under the names and in the order of other programs: the same density, the same draws, written as given."""
+"""One peptide under the names and in the order of other programs: the same density and draws, written as given."""
 
 from dataclasses import replace
 from pathlib import Path
