@@ -211,6 +211,9 @@ def _check_breaks(peptide: Sequence[FileResidue], source: str) -> None:
     everything = np.concatenate([np.array(r.positions) for r in peptide])
     if not np.ptp(everything):  # a file without coordinates
         return
+    lengths = [float(np.linalg.norm(one["N"] - one["CA"])) for one in ends if {"N", "CA"} <= one.keys()]
+    if lengths and np.median(lengths) < 0.03:
+        raise ValueError(f"{source} has coordinates in nm ({np.median(lengths) * 10:.3f} from N to CA): PDB wants Å")
     for before, after, one, other in zip(peptide, peptide[1:], ends, ends[1:], strict=False):
         if "C" in one and "N" in other and (gap := float(np.linalg.norm(one["C"] - other["N"]))) > 0.25:
             raise ValueError(

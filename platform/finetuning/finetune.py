@@ -11,7 +11,7 @@ from boltzray.molecules.sequences import n_residues
 from ..evaluation.evaluate import evaluate_folder, print_verdict
 from ..runtime.config import data_folder, results_home
 from ..runtime.progress import say
-from ..runtime.run_folder import RunFolder
+from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker
 from ..sampling.atom_order import OrderedPeptide
 from ..sampling.sample_files import finished
@@ -42,7 +42,8 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     """
     checkpoint, ordered = checkpoint_and_peptide(job)
     weights = models.checkpoint.fingerprint(checkpoint)
-    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, weights_sha256=weights) as folder:
+    facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
+    with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, **facts) as folder:
         return _finetune_into(folder, job, checkpoint, ordered, on_round, parent)
 
 

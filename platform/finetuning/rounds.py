@@ -76,6 +76,8 @@ class FinetuneRun:
 
     def prepare(self) -> None:
         """Leave the present round's weights where servers read them; load what rounds are judged by and learn from."""
+        for note in self.ordered.given.notes:
+            say(f"note: {note}")
         if self.progress.records:
             say(f"goes on after {len(self.progress.records)} of {self.plan.rounds + 1} draws")
         self.folder.mkdir(exist_ok=True)

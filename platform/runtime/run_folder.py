@@ -14,6 +14,7 @@ from . import folder_lock
 from .config import flat, results_folder, write_json
 from .tracking import Tracker, send_pending
 
+ATOM_ORDER = "atom_order"  # of what a run has on disk until it is finished; runs of earlier versions do not say it
 CONTENT = "_sha256"  # how the names of settings end that say what is in a file
 RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
 NAMED_BY = {"weights": "checkpoint"}  # `weights` itself is the treatment of importance weights
@@ -106,6 +107,13 @@ def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any
         for key in sorted(settings.keys() | found.keys()):
             if found.get(key) == settings.get(key):
                 continue
+            if key == ATOM_ORDER and key not in found:
+                if not (folder / "run").exists():  # finished, in the order of its own topology
+                    continue
+                raise ValueError(
+                    f"{folder} holds a run that an earlier version began, under other names of atoms: "
+                    "give another out=, or delete that folder"
+                )
             if key.endswith(CONTENT):
                 if key not in found:
                     continue

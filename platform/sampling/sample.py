@@ -21,7 +21,7 @@ from boltzray.samplers.importance_weights import Treatment
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import results_home
 from ..runtime.progress import say
-from ..runtime.run_folder import RunFolder
+from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
 from .atom_order import OrderedPeptide
 from .energy_actors import EnergyConfig
@@ -104,9 +104,8 @@ def sample(job: SampleJob) -> Path:
     flow = models.checkpoint.outline(checkpoint)
     ordered = OrderedPeptide.of(job.source.load(), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
-    with RunFolder.open(
-        job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, weights_sha256=weights
-    ) as folder:
+    facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
+    with RunFolder.open(job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, **facts) as folder:
         return _sample_into(folder, job, checkpoint, ordered, flow)
 
 

@@ -234,3 +234,9 @@ def test_compressed_and_damaged(tmp_path: Path) -> None:
     (tmp_path / "c.cif").write_text((KINDS / "AG.cif").read_text()[:900])
     with pytest.raises(ValueError, match=r"c\.cif"):
         Peptide.from_pdb(tmp_path / "c.cif")
+
+
+def test_coordinates_in_nm_are_named() -> None:
+    peptide = Peptide.from_sequence("AG")
+    with pytest.raises(ValueError, match=r"has coordinates in nm \(0\.146 from N to CA\): PDB wants Å"):
+        Peptide.from_pdb(peptide.to_pdb(peptide.positions / 10))

@@ -1,5 +1,6 @@
 """One peptide under the names and in the order of other programs: the same density and draws, written as given."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def test_a_job_on_a_file_in_another_order_gives_the_same_draws(home: Path, check
         actors=ActorsConfig(flow_replicas=1, energy_actors=1),
     )
     one, (drawn,) = read_samples(sample(job))
+    recorded = home / "own" / "sample.json"
+    recorded.write_text(json.dumps({k: v for k, v in json.loads(recorded.read_text()).items() if k != "atom_order"}))
+    assert sample(job) == home / "own"  # finished by an earlier version
+    recorded.write_text(json.dumps({k: v for k, v in json.loads(recorded.read_text()).items() if k != "atom_order"}))
+    (home / "own" / "run").mkdir()
+    with pytest.raises(ValueError, match="that an earlier version began, under other names of atoms"):
+        sample(job)
     other, (again,) = read_samples(sample(replace(job, pdb="gromacs.pdb", out=str(home / "gromacs"))))
     assert atom_names(other) == atom_names(Peptide.from_pdb(home / "gromacs.pdb"))
     np.testing.assert_array_equal(again.positions_nm[:, atom_map(other, one)], drawn.positions_nm)
