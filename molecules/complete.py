@@ -50,13 +50,15 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
     if heavy_missing:
         topology, positions = _add_heavy(residues)
         listed = ", ".join(heavy_missing[:6]) + (" …" if len(heavy_missing) > 6 else "")
-        notes.append(f"{len(heavy_missing)} heavy atoms were missing and were added ({listed})")
+        count = "1 heavy atom was" if len(heavy_missing) == 1 else f"{len(heavy_missing)} heavy atoms were"
+        notes.append(f"{count} missing and added ({listed})")
     if hydrogens_missing:
         before = {(a.residue.index, a.name) for a in topology.atoms()}
         topology, positions = add_hydrogens(topology, positions)
         positions = _named_by_handedness(topology, positions, before)
-        kind = "all" if not with_hydrogens else str(hydrogens_missing)
-        notes.append(f"{kind} hydrogens were missing and were added (charged ends, HIS as HIE)")
+        count = "1 hydrogen was" if hydrogens_missing == 1 else f"{hydrogens_missing} hydrogens were"
+        count = count if with_hydrogens else "all hydrogens were"
+        notes.append(f"{count} missing and added (charged ends, HIS as HIE)")
     return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64), notes
 
 

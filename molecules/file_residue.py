@@ -110,12 +110,13 @@ def _by_handedness(residue: FileResidue, names: Sequence[str]) -> None:
 def pdb_lines(residues: Sequence[FileResidue]) -> Iterator[str]:
     """ATOM records of renamed residues, as OpenMM reads them."""
     serial = 0
-    for residue in residues:
+    for place, residue in enumerate(residues, start=1):
+        number = residue.number if residue.number[-1].isalpha() else f"{residue.number} "
+        number = number if len(number) <= 5 else f"{place} "  # numbers of more than four digits
         for name, element, xyz in zip(residue.names, residue.elements, residue.positions, strict=True):
             serial += 1
             label = name if len(name) == 4 else f" {name:<3}"
             x, y, z = 10 * xyz
-            number = residue.number if residue.number[-1].isalpha() else f"{residue.number} "
             yield (
                 f"ATOM  {serial % 100_000:5d} {label} {residue.name:>3} {residue.chain[0]}{number:>5}   "
                 f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from .constants import COVALENT_NM
 from .frame_file import FrameFile
 from .frame_statistics import Array, bond_lengths, in_chunks, repeated, rounded, vibrations
 from .observables import chiral_centres, chirality_signs
@@ -18,7 +19,6 @@ from .periodic import make_whole
 from .stereo import atom_map
 
 MAX_BAD_FRACTION = 0.1  # of a file's frames that may be left out: more is a fault of the file
-RADII_NM = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "S": 0.105, "Se": 0.12}  # covalent: Cordero et al. 2008
 SHORT, LONG = 0.6, 1.5  # of the sum of radii: C=O has 0.87, and heat adds a few per cent
 ALIKE = (0.7, 1.4)  # the same, for lengths that are divided by their common factor
 LOOKED_AT = 5  # frames, for the names of prochiral atoms
@@ -227,5 +227,5 @@ def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
     """Bonds (B, 2), and their usual lengths (B,) in nm."""
     atoms = list(peptide.topology.atoms())
     bonds = np.array([sorted((a.index, b.index)) for a, b in peptide.topology.bonds()], np.int64)
-    radius = np.array([RADII_NM.get(atom.element.symbol, 0.1) for atom in atoms])
+    radius = np.array([COVALENT_NM.get(atom.element.symbol, 0.1) for atom in atoms])
     return bonds, radius[bonds].sum(axis=1)

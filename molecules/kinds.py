@@ -31,6 +31,11 @@ ACID_HYDROGENS = {"HIS": {"HD1"}, "ASP": {"HD1", "HD2"}, "GLU": {"HE1", "HE2"}}
 _D_RESIDUES = set("DAL DAR DSG DAS DCY DGN DGL DHI DIL DLE DLY MED DPN DPR DSN DTH DTR DTY DVA".split())  # noqa: SIM905
 
 
+def is_modified(name: str) -> bool:
+    """Tell a residue, or a cap, that is part of a chain but not of the twenty, however few atoms of it there are."""
+    return name in _MODIFIED or name in _STATES or name in _ALIASES or name in _D_RESIDUES
+
+
 def refuse_residue(name: str, where: str) -> None:
     """Raises: ValueError that says which kind of residue `name` is, and what can be done."""
     state = _ALIASES.get(name, name)

@@ -16,7 +16,8 @@ from .build import build_structure
 from .complete import complete
 from .kinds import POINTER
 from .sequences import check_sequence, label
-from .structure_file import file_bytes, read_structure
+from .structure_file import read_structure
+from .structure_text import file_bytes
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from openmm.app import Topology
 
+from .constants import COVALENT_NM
 from .observables import Tica
 from .peptide import Peptide
 from .references import ReferenceTrajectory
 from .stereo import atom_map, atom_names
 
-COVALENT_NM = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "S": 0.105}  # radii of Cordero et al. 2008
 BOND_TOLERANCE = 0.25  # of the sum of the radii: C=O has 13 % less
 CHECKED_FRAMES = 100
 
@@ -70,7 +70,7 @@ def reordered_tica(tica: Tica, source: Topology, target: Topology, index: NDArra
     return Tica(mean=tica.mean[rows], projection=tica.projection[rows])
 
 
-def check_bonds(positions_nm: NDArray[np.float32], topology: Topology) -> None:
+def check_bonds(positions_nm: NDArray[np.floating], topology: Topology) -> None:
     """Check mean lengths of all bonds. Shape: (T, N, 3).
 
     Raises: ValueError naming the bond that is farthest from what its elements have.

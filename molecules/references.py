@@ -147,7 +147,11 @@ def sequences_with_reference(data_dir: str | Path, split: str) -> list[str]:
     folder = Path(data_dir) / "trajectories_subsampled" / split
     found = {path.stem.removesuffix("_subsampled") for path in folder.glob("*AA/*_subsampled.npz")}
     if not found:
-        raise ValueError(f"no reference trajectory below {folder}: make some with jobs/simulate.py, or check data_dir")
+        others = [s for s in SPLITS if any(folder.with_name(s).glob("*AA/*_subsampled.npz"))]
+        hint = f"there are some in {' and '.join(f'split={s}' for s in others)}" if others else ""
+        raise ValueError(
+            f"no reference trajectory below {folder}: {hint or 'make some with jobs/simulate.py, or check data_dir'}"
+        )
     return sorted(found, key=lambda sequence: (n_residues(sequence), sequence))
 
 

@@ -229,6 +229,8 @@ def _notation(row: str) -> str | None:
     """Reason why another notation is not read: phosphorylated and modified residues, rings, HELM; else None."""
     if re.search(r"(?<![a-z])p([STY](?![a-z])|Ser|Thr|Tyr)|[STY]\(p\)", row):
         return f"phosphorylated residues cannot be sampled yet: {_USE}"
+    if re.match(r"(sp|tr|gi|ref|pdb)\|", row):
+        return "that is the header of a FASTA record: give the letters below it, or the file, sequence=FILE.fasta"
     if "$" in row or "|" in row:
         return "HELM is not read: write one-letter or three-letter codes"
     if found := re.search(r"[()\[\]{}]", row):
@@ -287,6 +289,8 @@ def fasta_records(text: str) -> list[tuple[str, str]]:
 
 def _one_record(text: str) -> str:
     records = fasta_records(text)
+    if records and not records[0][1]:
+        raise ValueError("that is the header of a FASTA record: give the letters below it, or sequence=FILE.fasta")
     if len(records) != 1:
         raise ValueError(f"the FASTA text has {len(records)} records where one peptide is asked for: give one")
     return records[0][1]

@@ -4,28 +4,30 @@ PDB and mmCIF, compressed or not, of any program: names of CHARMM, GROMACS, AMBE
 models, alternate locations, water and ions. Bonds come from the residues' templates, never from CONECT records.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import gemmi
 import numpy as np
+from scipy.spatial import cKDTree
 
 from .file_residue import FileResidue, rename_heavy, rename_hydrogens
-from .kinds import POINTER, refuse_residue
+from .kinds import POINTER, is_modified, refuse_residue
 from .residues import CAPS, ONE_LETTER
+from .structure_text import parse_structure
 
-MAX_BYTES = 200_000_000
-MAX_ATOMS = 100_000  # with solvent
-TITRATION_NAMES = {"HIE": "HIS", "HSE": "HIS", "HISE": "HIS", "HISB": "HIS"}  # all other states are refused
+STANDARD_NAMES = {"HIE": "HIS", "HSE": "HIS", "HISE": "HIS", "HISB": "HIS", "NMA": "NME"}  # other states are refused
 _WATER = {"HOH", "WAT", "H2O", "SOL", "TIP", "TIP3", "TP3", "TIP4", "TIP5", "TIP3P", "SPC", "DOD", "OPC", "T3P", "T4P"}
+_METALS = {"ZN", "FE", "CU", "NI", "CO", "MN", "CD", "HG", "PT", "AU", "AG", "PB", "RU", "PD", "MO", "W"}
+_BONDED, _BONDED_METAL = 0.19, 0.28  # nm between heavy atoms: less is a bond; water comes no closer than 0.25
 
 
 @dataclass(frozen=True)
 class StructureFile:
-    """One peptide of a file. `notes`: what was left out or chosen. `n_atoms`: of the first model, with solvent."""
+    """One peptide of a file, its atoms in the order of the file. `notes`: what was left out or chosen.
+
+    `n_atoms`: of the file's first model, with solvent and all locations.
+    """
 
     residues: list[FileResidue]
     notes: list[str]
@@ -37,132 +39,97 @@ def read_structure(content: bytes, source: str) -> StructureFile:
 
     Raises: ValueError for anything but one chain of residues that can be named; it says which kind of thing was found.
     """
-    structure = _parse(_text(content, source), source)
+    structure, long_names = parse_structure(content, source)
     notes = []
     if len(structure) > 1:
         notes.append(f"the first of {len(structure)} models was taken")
-    residues, n_atoms, alternate = _atoms_of(structure[0])
-    if alternate:
-        notes.append(f"of atoms with alternate locations the most occupied was taken ({alternate} left out)")
-    if n_atoms > MAX_ATOMS:
-        raise ValueError(f"{source} has {n_atoms} atoms: give one peptide, with at most its solvent")
-    peptide = [r for r in residues if not _is_solvent(r)]
-    left_out = [r for r in residues if _is_solvent(r)]
-    if left_out:
-        kinds = sorted({r.name for r in left_out})
-        count = (
-            "1 molecule of solvent or ions was"
-            if len(left_out) == 1
-            else f"{len(left_out)} molecules of solvent or ions were"
-        )
-        notes.append(f"{count} left out ({', '.join(kinds)})")
+    found = _residues_of(structure[0], long_names, notes)
+    peptide = [r for r in found if not _is_solvent(r)]
+    left_out = [r for r in found if _is_solvent(r)]
     if not peptide:
-        raise ValueError(f"{source} has no peptide, but {', '.join(sorted({r.name for r in residues})) or 'nothing'}")
-    _check_chains(peptide, source)
+        raise ValueError(f"{source} has no peptide, but {', '.join(sorted({r.name for r in found})) or 'nothing'}")
     for residue in peptide:
-        residue.name = TITRATION_NAMES.get(residue.name, residue.name)
-        if residue.name == "NMA":
-            residue.name = "NME"
         if residue.name not in ONE_LETTER and residue.name not in CAPS:
             refuse_residue(residue.name, f"{residue} of {source}")
+    if left_out:
+        _check_apart(peptide, left_out, source)
+        kinds = ", ".join(sorted({r.name for r in left_out}))
+        count = "1 molecule" if len(left_out) == 1 else f"{len(left_out)} molecules"
+        notes.append(f"{count} of solvent or ions {'was' if len(left_out) == 1 else 'were'} left out ({kinds})")
+    _check_chains(peptide, source)
+    has_coordinates = bool(np.ptp(np.concatenate([np.array(r.positions) for r in peptide])))
+    if has_coordinates:  # a file without any is as good as another to sample from
+        _check_geometry(peptide, source)
+    loose = 0
     for i, residue in enumerate(peptide):
         rename_heavy(residue, last=i == len(peptide) - 1)
         rename_hydrogens(residue, first=i == 0, last=i == len(peptide) - 1)
-    return StructureFile(peptide, notes, n_atoms)
+        loose += _drop(residue, residue.hydrogens().get("", [])) if has_coordinates else 0
+    if loose:
+        notes.append(f"{loose} hydrogens are on no atom, and were placed anew")
+    return StructureFile(peptide, notes, sum(len(one) for chain in structure[0] for one in chain))
 
 
-# --- the file -----------------------------------------------------------------------------------
-
-
-def file_bytes(path: Path) -> bytes:
-    """Read a structure file. Raises: FileNotFoundError; ValueError for one that is too large, or a folder."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no PDB file at {path}: check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size / 1e6:.0f} MB: give the structure of one peptide")
-    return path.read_bytes()
-
-
-def _text(content: bytes, source: str) -> str:
-    if content[:2] == b"\x1f\x8b":
-        try:
-            unpacker = zlib.decompressobj(wbits=31)
-            content = unpacker.decompress(content, MAX_BYTES)
-            if unpacker.unconsumed_tail:
-                raise ValueError(f"{source} is too large: give the structure of one peptide")
-            if not unpacker.eof:
-                raise zlib.error("it ends early")
-        except (zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{source} is a damaged .gz file ({error}): copy it again") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    if "\x00" in text or sum(c < " " and c not in "\r\n\t\x1a\x0c" for c in text[:10_000]) > 10:
-        raise ValueError(f"{source} is not a text file: give a PDB or mmCIF file")
-    return text
-
-
-def _parse(text: str, source: str) -> gemmi.Structure:
-    is_cif = "_atom_site." in text
-    text = text if is_cif else _pdb_lines(text, source)
-    try:
-        if is_cif:
-            structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text)[0])
-        else:
-            structure = gemmi.read_pdb_string(text, split_chain_on_ter=True)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(f"{source} is no readable PDB or mmCIF file ({' '.join(str(error).split())})") from error
-    if not len(structure) or not any(len(chain) for chain in structure[0]):
-        raise ValueError(f"{source} has no ATOM lines: give a PDB or mmCIF file with the atoms of one peptide")
-    return structure
-
-
-def _pdb_lines(text: str, source: str) -> str:
-    """The records that matter, in capitals, with coordinates that are numbers."""
-    kept = []
-    for line in text.splitlines():
-        record = line[:6].upper()
-        if record.startswith(("ATOM", "HETATM")):
-            line = line if line[:6] == record else line.upper()
-            try:
-                numbers = [float(line[low : low + 8]) for low in (30, 38, 46)]
-            except ValueError as error:
-                raise ValueError(
-                    f"{source} is no readable PDB file ({error}): check its ATOM lines, whose columns 31 to 54 hold x, "
-                    f"y, z: {line.rstrip()!r}"
-                ) from error
-            if not np.isfinite(numbers).all():
-                raise ValueError(f"{source} has coordinates that are not finite: repair {line.rstrip()!r}")
-            kept.append(line)
-        elif record.startswith(("TER", "MODEL", "ENDMDL", "END")):
-            kept.append(record.strip() if not record.startswith("MODEL") else line.upper())
-    if not any(line.startswith(("ATOM", "HETATM")) for line in kept):
-        raise ValueError(f"{source} has no ATOM lines: give a PDB or mmCIF file with the atoms of one peptide")
-    return "\n".join(kept) + "\n"
-
-
-def _atoms_of(model: gemmi.Model) -> tuple[list[FileResidue], int, int]:
-    """Residues of a model, the number of its atoms, and how many alternate locations were left out."""
-    residues: list[FileResidue] = []
-    count = alternate = 0
+def _residues_of(model: gemmi.Model, long_names: dict[str, str], notes: list[str]) -> list[FileResidue]:
+    """Residues of a model in the order of the chain, each at one of its alternate locations."""
+    result: list[FileResidue] = []
+    count, moved = 0, False
     for number, chain in enumerate(model):
-        for one in chain:
-            found = FileResidue(one.name.strip().upper(), str(one.seqid), f"{chain.name}{number}")
+        of_chain: list[FileResidue] = []
+        for one in _one_of_each_place(chain):
+            name = one.name.strip().upper()
+            name = _standard(long_names.get(name, name))
+            found = FileResidue(name, str(one.seqid), f"{chain.name or 'A'}{number}")
             best: dict[str, float] = {}
             for atom in one:
                 best[atom.name] = max(best.get(atom.name, -1.0), atom.occ)
             for atom in one:
-                index, count = count, count + 1
                 if atom.has_altloc() and (atom.name in found.names or atom.occ < best[atom.name]):
-                    alternate += 1
                     continue
                 found.names.append(atom.name.strip().upper())
                 found.elements.append("H" if atom.is_hydrogen() else atom.element.name.upper())
                 found.positions.append(np.array(atom.pos.tolist()) / 10)
-                found.indices.append(index)
-            residues += _without_patches(found)
-    return residues, count, alternate
+                found.indices.append(atom.serial - 1)
+            of_chain += _without_patches(found)
+        places = [(one.seqid.num or 0, one.seqid.icode) for one in chain]
+        if len(set(places)) == len(places) == len(of_chain) and places != sorted(places):
+            moved = True
+            of_chain = [of_chain[i] for i in sorted(range(len(places)), key=places.__getitem__)]
+        result += of_chain
+        count += sum(len(one) for one in chain)
+    kept = sum(len(residue.names) for residue in result)
+    if count > kept:
+        what = "of atoms and residues with alternate locations the most occupied was taken"
+        notes.append(f"{what} ({count - kept} left out)")
+    if moved:
+        notes.append("residues were put in the order of their numbers")
+    return result
+
+
+def _one_of_each_place(chain: gemmi.Chain) -> Iterator[gemmi.Residue]:
+    """Residues of a chain; of two kinds at one place, as alternate locations, the more occupied one."""
+    places: dict[str, list[gemmi.Residue]] = {}
+    for one in chain:
+        places.setdefault(str(one.seqid), []).append(one)
+    for one in chain:
+        here = [other for other in places[str(one.seqid)] if all(atom.has_altloc() for atom in other)]
+        if len(here) < 2 or one is max(here, key=lambda other: max(atom.occ for atom in other)) or one not in here:
+            yield one
+
+
+def _standard(name: str) -> str:
+    """The name of a residue without the N or C that AMBER puts before the ends of a chain, HIS for HIE."""
+    if len(name) == 4 and name[0] in "NC" and (name[1:] in ONE_LETTER or name[1:] in STANDARD_NAMES):
+        name = name[1:]
+    return STANDARD_NAMES.get(name, name)
+
+
+def _drop(residue: FileResidue, places: Sequence[int]) -> int:
+    """Remove atoms; returns how many."""
+    for i in sorted(places, reverse=True):
+        for column in (residue.names, residue.elements, residue.positions, residue.indices):
+            del column[i]
+    return len(places)
 
 
 def _without_patches(residue: FileResidue) -> Iterator[FileResidue]:
@@ -187,7 +154,7 @@ def _without_patches(residue: FileResidue) -> Iterator[FileResidue]:
 
 def _is_solvent(residue: FileResidue) -> bool:
     """Tell water, ions and buffers: nothing with a backbone."""
-    if residue.name in ONE_LETTER:
+    if residue.name in ONE_LETTER or residue.name in CAPS or is_modified(residue.name):
         return False
     if residue.name in _WATER or len(residue.names) == 1:
         return True
@@ -203,14 +170,27 @@ def _check_chains(peptide: Sequence[FileResidue], source: str) -> None:
         names = ["-".join(residue.name for residue in chain) for chain in chains.values()]
         copies = "copies" if len(set(names)) == 1 else "chains"
         raise ValueError(f"{source} has {len(chains)} {copies}: give one peptide chain (delete the others)")
-    _check_breaks(peptide, source)
 
 
-def _check_breaks(peptide: Sequence[FileResidue], source: str) -> None:
+def _check_apart(peptide: Sequence[FileResidue], left_out: Sequence[FileResidue], source: str) -> None:
+    """Raises: ValueError where what would be left out is bonded to the peptide."""
+    owners = [residue for residue in peptide for element in residue.elements if element != "H"]
+    heavy = [xyz for r in peptide for xyz, element in zip(r.positions, r.elements, strict=True) if element != "H"]
+    tree = cKDTree(np.array(heavy))
+    for residue in left_out:
+        for element, xyz in zip(residue.elements, residue.positions, strict=True):
+            if element == "H":
+                continue
+            distance, nearest = tree.query(xyz)
+            if 0 < distance < (_BONDED_METAL if element in _METALS else _BONDED):
+                raise ValueError(
+                    f"{residue} of {source} is bonded to {owners[nearest]} ({10 * distance:.1f} Å): {POINTER}"
+                )
+
+
+def _check_geometry(peptide: Sequence[FileResidue], source: str) -> None:
+    """Raises: ValueError for coordinates in nm, a break in the chain, or a ring."""
     ends = [dict(zip(r.names, r.positions, strict=True)) for r in peptide]
-    everything = np.concatenate([np.array(r.positions) for r in peptide])
-    if not np.ptp(everything):  # a file without coordinates
-        return
     lengths = [float(np.linalg.norm(one["N"] - one["CA"])) for one in ends if {"N", "CA"} <= one.keys()]
     if lengths and np.median(lengths) < 0.03:
         raise ValueError(f"{source} has coordinates in nm ({np.median(lengths) * 10:.3f} from N to CA): PDB wants Å")

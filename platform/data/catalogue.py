@@ -4,8 +4,8 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -14,19 +14,17 @@ import ray
 
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.constants import PUBLISHED_K
-from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.sequences import n_residues, parse_sequence
 from boltzray.molecules.shards import read_manifest, shard_sizes
-from boltzray.molecules.stereo import iupac_names, iupac_order
 from boltzray.molecules.storage import join, list_files, read_bytes
 from boltzray.molecules.tars import Problem
 
-from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.config import fingerprint
 from ..runtime.peptide_names import Sequences, expanded
-from ..runtime.progress import progress, say
+from ..runtime.progress import say
+from ..runtime.tasks import in_tasks
+from .peptide_tables import PeptideTable, peptides_of
 
-PEPTIDES_A_TASK = 500
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
 SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
@@ -62,57 +60,6 @@ class DataConfig:
             raise ValueError("shards_per_window, bucket_steps and inspected_shards must be at least 1")
         if self.constant not in ("frames", "atoms"):
             raise ValueError(f"constant={self.constant!r} is unknown: choose frames or atoms")
-
-
-@dataclass(frozen=True)
-class PeptideTable:
-    """Tables of a peptide for a flow, small enough to send to every worker.
-
-    They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
-    of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry.
-    """
-
-    sequence: str
-    n_atoms: int
-    encodings: dict[str, np.ndarray]
-    orderings: dict[str, np.ndarray]
-    iupac_order: np.ndarray
-    residues: list[str] = field(default_factory=list)
-    names: list[tuple[int, str]] = field(default_factory=list)
-    internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: Peptide, geometry: str | None) -> "PeptideTable":
-        """Make the tables; `geometry` is the version for a flow of internal coordinates."""
-        peptide = given.iupac()
-        return cls(
-            sequence=peptide.sequence,
-            n_atoms=peptide.n_atoms,
-            encodings=_small(peptide.encodings),
-            orderings=_small(peptide.orderings),
-            iupac_order=given.iupac_order.astype(np.int16),
-            residues=[residue.name for residue in given.topology.residues()],
-            names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
-            internals={geometry: _small(peptide.internal(geometry))} if geometry else {},
-        )
-
-    def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":
-        """Tell prochiral atoms by a frame (N, 3): simulations often start from other names than the PDB file has."""
-        order = iupac_order(self.residues, iupac_names(self.residues, self.names, frame_nm))
-        return replace(self, iupac_order=order.astype(np.int16))
-
-    def iupac(self) -> "PeptideTable":
-        """Return itself: the tables are of the standard order."""
-        return self
-
-    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
-        """Tables of internal coordinates: see `molecules.Peptide.internal`."""
-        return self.internals[geometry or ""]
-
-
-def _small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Integers in two bytes."""
-    return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -296,38 +243,6 @@ def _usual_length(members: Sequence[int]) -> int:
 
 def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int, first: bool) -> ShardStats:
     return inspect_shard(path, expected, *known, first=first)
-
-
-def in_tasks(label: str, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call `work` with each of `calls`, as Ray tasks; returns the results in order."""
-    task = ray.remote(num_cpus=1, max_retries=3)(work)
-    pending = {task.remote(*arguments): i for i, arguments in enumerate(calls)}
-    found: dict[int, Any] = {}
-    with progress(label, len(calls)) as update:
-        for index, reference in as_they_end(pending):
-            found[index] = fetch(reference)
-            update(len(found), "")
-    return [found[i] for i in range(len(calls))]
-
-
-def peptides_of(pdbs: dict[str, str], geometry: str | None) -> dict[str, PeptideTable]:
-    """Tables of all peptides by sequence; of many as Ray tasks."""
-    items = sorted(pdbs.items())
-    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), geometry) for i in range(0, len(items), PEPTIDES_A_TASK)]
-    tables = in_tasks("read peptides", tabulate, calls) if len(calls) > 1 else [tabulate(*calls[0])]
-    return {peptide.sequence: peptide for some in tables for peptide in some}
-
-
-def tabulate(pdbs: dict[str, str], geometry: str | None) -> list[PeptideTable]:
-    """Tables of peptides from PDB texts by sequence."""
-    found = []
-    for sequence, text in pdbs.items():
-        try:
-            peptide = Peptide.from_pdb(text)
-        except ValueError as error:
-            raise ValueError(f"{sequence}.pdb: {error}") from error
-        found.append(replace(PeptideTable.of(peptide, geometry), sequence=sequence))
-    return found
 
 
 def read_pdbs(folder: str) -> dict[str, str]:

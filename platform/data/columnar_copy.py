@@ -14,7 +14,9 @@ from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, write_json
 from ..runtime.progress import say
 from ..runtime.run_folder import RunFolder
-from .catalogue import BAD_DATA, ShardStats, folder_temperature, in_tasks, inspect_shard, peptides_of, read_pdbs
+from ..runtime.tasks import in_tasks
+from .catalogue import BAD_DATA, ShardStats, folder_temperature, inspect_shard, read_pdbs
+from .peptide_tables import peptides_of
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
 

@@ -15,7 +15,8 @@ from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
 from boltzray.molecules.stereo import atom_map
 from boltzray.molecules.storage import replacing
-from boltzray.molecules.structure_file import file_bytes, read_structure
+from boltzray.molecules.structure_file import read_structure
+from boltzray.molecules.structure_text import file_bytes
 from boltzray.molecules.trajectories import read_frames
 
 from ..runtime.progress import progress, say

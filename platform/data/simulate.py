@@ -10,6 +10,7 @@ import numpy as np
 import ray
 
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_match import check_bonds
 from boltzray.molecules.references import conditions, load_reference, published_split
 from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
 from boltzray.molecules.sequences import reading_note
@@ -73,7 +74,13 @@ class SimulateJob:
     def peptides(self) -> list[Peptide]:
         """The peptides to simulate. Raises: ValueError for a file that holds none."""
         if self.pdb:
-            return [Peptide.from_pdb(data_folder(self.pdb))]
+            path = data_folder(self.pdb)
+            peptide = Peptide.from_pdb(path)
+            try:
+                check_bonds(peptide.positions[None], peptide.topology)
+            except ValueError as error:
+                raise ValueError(f"{path} is no structure to start from: {error}; minimise it first") from None
+            return [peptide]
         return [Peptide.from_sequence(sequence) for sequence in self.sequences or ()]
 
 

@@ -52,10 +52,9 @@ def find_comparable(
     sequence, wanted = peptide.sequence, conditions(forcefield, temperature_k)
     found = [(path, _loaded(path, data, sequence)) for path in reference_files(data, sequence)]
     if not found:
-        command = simulation(sequence, temperature_k, forcefield, display_path(data))
-        return ReferenceSearch(
-            None, None, f"no reference MD of {sequence} in {display_path(data)}: make it with {command}"
-        )
+        command = simulation(sequence, temperature_k, forcefield, display_path(data) if data.is_dir() else "data")
+        where = f"in {display_path(data)}" if data.is_dir() else f"(there is no folder {display_path(data)})"
+        return ReferenceSearch(None, None, f"no reference MD of {sequence} {where}: make it with {command}")
     path, trajectory = next((f for f in found if f[1].is_at(forcefield, temperature_k)), found[0])
     if not trajectory.is_at(forcefield, temperature_k):
         folder = f"outputs/reference-{temperature_k:g}K-{forcefield}"

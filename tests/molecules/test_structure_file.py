@@ -29,7 +29,7 @@ READ = {
     "ion.pdb": ("1 molecule of solvent or ions was left out (CL)",),
     "water_after_TER.pdb": ("2 molecules of solvent or ions were left out (HOH)",),
     "water_same_chain.pdb": ("2 molecules of solvent or ions were left out (HOH)",),
-    "no_hydrogens_bfactor.pdb": ("all hydrogens were missing and were added (charged ends, HIS as HIE)",),
+    "no_hydrogens_bfactor.pdb": ("all hydrogens were missing and added (charged ends, HIS as HIE)",),
 }
 REFUSED = {
     "ASH.pdb": "ASP 2 of .* is neutral aspartic acid",
@@ -119,8 +119,8 @@ def test_missing_atoms_are_added_and_said() -> None:
     one_less = [line for line in lines_of(peptide) if named(line) != "HB2"]
     for lines, notes in (
         (bare, ["all hydrogens"]),
-        (no_end, ["1 heavy atoms were missing and were added (OXT of SER 3)", "all hydrogens"]),
-        (no_side, ["2 heavy atoms were missing and were added (CE of LYS 2, NZ of LYS 2)", "all hydrogens"]),
+        (no_end, ["1 heavy atom was missing and added (OXT of SER 3)", "all hydrogens"]),
+        (no_side, ["2 heavy atoms were missing and added (CE of LYS 2, NZ of LYS 2)", "all hydrogens"]),
         (one_less, ["3 hydrogens were missing"]),
     ):
         read = Peptide.from_pdb("\n".join([*lines, "END"]) + "\n")
@@ -157,7 +157,7 @@ def test_alternate_locations_take_the_most_occupied() -> None:
     built = Peptide.from_sequence("AS")
     index = atom_names(built).index("2 SER OG")
     np.testing.assert_allclose(read.positions[index, 0], built.positions[index, 0] + 0.01, atol=2e-4)
-    assert read.notes == ("of atoms with alternate locations the most occupied was taken (1 left out)",)
+    assert read.notes == ("of atoms and residues with alternate locations the most occupied was taken (1 left out)",)
 
 
 def water(serial: int) -> str:
@@ -169,7 +169,7 @@ def test_solvated_system_says_which_atoms_it_took() -> None:
     read = Peptide.from_pdb("\n".join(lines) + "\nEND\n")
     assert read.file_atoms is not None
     np.testing.assert_array_equal(read.file_atoms, np.arange(3, 3 + read.n_atoms))
-    assert read.notes == ("4 molecules of solvent or ions were left out (TIP)",)
+    assert read.notes == ("4 molecules of solvent or ions were left out (TIP3)",)
 
 
 def test_caps_of_charmm_that_are_part_of_a_residue() -> None:
@@ -240,3 +240,112 @@ def test_coordinates_in_nm_are_named() -> None:
     peptide = Peptide.from_sequence("AG")
     with pytest.raises(ValueError, match=r"has coordinates in nm \(0\.146 from N to CA\): PDB wants Å"):
         Peptide.from_pdb(peptide.to_pdb(peptide.positions / 10))
+
+
+def joined(lines: list[str]) -> str:
+    return "\n".join([*lines, "END", ""])
+
+
+@pytest.mark.parametrize("name", ["NHE", "NH2"])
+def test_an_amide_of_one_atom_is_no_ion(name: str) -> None:
+    """As tleap and the PDB write it without hydrogens: sampled with a charged end, it would be another molecule."""
+    lines = [line for line in lines_of(Peptide.from_sequence("AG")) if named(line)[0] != "H"]
+    end = next(line for line in lines if named(line) == "OXT")
+    amide = f"{end[:12]} N   {name} A   3{end[26:54]}  1.00  0.00           N"
+    with pytest.raises(ValueError, match="amide at the C terminus"):
+        Peptide.from_pdb(joined([line for line in lines if named(line) != "OXT"] + [amide]))
+
+
+@pytest.mark.parametrize(("name", "element", "offset"), [("ZN", "ZN", 2.3), ("HG", "HG", 2.4), ("ACT", "C", 1.4)])
+def test_what_is_bonded_is_not_left_out(name: str, element: str, offset: float) -> None:
+    lines = lines_of(Peptide.from_sequence("CA"))
+    sulphur = next(line for line in lines if named(line) == "SG")
+    z = float(sulphur[46:54]) - offset
+    other = f"HETATM  900 {element:>2}   {name:>3} A 101    {sulphur[30:46]}{z:8.3f}  1.00  0.00          {element:>2}"
+    with pytest.raises(ValueError, match=rf"{name} 101 of .* is bonded to CYS 1 \({offset:.1f} Å\)"):
+        Peptide.from_pdb(joined([*lines, other]))
+    far = other[:46] + f"{z - 10:8.3f}" + other[54:]
+    assert Peptide.from_pdb(joined([*lines, far])).sequence == "CA"
+
+
+def test_two_residues_at_one_place_are_one() -> None:
+    """Microheterogeneity: as alternate locations, in blocks or line by line."""
+    lines = lines_of(Peptide.from_sequence("KHS"))
+    shared = ("N", "H", "CA", "HA", "C", "O", "CB")
+    here = [line[:16] + "A" + line[17:54] + "  0.60" for line in lines if line[17:20] == "HIS"]
+    other = [line[:16] + "BALA" + line[20:54] + "  0.40" for line in here if named(line) in shared]
+    before = [line for line in lines if line[17:20] == "LYS"]
+    after = [line for line in lines if line[17:20] == "SER"]
+    woven = [one for i, line in enumerate(here) for one in (line, *other[i : i + 1])]
+    for middle in ([*here, *other], woven):
+        read = Peptide.from_pdb(joined([*before, *middle, *after]))
+        assert read.sequence == "KHS"
+        assert read.notes == (
+            "of atoms and residues with alternate locations the most occupied was taken (7 left out)",
+        )
+
+
+def test_hydrogens_at_the_origin_are_placed_anew() -> None:
+    lines = []
+    for line in lines_of(Peptide.from_sequence("AG")):
+        if named(line)[0] == "H":
+            lines.append(line[:30] + "   0.000   0.000   0.000" + line[54:])
+        else:
+            lines.append(line[:30] + f"{float(line[30:38]) + 20:8.3f}" + line[38:])
+    read = Peptide.from_pdb(joined(lines))
+    assert read.notes == (
+        "10 hydrogens are on no atom, and were placed anew",
+        "all hydrogens were missing and added (charged ends, HIS as HIE)",
+    )
+    bonds = [np.linalg.norm(read.positions[a.index] - read.positions[b.index]) for a, b in read.topology.bonds()]
+    assert min(bonds) > 0.08
+    assert max(bonds) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("HISE", ""), ("HISH", "doubly protonated"), ("HISD", "hydrogen on ND1"), ("CYS2", "disulphide bridge")],
+)
+def test_names_of_four_letters(name: str, message: str) -> None:
+    """As GROMACS writes them, over the column before the chain."""
+    lines = lines_of(Peptide.from_sequence("AHA"))
+    text = joined([line[:17] + name + line[21:] if line[17:20] == "HIS" else line for line in lines])
+    if not message:
+        assert Peptide.from_pdb(text).sequence == "AHA"
+        return
+    with pytest.raises(ValueError, match=message):
+        Peptide.from_pdb(text)
+
+
+def test_names_of_the_ends_of_amber() -> None:
+    lines = lines_of(Peptide.from_sequence("SK"))
+    text = joined([line[:17] + {"SER": "NSER", "LYS": "CLYS"}[line[17:20]] + line[21:] for line in lines])
+    assert Peptide.from_pdb(text).sequence == "SK"
+
+
+@pytest.mark.parametrize("numbers", [("  -1", "   0"), ("9998", "9999"), ("A000", "A001")])
+def test_numbers_of_residues(numbers: tuple[str, str]) -> None:
+    """Negative ones, large ones, and letters as hybrid-36 has them."""
+    lines = lines_of(Peptide.from_sequence("AG"))
+    text = joined([line[:22] + numbers[int(line[22:26]) - 1] + line[26:] for line in lines])
+    read = Peptide.from_pdb(text)
+    assert read.sequence == "AG"
+    assert Peptide.from_pdb(read.to_pdb()).sequence == "AG"
+
+
+def test_residues_and_atoms_in_any_order() -> None:
+    built = Peptide.from_sequence("SYK")
+    lines = lines_of(built)
+    for shuffled in ([*lines[20:], *lines[:20]], [str(x) for x in np.random.default_rng(0).permutation(lines)]):
+        read = Peptide.from_pdb(joined(shuffled))
+        assert read.sequence == "SYK"
+        assert read.notes == ("residues were put in the order of their numbers",)
+        np.testing.assert_array_equal(read.iupac().positions, built.positions)
+        assert read.file_atoms is not None
+        xyz = np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in shuffled]) / 10
+        np.testing.assert_allclose(xyz[read.file_atoms], read.positions, atol=1e-4)
+
+
+def test_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder: give a file in it"):
+        Peptide.from_pdb(tmp_path)

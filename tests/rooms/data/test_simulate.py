@@ -121,6 +121,14 @@ def test_a_capped_peptide_by_name_and_by_file(home: Path) -> None:
         simulate(SimulateJob(**vars(JOB) | {"sequences": None, "pdb": str(copy), "out": "filed"}))
 
 
+def test_a_structure_without_bonds_is_no_start(home: Path) -> None:
+    """All at the origin, as a file without coordinates: OpenMM would end with a NaN."""
+    peptide = Peptide.from_sequence("AA")
+    (home / "zero.pdb").write_text(peptide.to_pdb(0 * peptide.positions))
+    with pytest.raises(ValueError, match=r"zero\.pdb is no structure to start from: its bonds .* minimise it first"):
+        simulate(SimulateJob(**vars(JOB) | {"sequences": None, "pdb": "zero.pdb", "out": "zero"}))
+
+
 def test_peptides_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert replace(JOB, sequences=("AG", "ag", "Ala-Gly")).sequences == ("AG",)
     assert "note: given more than once, and taken once: AG" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_missing_reference_names_the_command_that_makes_it(home: Path, aa: Pep
     reference, _, notes = load_reference_ensemble(aa, home / "data", 310.0)
     assert reference is None
     command = "python jobs/simulate.py sequences=[AA] split=test"
-    assert notes == [f"no reference MD of AA in data: make it with {command} out=data"]
+    assert notes == [f"no reference MD of AA (there is no folder data): make it with {command} out=data"]
     notes = load_reference_ensemble(aa, home / "data", 350.0, "amber99sbildn-obc")[2]
     assert notes[0].endswith(f"{command} md.temperature_k=350 md.forcefield=amber99sbildn-obc out=data")
 

@@ -37,9 +37,9 @@ def test_a_folder_that_is_not_ascii_and_a_file_that_changes(
     out = sample_and_report(job)
     assert out == folder / "outputs" / "sample" / "mein Ä"
     printed = capsys.readouterr().out
-    assert "note: no reference MD of AA in none: make it with python jobs/simulate.py sequences=[AA]" in printed
+    assert "note: no reference MD of AA (there is no folder none): make it with python jobs/simulate.py sequences=[AA]" in printed
     report = (out / "report.html").read_text(encoding="utf-8")
-    assert "no reference MD of AA in none" in report
+    assert "no reference MD of AA (there is no folder none)" in report
     assert "XTC rounds" in report
     assert "too few draws for a diagnostic" in report
     assert "k_hat" not in json.loads((out / "sampling.json").read_text())["SNIS"]["diagnostics"]

@@ -1,0 +1,83 @@
+"""Tables of the peptides of a data folder, as flows take them, and the order of the atoms of its frames."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.stereo import iupac_names, iupac_order
+
+from ..runtime.tasks import in_tasks
+
+PEPTIDES_A_TASK = 500
+
+
+@dataclass(frozen=True)
+class PeptideTable:
+    """Tables of a peptide for a flow, small enough to send to every worker.
+
+    They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
+    of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry.
+    """
+
+    sequence: str
+    n_atoms: int
+    encodings: dict[str, np.ndarray]
+    orderings: dict[str, np.ndarray]
+    iupac_order: np.ndarray
+    residues: list[str] = field(default_factory=list)
+    names: list[tuple[int, str]] = field(default_factory=list)
+    internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Peptide, geometry: str | None) -> "PeptideTable":
+        """Make the tables; `geometry` is the version for a flow of internal coordinates."""
+        peptide = given.iupac()
+        return cls(
+            sequence=peptide.sequence,
+            n_atoms=peptide.n_atoms,
+            encodings=_small(peptide.encodings),
+            orderings=_small(peptide.orderings),
+            iupac_order=given.iupac_order.astype(np.int16),
+            residues=[residue.name for residue in given.topology.residues()],
+            names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
+            internals={geometry: _small(peptide.internal(geometry))} if geometry else {},
+        )
+
+    def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":
+        """Tell prochiral atoms by a frame (N, 3): simulations often start from other names than the PDB file has."""
+        order = iupac_order(self.residues, iupac_names(self.residues, self.names, frame_nm))
+        return replace(self, iupac_order=order.astype(np.int16))
+
+    def iupac(self) -> "PeptideTable":
+        """Return itself: the tables are of the standard order."""
+        return self
+
+    def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
+        """Tables of internal coordinates: see `molecules.Peptide.internal`."""
+        return self.internals[geometry or ""]
+
+
+def _small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Integers in two bytes."""
+    return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
+
+
+def peptides_of(pdbs: dict[str, str], geometry: str | None) -> dict[str, PeptideTable]:
+    """Tables of all peptides by sequence; of many as Ray tasks."""
+    items = sorted(pdbs.items())
+    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), geometry) for i in range(0, len(items), PEPTIDES_A_TASK)]
+    tables = in_tasks("read peptides", tabulate, calls) if len(calls) > 1 else [tabulate(*calls[0])]
+    return {peptide.sequence: peptide for some in tables for peptide in some}
+
+
+def tabulate(pdbs: dict[str, str], geometry: str | None) -> list[PeptideTable]:
+    """Tables of peptides from PDB texts by sequence."""
+    found = []
+    for sequence, text in pdbs.items():
+        try:
+            peptide = Peptide.from_pdb(text)
+        except ValueError as error:
+            raise ValueError(f"{sequence}.pdb: {error}") from error
+        found.append(replace(PeptideTable.of(peptide, geometry), sequence=sequence))
+    return found
