@@ -37,7 +37,10 @@ def test_a_folder_that_is_not_ascii_and_a_file_that_changes(
     out = sample_and_report(job)
     assert out == folder / "outputs" / "sample" / "mein Ä"
     printed = capsys.readouterr().out
-    assert "note: no reference MD of AA (there is no folder none): make it with python jobs/simulate.py sequences=[AA]" in printed
+    assert (
+        "note: no reference MD of AA (there is no folder none): make it with python jobs/simulate.py sequences=[AA]"
+        in printed
+    )
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "no reference MD of AA (there is no folder none)" in report
     assert "XTC rounds" in report
