@@ -45,12 +45,16 @@ def test_a_signal_interrupts_what_the_job_does(root: Path, work: str, by: signal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run below nohup
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.1)
-    process.send_signal(by)
-    output, error = process.communicate(timeout=20)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(by)
+        output, error = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert says in output, error
     assert process.returncode == 128 + by
 
