@@ -1,8 +1,8 @@
 """Names of prochiral atoms by handedness, as the wwPDB's components have them; and the standard order of atoms.
 
-Files exchange HB2 and HB3, CD1 and CD2 of leucine, NH1 and NH2 of arginine …, by chance or by another convention. An
-energy does not see that; a flow does, which learns a distribution for each name. So flows are given atoms by where
-they stand, and results go back under the names that the file had.
+Files exchange HB2 and HB3, CD1 and CD2 of leucine, NH1 and NH2 of arginine …, by chance or by another convention. It
+is the same molecule; but a flow learns a distribution for each name. So flows are given atoms by where they stand, and
+results go back in the order of the file.
 Source: Markley et al. 1998 (IUPAC recommendations), in the coordinates of `components`.
 """
 
@@ -51,8 +51,8 @@ def components() -> dict[str, Component]:
 class Exchangeable:
     """Atoms `first` and `second` of one centre, each with what hangs on it, whose names are told by `sense`.
 
-    `before`: two atoms and the centre. `planar`: by the torsion about the last two, else by handedness about the
-    centre, of the two and `third`. `sense` is +1 or −1 in the wwPDB's components.
+    By handedness about `centre`, of the two and its neighbour `third`; or, in a planar group, by the torsion from `before`
+    about `third` and the centre. `sense` is +1 or −1 in the wwPDB's components.
     """
 
     first: tuple[str, ...]
