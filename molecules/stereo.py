@@ -51,8 +51,8 @@ def components() -> dict[str, Component]:
 class Exchangeable:
     """Atoms `first` and `second` of one centre, each with what hangs on it, whose names are told by `sense`.
 
-    By handedness about `centre`, of the two and its neighbour `third`; or, in a planar group, by the torsion from `before`
-    about `third` and the centre. `sense` is +1 or −1 in the wwPDB's components.
+    By handedness about `centre`, of the two and its neighbour `third`; or, in a planar group, by the torsion from
+    `before` about `third` and the centre. `sense` is +1 or −1 in the wwPDB's components.
     """
 
     first: tuple[str, ...]
