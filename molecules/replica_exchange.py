@@ -1,4 +1,4 @@
-"""A ladder of replica exchange on disk: its settings, its temperatures, and the chunks that it is made of.
+"""A ladder of replica exchange on disk: its settings, and the chunks that it is made of.
 
 A ladder has R rungs, temperatures T_0 < … < T_{R−1}; files hold configurations by rung. A walker is a configuration that
 moves through the rungs; walker w starts on rung w.
@@ -6,7 +6,8 @@ moves through the rungs; walker w starts on rung w.
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ import numpy.typing as npt
 from .runs import MDConfig, chunk_path, run_name
 from .storage import replacing
 
-Floats = npt.NDArray[np.float64]
+METHOD = "replica exchange"
+MAX_RUNGS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeConfig:
-    """Temperature replica exchange: a geometric ladder from md.temperature_k to at least about `max_temperature_k`.
+    """Temperature replica exchange on a geometric ladder, from md.temperature_k to `max_temperature_k`.
 
     Without `temperatures_k` a pilot of `pilot_ps` chooses the number of rungs such that neighbours swap at about
     `swap_rate`. They try to every `exchange_ps`. `rung`: the one whose temperature references and shards are of.
@@ -33,6 +35,55 @@ class ExchangeConfig:
     pilot_ps: float = 10.0
     exchange_ps: float = 0.1
     rung: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.swap_rate < 1:
+            raise ValueError(f"remd.swap_rate={self.swap_rate}: give a fraction between 0 and 1")
+        for name in ("max_temperature_k", "pilot_ps", "exchange_ps"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"remd.{name}={getattr(self, name)}: give a positive number")
+        if self.temperatures_k is not None:
+            object.__setattr__(self, "temperatures_k", tuple(float(t) for t in self.temperatures_k))
+            if not 2 <= len(self.temperatures_k) <= MAX_RUNGS or not np.all(np.diff([0.0, *self.temperatures_k]) > 0):
+                raise ValueError(
+                    f"remd.temperatures_k={list(self.temperatures_k)}: give 2 to {MAX_RUNGS} temperatures, rising"
+                )
+
+    def check(self, config: MDConfig) -> None:
+        """Check that the two fit together. Raises: ValueError if not."""
+        self.steps_per_attempt(config)
+        self.attempts_per_frame(config)
+        if self.temperatures_k is None and self.max_temperature_k <= config.temperature_k:
+            raise ValueError(f"remd.max_temperature_k={self.max_temperature_k:g}: give more than md.temperature_k")
+        if self.temperatures_k is not None and self.temperatures_k[0] != config.temperature_k:
+            raise ValueError(
+                f"the lowest of remd.temperatures_k is {self.temperatures_k[0]:g}: it must be "
+                f"md.temperature_k={config.temperature_k:g}"
+            )
+
+    def steps_per_attempt(self, config: MDConfig) -> int:
+        """Integration steps from one attempt to swap to the next. Raises: ValueError for no whole number."""
+        return _whole(self.exchange_ps * 1000, config.timestep_fs, "remd.exchange_ps", "md.timestep_fs")
+
+    def attempts_per_frame(self, config: MDConfig) -> int:
+        """Attempts to swap from one frame to the next. Raises: ValueError for no whole number."""
+        return _whole(config.interval_ps, self.exchange_ps, "md.interval_ps", "remd.exchange_ps")
+
+
+def _whole(value: float, unit: float, name: str, of: str) -> int:
+    count = round(value / unit)
+    if count < 1 or not np.isclose(count * unit, value):
+        raise ValueError(f"{name} must be a whole multiple of {of}: change one of the two")
+    return count
+
+
+class LadderChunk(NamedTuple):
+    """A chunk of a ladder: see `LadderTrajectory`; `velocities` (R, N, 3) in nm/ps belong to the last positions."""
+
+    positions_nm: npt.NDArray[np.float32]
+    velocities: npt.NDArray[np.float32]
+    energy_kT: npt.NDArray[np.float32]
+    walkers: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +98,78 @@ class LadderTrajectory:
 
     temperatures_k: tuple[float, ...]
     positions_nm: npt.NDArray[np.float32]
-    energy_kT: Floats
+    energy_kT: npt.NDArray[np.float64]
     walkers: npt.NDArray[np.uint8]
     interval_ps: float
+
+
+def ladder_name(sequence: str, config: MDConfig, ladder: int = 0) -> str:
+    """Directory name of a ladder: as `run_name`, after the method."""
+    name = run_name(sequence, config, ladder)
+    return f"{sequence}_remd{name.removeprefix(sequence)}"
+
+
+def save_chunk(path: Path, chunk: LadderChunk) -> None:
+    """Write a chunk, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            positions=chunk.positions_nm,
+            velocities=chunk.velocities,
+            energy_kT=chunk.energy_kT,
+            walkers=chunk.walkers,
+        )
+
+
+def load_chunk(path: Path) -> LadderChunk:
+    """Read a chunk. Raises: ValueError if the file is damaged."""
+    try:
+        with np.load(path) as arrays:
+            return LadderChunk(*(arrays[name] for name in ("positions", "velocities", "energy_kT", "walkers")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
+
+
+def load_ladder(directory: str | Path, chunks: int | None = None) -> LadderTrajectory:
+    """All frames of a ladder, or those of its first `chunks`.
+
+    Raises: ValueError if there is no chunk, or one is missing in between or unreadable.
+    """
+    directory = Path(directory)
+    settings = ladder_settings(directory)
+    count = chunks or len(list((directory / "chunks").glob("chunk_*.npz")))
+    if settings is None or not count:
+        raise ValueError(f"no ladder under {directory}: simulate with method=remd first, or check the path")
+    absent = [i for i in range(count) if not chunk_path(directory, i).exists()]
+    if absent:
+        raise ValueError(f"chunk_{absent[0]}.npz is missing in {directory}: simulate again to fill the gap")
+    found = [load_chunk(chunk_path(directory, i)) for i in range(count)]
+    return LadderTrajectory(
+        temperatures_k=tuple(settings["temperatures_k"]),
+        positions_nm=np.concatenate([chunk.positions_nm for chunk in found]),
+        energy_kT=np.concatenate([chunk.energy_kT for chunk in found]).astype(np.float64),
+        walkers=np.concatenate([chunk.walkers for chunk in found]),
+        interval_ps=settings["interval_ps"],
+    )
+
+
+def ladder_settings(directory: Path) -> dict[str, Any] | None:
+    """Settings of a ladder; None for a directory of something else."""
+    path = directory / "run.json"
+    settings = json.loads(path.read_text())["settings"] if path.exists() else {}
+    return settings if settings.get("method") == METHOD else None
+
+
+def load_rung(directory: str | Path, rung: int) -> npt.NDArray[np.float32]:
+    """Frames of one rung of a ladder, in order. Shape: (T, N, 3). Units: nm. Raises: ValueError as `load_ladder`."""
+    directory = Path(directory)
+    count = len(list((directory / "chunks").glob("chunk_*.npz")))
+    if not count:
+        raise ValueError(f"no chunks under {directory}: simulate first, or check the path")
+    return np.concatenate([load_chunk(chunk_path(directory, i)).positions_nm[:, rung] for i in range(count)])
+
+
+def settings_of(exchange: ExchangeConfig, temperatures_k: Sequence[float]) -> dict[str, Any]:
+    """Settings of a ladder as run.json has them, next to those of its dynamics."""
+    return {"method": METHOD, "temperatures_k": list(temperatures_k), "exchange_ps": exchange.exchange_ps}

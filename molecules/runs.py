@@ -122,8 +122,11 @@ def record(
     first_chunk: int | None,
     engine: str,
     versions: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write run.json, or compare with the one that is there; note what it runs with from `first_chunk` on.
+
+    `more`: further settings, as JSON has them.
 
     Raises: ValueError if the directory holds a run with other settings.
     """
@@ -134,6 +137,7 @@ def record(
         "seed": seed,
         "engine": engine,
         **asdict(config),
+        **(more or {}),
     }
     versions = {**versions, "numpy": np.__version__, "python": sys.version.split()[0]}
     path = directory / "run.json"

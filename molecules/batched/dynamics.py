@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..runs import MDConfig, Progress
     from .mixture import MixedEnergy
 
-_NOISE_STEPS = 100  # drawn at once for each replica: one call a step and replica would take longer than the physics
+NOISE_STEPS = 100  # drawn at once for each replica: one call a step and replica would take longer than the physics
 
 
 class Replicas(NamedTuple):
@@ -37,9 +37,11 @@ def langevin_step(
     energy: "BatchedEnergy | MixedEnergy",
     timestep_fs: float,
     friction_per_ps: float,
-    temperature_k: float | None = None,
+    temperature_k: float | Tensor | None = None,
 ) -> Step:
-    """One step of LangevinMiddle at `temperature_k` (the energy's), the centre of mass held at rest as in OpenMM.
+    """One step of LangevinMiddle, the centre of mass held at rest as in OpenMM.
+
+    `temperature_k`: one for all, or one of each row (B,); the energy's unless given.
 
     It takes standard normal noise (B, N, 3), and without friction ignores it: then this is leapfrog Verlet. A replica
     that diverges ends up with NaN.
@@ -50,8 +52,7 @@ def langevin_step(
     dt = timestep_fs / 1000
     kick = -dt * energy.kt * _by_axis(_inverse_mass(energy))
     keep = float(np.exp(-friction_per_ps * dt))
-    kt = energy.kt * (temperature_k or energy.temperature_k) / energy.temperature_k
-    spread = ((1 - keep**2) * kt * _by_axis(_inverse_mass(energy))).sqrt()
+    spread = ((1 - keep**2) * _kt(energy, temperature_k) * _by_axis(_inverse_mass(energy))).sqrt()
 
     def step(state: Replicas, noise: Tensor) -> Replicas:
         _, gradient = energy.unchecked(state.x)
@@ -66,9 +67,21 @@ def langevin_step(
     return step
 
 
-def thermal_velocities(energy: "BatchedEnergy | MixedEnergy", noise: Tensor) -> Tensor:
-    """Velocities of the Maxwell distribution at the energy's temperature, from standard normal noise (B, N, 3)."""
-    return (energy.kt * _by_axis(_inverse_mass(energy))).sqrt() * noise
+def thermal_velocities(
+    energy: "BatchedEnergy | MixedEnergy", noise: Tensor, temperature_k: float | Tensor | None = None
+) -> Tensor:
+    """Velocities of the Maxwell distribution at one temperature (the energy's), or at that of each row (B,).
+
+    `noise` is standard normal. Shape: (B, N, 3). Units: nm/ps.
+    """
+    return (_kt(energy, temperature_k) * _by_axis(_inverse_mass(energy))).sqrt() * noise
+
+
+def _kt(energy: "BatchedEnergy | MixedEnergy", temperature_k: float | Tensor | None) -> float | Tensor:
+    """Of one temperature, or of that of each row (B, 1, 1). Units: kJ/mol."""
+    if isinstance(temperature_k, Tensor):
+        return energy.kt / energy.temperature_k * temperature_k[:, None, None]
+    return energy.kt * (temperature_k or energy.temperature_k) / energy.temperature_k
 
 
 def _inverse_mass(energy: "BatchedEnergy | MixedEnergy") -> Tensor:
@@ -87,9 +100,8 @@ class Noise:
     and order of those beside it, and a restart could not leave out the replicas that are done.
     """
 
-    def __init__(self, seeds: Sequence[int], spawn_key: int, like: Tensor) -> None:
-        self.like = like
-        self.generators = [_generator(seed, spawn_key) for seed in seeds]
+    def __init__(self, generators: Sequence[torch.Generator], like: Tensor) -> None:
+        self.generators, self.like = generators, like
 
     def draw(self, steps: int) -> Tensor:
         """Shape: (steps, B, N, 3), on the device and in the precision of `like` (B, N, 3)."""
@@ -98,9 +110,10 @@ class Noise:
         return torch.stack(each, 1).to(self.like)
 
 
-def _generator(seed: int, spawn_key: int) -> torch.Generator:
+def generator(seed: int, *spawn_keys: int) -> torch.Generator:
+    """A stream of random numbers of its own for each seed and keys."""
     # 63 bits of the key: torch takes a signed seed.
-    (state,) = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(1, np.uint64)
+    (state,) = np.random.SeedSequence(seed, spawn_key=spawn_keys).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
@@ -131,14 +144,14 @@ def simulate(
     missing = [i for i in range(total) if not all(runs.chunk_path(f, i).exists() for f in folders)]
     for folder, peptide, seed in zip(folders, owners, seeds, strict=True):
         first = missing[0] if missing else None
-        runs.record(folder, peptide, config, seed, first, _engine(energy), _versions(energy))
+        runs.record(folder, peptide, config, seed, first, engine_name(energy), versions(energy))
     if not missing:
         return
     step = langevin_step(energy, config.timestep_fs, config.friction_per_ps)
     starts = [runs.warmup_path(folder) for folder in folders]
     if missing[0] == 0 and not all(start.exists() for start in starts):
         x = padded(_minimised(owners, config), energy)
-        noise = Noise(seeds, 0, x)
+        noise = Noise([generator(seed, 0) for seed in seeds], x)
         state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
         if config.hot_steps:
             hot = langevin_step(energy, config.timestep_fs, config.friction_per_ps, config.hot_temperature_k)
@@ -148,7 +161,7 @@ def simulate(
         began = time.perf_counter()
         last = [[part[-1] for part in runs.load_state(runs.path_before(folder, index))] for folder in folders]
         state = Replicas(*(padded(part, energy) for part in zip(*last, strict=True)))
-        noise = Noise(seeds, index + 1, state.x)
+        noise = Noise([generator(seed, index + 1) for seed in seeds], state.x)
         frames = _frames(step, state, noise, config.frames_per_chunk, config.steps_per_frame, f"chunk {index}")
         _save([runs.chunk_path(folder, index) for folder in folders], frames, sizes)
         speed = config.ps_per_chunk * len(folders) / (time.perf_counter() - began)
@@ -166,7 +179,7 @@ def _check(energy: "BatchedEnergy | MixedEnergy", owners: "Sequence[Peptide]", c
         )
 
 
-def _engine(energy: "BatchedEnergy | MixedEnergy") -> str:
+def engine_name(energy: "BatchedEnergy | MixedEnergy") -> str:
     """Engine as recorded in run.json; a run goes on with the same one only."""
     precision = str(energy.mass.dtype).removeprefix("torch.")
     return f"batched {precision}" + (f" padded to {energy.n_atoms}" if energy.mass.ndim == 2 else "")
@@ -190,7 +203,7 @@ def padded(rows: Sequence[np.ndarray], energy: "BatchedEnergy | MixedEnergy") ->
     return torch.from_numpy(result).to(energy.mass)
 
 
-def _versions(energy: "BatchedEnergy | MixedEnergy") -> dict[str, str]:
+def versions(energy: "BatchedEnergy | MixedEnergy") -> dict[str, str]:
     """Versions and hardware on which the last bits depend."""
     device = energy.mass.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -199,11 +212,11 @@ def _versions(energy: "BatchedEnergy | MixedEnergy") -> dict[str, str]:
 
 def _frames(step: Step, state: Replicas, noise: Noise, count: int, steps: int, where: str) -> Replicas:
     """Advance by `count` times `steps` and keep what is reached each time (B, count, N, 3), on the CPU."""
-    frames, at, drawn = [], _NOISE_STEPS, state.x
+    frames, at, drawn = [], NOISE_STEPS, state.x
     for _ in range(count):
         for _ in range(steps):
-            if at == _NOISE_STEPS:  # the last steps of a chunk leave some numbers unused; the next has its own stream
-                at, drawn = 0, noise.draw(_NOISE_STEPS)
+            if at == NOISE_STEPS:  # the last steps of a chunk leave some numbers unused; the next has its own stream
+                at, drawn = 0, noise.draw(NOISE_STEPS)
             state = step(state, drawn[at])
             at += 1
         frames.append(Replicas(*(part.float().cpu() for part in state)))
