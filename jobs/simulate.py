@@ -3,4 +3,4 @@
 from _main import run
 
 if __name__ == "__main__":
-    run("simulate", "boltzray.data.simulate", "SimulateJob", "simulate")
+    run("simulate", "boltzray.simulation.simulate", "SimulateJob", "simulate")

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .data.simulate import SimulateJob, simulate
 from .evaluation.evaluate import SampleJob, sample_and_report
 from .finetuning.config import FinetuneJob
 from .finetuning.finetune import finetune_and_report
 from .runtime.cluster import ClusterConfig, cluster
 from .runtime.config import write_json
 from .runtime.progress import duration, say
+from .simulation.simulate import SimulateJob, simulate
 
 
 @dataclass(frozen=True, kw_only=True)

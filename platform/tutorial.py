@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .data.simulate import SimulateJob, simulate
 from .evaluation.evaluate import evaluate_folder, print_verdict
 from .runtime.cluster import ClusterConfig, cluster
 from .runtime.config import data_folder
 from .runtime.progress import duration, say
 from .runtime.tracking import Tracker
 from .sampling.sample import SampleJob, sample
+from .simulation.simulate import SimulateJob, simulate
 from .training.train import TrainJob, train
 
 

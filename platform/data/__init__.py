@@ -1,1 +1,1 @@
-"""Training data: molecular dynamics, shards as they are found, and batches that do not depend on who computes them."""
+"""Training data: preparation, shards as they are found, and batches that do not depend on who computes them."""

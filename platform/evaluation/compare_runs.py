@@ -18,7 +18,6 @@ from boltzray.molecules.subsample import weighted_subsample
 from boltzray.samplers import SMCConfig, normalised, snis
 from boltzray.samplers.importance_weights import Treatment
 
-from ..data.md_batches import MDReplica, run_batch
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster
 from ..runtime.config import write_json
@@ -30,6 +29,7 @@ from ..sampling.ray_population import Proposals
 from ..sampling.sample_files import rows
 from ..sampling.smc import Positions, SMCRun, run_smc_on_actors
 from ..sampling.target import Target
+from ..simulation.md_batches import MDReplica, run_batch
 
 FS_PER_STEP = 1.0
 MD_FRAMES = 100_000  # of a trajectory, at most

@@ -48,7 +48,7 @@ def test_words_are_peptides_where_one_is_asked_for(arguments: Any, job: str, nam
 
 
 def test_words_are_peptides_in_lists(arguments: Any) -> None:
-    from boltzray.data.simulate import SimulateJob
+    from boltzray.simulation.simulate import SimulateJob
 
     for given in ("[NAN,INF,YES,FALSE]", "[ nan, INF , 'YES',\"FALSE\"]", "NAN,INF,YES,FALSE"):
         for kind, job in ((EvaluateJob, "evaluate"), (SimulateJob, "simulate")):

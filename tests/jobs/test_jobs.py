@@ -156,7 +156,7 @@ def test_workers_import_the_checkout_of_the_job(
     for folder in ("jobs", "conf", "platform", "models", "molecules", "samplers"):
         shutil.copytree(root / folder, other / folder)
     shutil.copy(root / "boltzray.py", other)
-    with (other / "platform" / "data" / "md_batches.py").open("a") as file:
+    with (other / "platform" / "simulation" / "md_batches.py").open("a") as file:
         file.write(f"\nopen({str(home / 'imported')!r}, 'a').write(f'{{__import__(\"os\").getpid()}}\\n')\n")
     done = run_job(home, "simulate", "sequences=[GP]", *MD, jobs=other / "jobs")
     assert done.returncode == 0, done.stderr

@@ -9,13 +9,13 @@ import pytest
 
 from boltzray.data.catalogue import DataConfig, folder_temperature, inspect_data
 from boltzray.data.prepare import PrepareJob, prepare
-from boltzray.data.simulate import SimulateJob, simulate
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb, find_reference, load_reference
 from boltzray.molecules.runs import MDConfig
 from boltzray.molecules.shards import FRAMES, read_manifest, shard_sizes, write_shards
 from boltzray.molecules.stereo import atom_names
 from boltzray.molecules.tars import read_shard
+from boltzray.simulation.simulate import SimulateJob, simulate
 
 SHORT = MDConfig(warmup_ps=0.1, interval_ps=0.05, frames_per_chunk=20)
 

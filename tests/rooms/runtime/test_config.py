@@ -12,7 +12,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from boltzray.data.simulate import SimulateJob
 from boltzray.finetuning.config import FinetuneJob
 from boltzray.molecules.references import published_split
 from boltzray.quickstart import QuickstartJob
@@ -20,6 +19,7 @@ from boltzray.runtime.config import flat, parse, results_home
 from boltzray.runtime.run_folder import RunFolder, check_or_record_settings, contents
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
+from boltzray.simulation.simulate import SimulateJob
 from boltzray.sweeping.config import SweepJob
 from boltzray.training.train import TrainJob
 from boltzray.tutorial import TutorialJob

@@ -16,6 +16,7 @@ from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_nam
 from boltzray.molecules.sequences import reading_note
 from boltzray.molecules.storage import replacing
 
+from ..data.sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder, write_json
@@ -24,7 +25,6 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding, holding
 from ..runtime.tracking import Tracker
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
-from .sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from boltzray.data.catalogue import DataConfig, list_folder
-from boltzray.data.md_batches import LANES, MDReplica, batch_replicas, compiles
-from boltzray.data.simulate import SimulateJob, simulate
 from boltzray.molecules import Peptide
 from boltzray.molecules.batched.tiles import _FILL
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.runs import MDConfig, load_trajectory
 from boltzray.runtime.cluster import Cluster
+from boltzray.simulation.md_batches import LANES, MDReplica, batch_replicas, compiles
+from boltzray.simulation.simulate import SimulateJob, simulate
 
 MD = MDConfig(warmup_ps=0.05, interval_ps=0.01, frames_per_chunk=4)
 JOB = SimulateJob(sequences=("GG", "GP"), time_ns=0.0004, replicas=3, hold_out=1, out="data", md=MD)
