@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,12 +14,14 @@ from .batched.dynamics import Replicas, generator
 from .batched.exchange import Dynamics, Walk, walk
 from .constants import KB
 from .dynamics import minimised
+from .ladder_choice import Ladder, choose_ladder, geometric
 from .replica_exchange import ExchangeConfig, LadderChunk, load_chunk, save_chunk, settings_of
 from .runs import MDConfig, Progress, chunk_path, path_before, record, warmup_path
 
 if TYPE_CHECKING:
     from .peptide import Peptide
 
+PILOT_FRICTION_PER_PS = 5.0
 _VELOCITIES, _SWAPS = 2**31, 2**31 + 1  # keys of random streams, where rungs have their number
 
 
@@ -72,6 +76,31 @@ def simulate_ladders(
         yield Progress(
             chunks_done=done, chunks_total=total, ps_per_second=simulated / (time.perf_counter() - began)
         )
+
+
+def pilot_config(config: MDConfig, exchange: ExchangeConfig) -> MDConfig:
+    """Dynamics of the pilot: a frame at each attempt to swap, all in one chunk after as long a warm-up.
+
+    With strong friction energies forget the minimised start in a fraction of a picosecond.
+    """
+    return replace(
+        config,
+        friction_per_ps=max(PILOT_FRICTION_PER_PS, config.friction_per_ps),
+        hot_ps=0.0,
+        warmup_ps=exchange.pilot_ps,
+        interval_ps=exchange.exchange_ps,
+        frames_per_chunk=max(1, round(exchange.pilot_ps / exchange.exchange_ps)),
+    )
+
+
+def choose_by_pilot(
+    engine: LadderEngine, peptide: "Peptide", config: MDConfig, exchange: ExchangeConfig, seed: int, rungs: int
+) -> Ladder:
+    """Choose a ladder from mean energies over the whole range; `engine` has the dynamics of `pilot_config`."""
+    temperatures_k = geometric(config.temperature_k, exchange.max_temperature_k, rungs)
+    ladders = _Ladders(engine, pilot_config(config, exchange), exchange, temperatures_k, [seed])
+    (chunk,) = ladders.chunk(ladders.warmed_up(peptide), 0)
+    return choose_ladder(temperatures_k, chunk.energy_kT.mean(axis=0, dtype=np.float64), exchange.swap_rate)
 
 
 class _Ladders:
