@@ -63,7 +63,7 @@ def ladder_walk(ladder: LadderTrajectory, n_ladders: int = 1) -> Picture:
         "half has a gap to cross, in temperature or in structure."
     )
     if stride > 1:
-        caption += f" Every {number(stride)}th attempt to swap is drawn."
+        caption += f" One in {number(stride)} attempts to swap is drawn."
     return Picture(name="ladder_walk", section=SECTION, caption=caption, figure=figure)
 
 
@@ -80,7 +80,7 @@ def swaps(ladders: Ladders) -> Picture:
             colour = "white" if share > 0.6 * top else "#1d2228"
             text = f"{100 * share:.0f}" if share >= 0.005 or share == 0 else "<1"
             left.text(j, i, text, ha="center", va="center", color=colour, fontsize=9 - 0.3 * size)
-    _kelvin(left, temperatures, 8)
+    _kelvin(left, temperatures, 8 if size > CELL_NUMBERS else CELL_NUMBERS)
     ticks = left.get_yticks()
     left.set_xticks(ticks, [f"{temperatures[int(r)]:.0f}" for r in ticks], rotation=90, fontsize=8)
     left.set(title="walkers, % a frame", xlabel="to / K", ylabel="from")

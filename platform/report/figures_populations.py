@@ -59,7 +59,9 @@ def populations(
         "come together, or still drift, say that the runs are too short."
     )
     if len(chosen) < len(estimates):
-        caption += f" Shown are the {len(chosen)} least certain of {len(estimates)} states."
+        caption += (
+            f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one."
+        )
     yield Picture(name="populations", section="Populations", caption=caption, figure=figure)
 
 

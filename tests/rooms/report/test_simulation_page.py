@@ -109,7 +109,7 @@ def test_long_walks_are_thinned_and_say_so() -> None:
     assert len(time) <= POINTS
     np.testing.assert_array_equal(rung, rungs(made)[::6, 1])
     assert "of the first of 4 ladders" in picture.caption
-    assert "Every 6th attempt" in picture.caption
+    assert "One in 6 attempts" in picture.caption
 
 
 def test_swaps_show_transitions_and_rates() -> None:
