@@ -59,9 +59,7 @@ def populations(
         "come together, or still drift, say that the runs are too short."
     )
     if len(chosen) < len(estimates):
-        caption += (
-            f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one."
-        )
+        caption += f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one."
     yield Picture(name="populations", section="Populations", caption=caption, figure=figure)
 
 
