@@ -83,6 +83,11 @@ def stacked(rows: int, height_in: float) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
 
 
+def time_axis(longest_ps: float) -> tuple[float, str]:
+    """Return the unit of a time axis in ps, and its label: ns from 1 ns on."""
+    return (1000.0, "ns") if longest_ps >= 1000 else (1.0, "ps")
+
+
 def colours() -> Iterator[str]:
     """Colours of ensembles in order, again from the start when there are more."""
     return cycle(COLOURS)
