@@ -86,7 +86,7 @@ def _minimise(context: openmm.Context, positions_nm: npt.NDArray[np.float64]) ->
 
 def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.float64], config: MDConfig, seed: int) -> State:
     """Minimise, draw velocities, equilibrate: one frame."""
-    context, velocity_seed = _prepare(system, config, seed, spawn_key=0)
+    context, velocity_seed = langevin_context(system, config, (0,), seed)
     _minimise(context, positions_nm)
     context.setVelocitiesToTemperature(config.temperature_k, velocity_seed)
     if config.hot_steps:
@@ -98,18 +98,23 @@ def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.float64], confi
 
 def _continue(system: openmm.System, before: State, config: MDConfig, seed: int, index: int) -> State:
     """Chunk `index`, from the last frame of the one before."""
-    context, _ = _prepare(system, config, seed, spawn_key=index + 1)
+    context, _ = langevin_context(system, config, (index + 1,), seed)
     context.setPositions(before[0][-1].astype(np.float64))
     context.setVelocities(before[1][-1].astype(np.float64))
     return _frames(context, config.frames_per_chunk, config.steps_per_frame)
 
 
-def _prepare(system: openmm.System, config: MDConfig, seed: int, spawn_key: int) -> tuple[openmm.Context, int]:
-    """A new Context with its own random numbers, and a seed for velocities."""
-    seeds = np.random.SeedSequence(seed, spawn_key=(spawn_key,)).generate_state(2)
+def langevin_context(
+    system: openmm.System, config: MDConfig, spawn_key: tuple[int, ...], seed: int, temperature_k: float | None = None
+) -> tuple[openmm.Context, int]:
+    """A new Context with its own random numbers, and a seed for velocities; at the temperature of `config` or another.
+
+    Call it inside `pinned`.
+    """
+    seeds = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2)
     noise_seed, velocity_seed = (int(s % (2**31 - 1)) + 1 for s in seeds)  # OpenMM takes 0 as "any"
     integrator = openmm.LangevinMiddleIntegrator(
-        config.temperature_k, config.friction_per_ps, config.timestep_fs / 1000
+        temperature_k or config.temperature_k, config.friction_per_ps, config.timestep_fs / 1000
     )
     integrator.setRandomNumberSeed(noise_seed)
     return make_context(system, integrator=integrator), velocity_seed

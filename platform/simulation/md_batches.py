@@ -29,7 +29,7 @@ WORTH_COMPILING = 3e8  # pairs of atoms, steps and lanes: some 40 s of eager wor
 
 @dataclass(frozen=True)
 class MDReplica:
-    """One replica of one peptide."""
+    """One run of one peptide: a replica, or a ladder of them at `temperatures_k`."""
 
     sequence: str
     replica: int
@@ -37,6 +37,12 @@ class MDReplica:
     n_atoms: int
     directory: str
     seed: int
+    temperatures_k: tuple[float, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Conformations that move at once."""
+        return max(1, len(self.temperatures_k))
 
 
 MDBatch = tuple[MDReplica, ...]  # of one peptide, or of several of one padded size
@@ -46,13 +52,14 @@ def batch_replicas(replicas: Sequence[MDReplica], engine: str, mixed: bool, reso
     """Batch the replicas such that every core or GPU has some. The results do not depend on it."""
     if engine == "openmm":
         return [(replica,) for replica in replicas]
-    size = -(-len(replicas) // (resources.gpus or resources.cpus))
+    rows = -(-sum(replica.rows for replica in replicas) // (resources.gpus or resources.cpus))
     if not resources.gpus:
-        size = LANES * -(-size // LANES)
+        rows = LANES * -(-rows // LANES)
     result: list[MDBatch] = []
     kind = padded_atoms if mixed else attrgetter("sequence")
     for _, group in groupby(sorted(replicas, key=kind) if mixed else replicas, key=kind):
         own = tuple(group)
+        size = max(1, rows // own[0].rows)
         result += [own[low : low + size] for low in range(0, len(own), size)]
     return result
 
@@ -71,22 +78,24 @@ def run_batch(
     if engine == "openmm":
         yield from run_openmm(peptides[0], replicas[0].directory, config, time_ps, replicas[0].seed, own_core())
         return
-    torch.set_num_threads(1)
-    keep_memory()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    energies = [
-        BatchedEnergy(peptide, config.temperature_k, forcefield=config.forcefield).to(device, torch.float32)
-        for peptide in peptides
-    ]
+    energies = [single_precision(peptide, config) for peptide in peptides]
     owners = [texts.index(replica.pdb) for replica in replicas]
     energy: BatchedEnergy | MixedEnergy = energies[0]
     if mixed:
         energy = MixedEnergy(energies, owners, padded_atoms(replicas[0]))
     wanted = compiles("never" if mixed and compilation == "auto" else compilation, energy.n_atoms, config, time_ps)
     if wanted and not all(_finished(replica, config, time_ps) for replica in replicas):
-        yield from _compile(energy, [peptides[owner] for owner in owners], compilation)
+        yield from compile_energy(energy, [peptides[owner] for owner in owners], compilation)
     directories, seeds = [replica.directory for replica in replicas], [replica.seed for replica in replicas]
     yield from run_batched(energy, [peptides[owner] for owner in owners], directories, config, time_ps, seeds)
+
+
+def single_precision(peptide: Peptide, config: MDConfig) -> BatchedEnergy:
+    """Energy for the dynamics of this process, which takes one core, or a GPU."""
+    torch.set_num_threads(1)
+    keep_memory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return BatchedEnergy(peptide, config.temperature_k, forcefield=config.forcefield).to(device, torch.float32)
 
 
 def _finished(replica: MDReplica, config: MDConfig, time_ps: float) -> bool:
@@ -102,7 +111,9 @@ def compiles(compilation: Compile, n_atoms: int, config: MDConfig, time_ps: floa
     return LANES * steps * n_atoms**2 > WORTH_COMPILING
 
 
-def _compile(energy: BatchedEnergy | MixedEnergy, peptides: Sequence[Peptide], compilation: Compile) -> Iterator[str]:
+def compile_energy(
+    energy: BatchedEnergy | MixedEnergy, peptides: Sequence[Peptide], compilation: Compile
+) -> Iterator[str]:
     """Compile; yields a note where that does not work. Raises: RuntimeError if it had to."""
     x = padded([peptide.positions for peptide in peptides], energy)
     if reason := energy.try_compile(x):
