@@ -45,7 +45,7 @@ def systematic_rows(weights: Floats, k: int) -> NDArray[np.int64]:
 def normalised_weights(log_weights: Floats | None, n: int) -> Floats:
     """Weights (n,) that sum to 1, equal without log-weights (n,)."""
     if log_weights is None:
-        return np.full(n, 1.0 / n)
+        return np.full(n, 1.0 / max(n, 1))
     weights = np.exp(log_weights - log_weights.max())
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 

@@ -197,7 +197,10 @@ def tica_plane(report: Report) -> Iterator[Picture]:
         section="Slow coordinates",
         caption=f"The two slowest independent components of the reference MD: {MEANING}."
         + (
-            DIFFERENCE + f" (here {_halves(found[-1], *planes[-1].T, (edges[0], edges[1])):.0f} %)." if maps[1:] else ""
+            DIFFERENCE
+            + f" (here {_halves(found[-1], planes[-1][:, 0], planes[-1][:, 1], (edges[0], edges[1])):.0f} %)."
+            if maps[1:]
+            else ""
         ),
         figure=_maps(found, maps, (edges[0], edges[1]), "TIC 1", "TIC 2"),
     )
