@@ -122,11 +122,11 @@ def worth(checkpoint: Path, a: argparse.Namespace) -> dict[str, float]:
     result = snis(None, np.concatenate(log_q), np.concatenate(com) - u)
     distance = float("nan")
     if reference := find_reference(data, a.sequence):
-        frames = in_order_of(peptide, load_reference(reference), given).positions_nm
-        of_md = energy.evaluate_arrays(frames[:: max(1, len(frames) // 10_000)], gradient=False).energy
+        md = in_order_of(peptide, load_reference(reference), given).subsampled(10_000)
+        of_md = energy.evaluate_arrays(md.positions_nm, gradient=False).energy
         alive = np.isfinite(u)
         weight = np.exp(result.log_w.numpy()[alive] - result.log_w.numpy().max())
-        distance = wasserstein_1d(of_md, u[alive], np.ones(len(of_md)), weight, order=2)
+        distance = wasserstein_1d(of_md, u[alive], md.weights, weight, order=2)
     return {"ess": result.ess, "k_hat": float("nan") if result.k_hat is None else result.k_hat, "energy_w2": distance}
 
 

@@ -17,7 +17,7 @@ import torch
 from boltzray import models
 from boltzray.molecules import BatchedEnergy, Peptide
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
-from boltzray.molecules.metrics import compare
+from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import find_pdb, find_reference, load_reference
 from boltzray.samplers import com_log_density, snis
@@ -49,11 +49,10 @@ def row(flow: models.Flow, sequence: str, data: Path, samples: int, seed: int) -
     assert tica is not None
     ours, theirs = results[0], reference_energy(energy, reference)
     kind = ("energy_w2", "torus_w2")
-    metrics = compare(
-        reference, positions.numpy(), theirs, found.energy.numpy(), peptide, tica, ours.log_w.numpy(), only=kind
-    )
-    half = len(reference) // 2
-    floor = compare(reference[:half], reference[half:], theirs[:half], theirs[half:], peptide, tica, only=kind)
+    weights, runs = stored.log_weights, stored.run_lengths
+    drawn = positions.numpy(), theirs, found.energy.numpy(), peptide, tica, ours.log_w.numpy()
+    metrics = compare(reference, *drawn, reference_log_weights=weights, only=kind)
+    floor = noise_floor(reference, theirs, peptide, tica, log_weights=weights, run_lengths=runs, only=kind)
     k_hat = np.nan if ours.k_hat is None else ours.k_hat
     return [ours.ess, results[1].ess, k_hat, *(m[k] for m in (metrics, floor) for k in kind), seconds]
 

@@ -62,14 +62,14 @@ def main() -> None:
                 for k, four in enumerate(torsions, start=1):
                     md = angles(names, topology, reference.positions_nm, residue, four)
                     flow = angles(names, topology, drawn.positions_nm, residue, four)
-                    panels.append((f"{residue} χ{k} ({four.replace(' ', '–')})", md, flow, weights))
+                    panels.append((f"{residue} χ{k} ({four.replace(' ', '–')})", md, reference.weights, flow, weights))
     figure, axes = plt.subplots(2, 3, figsize=(11, 5), sharex=True, layout="constrained")
-    for axis, (title, md, flow, weights) in zip(axes.flat, panels, strict=True):
+    for axis, (title, md, of_md, flow, weights) in zip(axes.flat, panels, strict=True):
         print(title)
-        print(f"  MD    {shares(md, np.full(len(md), 1 / len(md)))}")
+        print(f"  MD    {shares(md, of_md)}")
         print(f"  flow  {shares(flow, weights)}")
         bins = np.linspace(0, 360, 73)
-        axis.hist(md, bins, density=True, color="0.75", label="molecular dynamics")
+        axis.hist(md, bins, weights=of_md, density=True, color="0.75", label="molecular dynamics")
         axis.hist(flow, bins, weights=weights, density=True, histtype="step", color="C0", label="flow, weighted")
         for angle in (60, 180, 300):
             axis.axvline(angle, color="0.4", lw=0.6, ls=":")

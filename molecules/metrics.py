@@ -3,7 +3,7 @@
 Shapes: n reference frames, m generated frames, N atoms. Angles in radians, energies in kT.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 from sklearn.cluster import KMeans
 
+from .independent_runs import halfway
 from .observables import (
     Tica,
     bond_outliers,
@@ -27,6 +28,7 @@ from .transport import jensen_shannon, squared_distances, transport, wasserstein
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]  # of the weights of two sets
+Kind = Callable[[Floats, Floats, Floats], Metric]  # of two sets, and the weights of the first before it is redrawn
 
 MAX_FRAMES = 10_000  # of each set, as in the published tables
 CLUSTERS = 20
@@ -52,6 +54,7 @@ def compare(
     tica: Tica,
     log_weights: ArrayLike | None = None,
     *,
+    reference_log_weights: ArrayLike | None = None,
     intervals: int = 0,
     seed: int = 0,
     only: Collection[str] = METRICS,
@@ -59,13 +62,13 @@ def compare(
     threads: int = 1,
     done: Callable[[str], None] = lambda name: None,
 ) -> dict[str, float]:
-    """Metrics (all, or `only` some) of a generated, perhaps weighted, ensemble against a reference in order of time.
+    """Metrics (all, or `only` some) of a generated ensemble against a reference in order of time, weighted or not.
 
     Distances use the weights and at most `frames` of each set (`weighted_subsample`), and so do `clashing` and
     `bad_bonds`, the fractions of the weight on frames with overlapping atoms, and with a bond far from its mean length
-    in the reference. `chirality` (every sign right, once mirrored frames are mirrored back) and `mirrored` are plain
-    fractions of the frames whose weight is not zero, `ess` is of all weights. Frames of log-weight -inf may hold
-    anything, NaN included.
+    in the reference. Clusters are fitted to the weighted reference. `chirality` (every sign right, once mirrored frames
+    are mirrored back) and `mirrored` are plain fractions of the frames whose weight is not zero, `ess` is of all
+    weights. Frames of log-weight -inf, of either set, may hold anything, NaN included.
 
     `intervals` bootstrap replicates add `NAME_low` and `NAME_high`: the value ± 1.96 bootstrap standard
     deviations, not percentiles, because redrawn sets are always farther apart than the sets themselves.
@@ -74,7 +77,7 @@ def compare(
 
     `threads` compute as many metrics at a time, and `done` hears the name of each that is finished.
 
-    Shape: (n, N, 3), (m, N, 3), (n,), (m,), log_weights (m,).
+    Shape: (n, N, 3), (m, N, 3), (n,), (m,), log_weights (m,), reference_log_weights (n,).
     Units: nm, kT.
     Raises: ValueError for sets that are empty, of unequal atoms, not finite, or without weight.
     Source: Tan et al. 2025, arXiv 2508.18175, for the published definitions.
@@ -83,7 +86,14 @@ def compare(
     generated, energy_g = np.asarray(generated_nm), np.asarray(generated_kT, dtype=np.float64)
     log_w = np.zeros(len(generated)) if log_weights is None else checked_log_weights(log_weights, len(generated))
     alive = log_w > -np.inf
-    reference, energy_r = _checked("reference", np.asarray(reference_nm), reference_kT, topology)
+    reference, energy_r = np.asarray(reference_nm), np.asarray(reference_kT, dtype=np.float64)
+    log_w_r = np.zeros(len(reference))
+    if reference_log_weights is not None:
+        log_w_r = checked_log_weights(reference_log_weights, len(reference), "reference")
+        if len(energy_r) == len(reference):
+            counts = log_w_r > -np.inf
+            reference, energy_r, log_w_r = reference[counts], energy_r[counts], log_w_r[counts]
+    reference, energy_r = _checked("reference", reference, energy_r, topology)
     if len(energy_g) == len(generated) == len(alive):
         generated, energy_g, log_w = generated[alive], energy_g[alive], log_w[alive]
     generated, energy_g = _checked("generated", generated, energy_g, topology)
@@ -93,8 +103,8 @@ def compare(
     signs = np.where(chirality_signs(reference, topology).sum(axis=0, dtype=np.int64) >= 0, 1, -1).astype(np.int8)
     generated, mirrored, correct = unmirror(generated, topology, signs)
     # The floor gives a bootstrap sample without heavy frames a sum above 0.
-    weights = np.exp(np.maximum(log_w - log_w.max(), -300.0))
-    rows, p = weighted_subsample(np.ones(len(reference)), frames)
+    weights, weights_r = (np.exp(np.maximum(log - log.max(), -300.0)) for log in (log_w, log_w_r))
+    rows, p = weighted_subsample(weights_r, frames)
     reference, energy_r = reference[rows], energy_r[rows]
     rows, q = weighted_subsample(weights, frames)
     generated, energy_g = generated[rows], energy_g[rows]
@@ -109,11 +119,10 @@ def compare(
         margin = 1.96 * float(np.std(draws))
         return {name: value, f"{name}_low": max(value - margin, 0.0), f"{name}_high": value + margin}
 
-    def distance(name: str, kind: Callable[[Floats, Floats], Metric], x: Floats, y: Floats) -> dict[str, float]:
-        """`kind` turns two sets into a metric of their weights."""
-        value = kind(x, y)(p, q)
+    def distance(name: str, kind: Kind, x: Floats, y: Floats) -> dict[str, float]:
+        value = kind(x, y, p)(p, q)
         (i, p_i), (j, q_j) = weighted_subsample(p, INTERVAL_FRAMES), weighted_subsample(q, INTERVAL_FRAMES)
-        metric = cache(lambda: kind(x[i], y[j]))  # made if there are intervals
+        metric = cache(lambda: kind(x[i], y[j], p_i))  # made if there are intervals
         return record(name, lambda a, b: metric()(a * p_i, b * q_j), len(i), len(j), value)
 
     def fraction(name: str, hits: NDArray[np.bool_], w: Floats) -> dict[str, float]:
@@ -134,7 +143,7 @@ def compare(
         "chirality": lambda k: fraction(k, correct, np.ones(len(correct))),
         "mirrored": lambda k: fraction(k, mirrored, np.ones(len(mirrored))),
         "clashing": lambda k: fraction(k, clashes(generated, topology) > 0, q),
-        "bad_bonds": lambda k: fraction(k, bond_outliers(generated, topology, reference) > 0, q),
+        "bad_bonds": lambda k: fraction(k, bond_outliers(generated, topology, reference, _unless_equal(p)) > 0, q),
     }
 
     def one(name: str) -> dict[str, float]:
@@ -148,20 +157,34 @@ def compare(
 
 
 def noise_floor(
-    reference_nm: ArrayLike, reference_kT: ArrayLike, peptide: HasTopology, tica: Tica, **options: Any
+    reference_nm: ArrayLike,
+    reference_kT: ArrayLike,
+    peptide: HasTopology,
+    tica: Tica,
+    *,
+    log_weights: ArrayLike | None = None,
+    run_lengths: Sequence[int] = (),
+    **options: Any,
 ) -> dict[str, float]:
     """`compare` of the two halves of a reference: no sampler can be seen to be closer to it than that.
 
-    Where the halves differ the reference itself is too short. Empty when it has too few frames.
+    Of several runs, each half has whole ones: frames of one run are alike, and halves that share it, too. Where the
+    halves differ the reference itself is too short. Empty when it has too few frames.
 
-    Shape: (n, N, 3), (n,). Units: nm, kT.
+    Shape: (n, N, 3), (n,), log_weights (n,), run_lengths that sum to n. Units: nm, kT.
     """
     positions, energy = np.asarray(reference_nm), np.asarray(reference_kT)
-    half = len(positions) // 2
-    if half < CLUSTERS:
-        return {}
+    n = len(positions)
+    half = halfway(n, run_lengths, CLUSTERS)
+    log_w = np.zeros(n) if log_weights is None else checked_log_weights(log_weights, n, "reference")
     first, second = slice(0, half), slice(half, None)
-    found = compare(positions[first], positions[second], energy[first], energy[second], peptide, tica, **options)
+    if (log_w[first] > -np.inf).sum() < CLUSTERS or not (log_w[second] > -np.inf).any():
+        return {}
+    found = compare(
+        *(positions[first], positions[second], energy[first], energy[second], peptide, tica, log_w[second]),
+        reference_log_weights=log_w[first],
+        **options,
+    )
     return {name: value for name, value in found.items() if name != "ess"}
 
 
@@ -177,23 +200,28 @@ def _tics(tica: Tica, positions: NDArray[Any], topology: Topology) -> Floats:
     return project(tica, positions, topology)[:, :2]
 
 
-def _on_line(order: int, x: Floats, y: Floats) -> Metric:
+def _on_line(order: int, x: Floats, y: Floats, _: Floats) -> Metric:
     return lambda p, q: wasserstein_1d(x, y, p, q, order)
 
 
-def _root_of_transport(period: float | None, x: Floats, y: Floats) -> Metric:
+def _root_of_transport(period: float | None, x: Floats, y: Floats, _: Floats) -> Metric:
     cost = squared_distances(x, y, period)  # once for all replicates, freed before the next metric
     return lambda p, q: transport(cost, p, q) ** 0.5
 
 
-def _cluster_divergence(x: Floats, y: Floats) -> Metric:
-    clusters = KMeans(CLUSTERS, random_state=0, n_init=1).fit(x)
+def _cluster_divergence(x: Floats, y: Floats, weights: Floats) -> Metric:
+    clusters = KMeans(CLUSTERS, random_state=0, n_init=1).fit(x, sample_weight=_unless_equal(weights))
     labels_x, labels_y = clusters.predict(x), clusters.predict(y)
 
     def counts(labels: NDArray[Any], w: Floats) -> Floats:
         return np.bincount(labels, w * (len(w) / w.sum()), CLUSTERS).astype(np.float64)
 
     return lambda p, q: jensen_shannon(counts(labels_x, p), counts(labels_y, q))
+
+
+def _unless_equal(weights: Floats) -> Floats | None:
+    """Weights, or None for equal ones, which would change the last digits of a plain mean."""
+    return weights if np.ptp(weights) else None
 
 
 def _redraw(rng: np.random.Generator, n: int, blocks: int) -> Floats:

@@ -183,13 +183,16 @@ def clashes(positions_nm: ArrayLike, topology: Topology) -> NDArray[np.int64]:
     )
 
 
-def bond_outliers(positions_nm: ArrayLike, topology: Topology, reference_nm: ArrayLike) -> NDArray[np.int64]:
+def bond_outliers(
+    positions_nm: ArrayLike, topology: Topology, reference_nm: ArrayLike, reference_weights: Floats | None = None
+) -> NDArray[np.int64]:
     """Bonds that differ by over 0.03 nm from their mean length in the reference frames (one is enough).
 
-    Shape: (T, N, 3), (M, N, 3) -> (T,) counts.
+    Shape: (T, N, 3), (M, N, 3), (M,) -> (T,) counts.
     """
     first, second = np.array([(a.index, b.index) for a, b in topology.bonds()]).T
-    expected = _distances(np.asarray(reference_nm), first, second).mean(axis=0)
+    usual = _distances(np.asarray(reference_nm), first, second)
+    expected = usual.mean(axis=0) if reference_weights is None else np.average(usual, axis=0, weights=reference_weights)
     lengths = _distances(np.asarray(positions_nm), first, second)
     return (np.abs(lengths - expected) > BOND_TOLERANCE_NM).sum(axis=1)
 

@@ -30,9 +30,9 @@ def in_order_of(
     Raises: ValueError for another molecule, or where the bonds of the frames are not those of the named atoms.
     """
     positions = reference.positions_nm
-    finite = positions[np.isfinite(positions).all((1, 2))]
+    finite = positions[np.isfinite(positions).all((1, 2)) & (reference.weights > 0)]
     if not len(finite):
-        raise ValueError("no frame of it is finite")
+        raise ValueError(f"no frame of it is finite{'' if reference.log_weights is None else ' and has a weight'}")
     own = structure or peptide
     n_atoms = len(reference.atoms) or own.n_atoms
     if n_atoms != positions.shape[1] or n_atoms != peptide.n_atoms:

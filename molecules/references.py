@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -16,22 +16,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from .constants import PUBLISHED_K
 from .forcefield import DEFAULT_FORCEFIELD
+from .independent_runs import checked_run_lengths, run_lengths_at
 from .observables import Tica
 from .sequences import n_residues
 from .storage import replacing
+from .subsample import checked_log_weights, normalised_weights, systematic_rows, weighted_subsample
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReferenceTrajectory:
-    """Reference MD in order of time, and what it is of.
+    """Reference MD, run after run, each in order of time, and what it is of.
 
     `atoms`: residue number, residue and name of each, such as `1 ALA CA`, in the order of the frames. Public files do
     not say them; such are taken to be in the force field and at the temperature of the published data. `engine` and
-    `time_ns` of the dynamics: empty and NaN where unknown.
+    `time_ns` of the dynamics: empty and NaN where unknown. `log_weights`: of frames that stand for more or less than
+    their number, such as MBAR's of a ladder of temperatures; without them all count the same. `run_lengths`: frames of
+    each independent run; empty for one run, or where unknown.
 
-    Shape: positions_nm (T, N, 3); atoms N of them, or none.
+    Shape: positions_nm (T, N, 3); atoms N of them, or none; log_weights (T,), not normalised, -inf of a frame without.
     """
 
     positions_nm: NDArray[np.float32]
@@ -41,6 +45,36 @@ class ReferenceTrajectory:
     temperature_k: float = PUBLISHED_K
     engine: str = ""
     time_ns: float = math.nan
+    log_weights: NDArray[np.float64] | None = None
+    run_lengths: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Weights (T,) that sum to 1."""
+        return normalised_weights(self.log_weights, len(self.positions_nm))
+
+    def at(self, rows: NDArray[np.int64]) -> "ReferenceTrajectory":
+        """The frames of some rows, ascending, with the weight that each of them has, and their runs."""
+        log_w = self.log_weights if self.log_weights is None else self.log_weights[rows]
+        lengths = run_lengths_at(rows, self.run_lengths)
+        return replace(self, positions_nm=self.positions_nm[rows], log_weights=log_w, run_lengths=lengths)
+
+    def subsampled(self, k: int) -> "ReferenceTrajectory":
+        """At most k frames that stand for all by weight (`weighted_subsample`), evenly spaced where all are equal."""
+        if self.log_weights is None:
+            return self.at(weighted_subsample(np.ones(len(self.positions_nm)), k)[0])
+        rows, weights = weighted_subsample(self.weights, k)
+        with np.errstate(divide="ignore"):
+            return replace(self.at(rows), log_weights=np.log(weights))
+
+    def equally_weighted(self, k: int) -> "ReferenceTrajectory":
+        """Frames in the same order that count the same, for what knows no weights.
+
+        At most k of them, evenly spaced, where all do already; else k, a heavy one several times (`systematic_rows`).
+        """
+        if self.log_weights is None:
+            return self.subsampled(k)
+        return replace(self.at(systematic_rows(self.weights, k)), log_weights=None)
 
     @property
     def conditions(self) -> str:
@@ -67,10 +101,13 @@ def save_reference(
     temperature_k: float = PUBLISHED_K,
     engine: str = "",
     time_ns: float = math.nan,
+    log_weights: ArrayLike | None = None,
+    run_lengths: Sequence[int] = (),
 ) -> None:
     """Write a reference trajectory, its TICA and what it is of (see `ReferenceTrajectory`), whole or not at all.
 
-    Shape: (T, N, 3), N atoms. Raises: ValueError for another number of names than of atoms.
+    Shape: (T, N, 3), N atoms, log_weights (T,). Raises: ValueError for another number of names than of atoms, of
+    log-weights than of frames, for log-weights of NaN or +inf, or all -inf, and for runs that are not all frames.
     """
     path, positions = Path(path), np.asarray(positions_nm, dtype=np.float32)
     if atoms and len(atoms) != positions.shape[1]:
@@ -83,6 +120,10 @@ def save_reference(
         arrays["atoms"] = np.array(atoms)
     arrays |= {"forcefield": np.array(forcefield), "temperature_k": np.float64(temperature_k)}
     arrays |= {"engine": np.array(engine), "time_ns": np.float64(time_ns)}
+    if log_weights is not None:
+        arrays["log_weights"] = checked_log_weights(log_weights, len(positions), "reference")
+    if lengths := checked_run_lengths(run_lengths, len(positions)):
+        arrays["run_lengths"] = np.array(lengths)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:  # a file: savez would change the name
         np.savez_compressed(file, **arrays)
@@ -91,8 +132,9 @@ def save_reference(
 def load_reference(path: str | Path | IO[bytes]) -> ReferenceTrajectory:
     """Read a reference trajectory, with the TICA of the file, if it holds one, cut to its `tica_dim`.
 
-    Raises: ValueError when the file is not such an archive.
+    Raises: ValueError when the file is not such an archive, or its weights or runs are not those of its frames.
     """
+    log_weights: NDArray[np.float64] | None = None
     try:
         with np.load(path, allow_pickle=False) as archive:
             positions = np.asarray(archive["positions"], dtype=np.float32)
@@ -103,6 +145,9 @@ def load_reference(path: str | Path | IO[bytes]) -> ReferenceTrajectory:
             atoms = tuple(str(name) for name in archive["atoms"]) if "atoms" in archive else ()
             said: dict[str, Any] = {k: str(archive[k]) for k in ("forcefield", "engine") if k in archive}
             said |= {k: float(archive[k]) for k in ("temperature_k", "time_ns") if k in archive}
+            if "log_weights" in archive:
+                log_weights = np.asarray(archive["log_weights"], dtype=np.float64)
+            lengths = archive["run_lengths"] if "run_lengths" in archive else np.array([], dtype=np.int64)
     except FileNotFoundError:
         raise
     except (
@@ -120,7 +165,13 @@ def load_reference(path: str | Path | IO[bytes]) -> ReferenceTrajectory:
         raise ValueError(f"{path}: positions have shape {positions.shape}, expected (T, N, 3)")
     if atoms and len(atoms) != positions.shape[1]:
         raise ValueError(f"{path} names {len(atoms)} atoms and has {positions.shape[1]} a frame: simulate it again")
-    return ReferenceTrajectory(positions_nm=positions, tica=tica, atoms=atoms, **said)
+    try:
+        if log_weights is not None:
+            log_weights = checked_log_weights(log_weights, len(positions), "reference")
+        said["run_lengths"] = checked_run_lengths(lengths, len(positions))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return ReferenceTrajectory(positions_nm=positions, tica=tica, atoms=atoms, log_weights=log_weights, **said)
 
 
 def find_reference(data_dir: str | Path, sequence: str) -> Path | None:

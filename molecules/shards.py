@@ -1,7 +1,8 @@
 """The public layout on disk: tars of single frames, reference trajectories, PDB files.
 
 webdatasets/single_frames/{0000..}.tar    members SEQ_FRAME.bin: float32, little-endian, (N, 3), nm
-trajectories_subsampled/SPLIT/LAA/SEQ_subsampled.npz
+trajectories_subsampled/SPLIT/LAA/SEQ_subsampled.npz    positions (T, N, 3), float32, nm; may hold more, of which ours
+    have `atoms` (N,) and conditions, and those of replica exchange `log_weights` (T,) and `run_lengths`
 pdbs/SPLIT/SEQ.pdb
 """
 

@@ -112,6 +112,7 @@ def _compare_into(
         _sample_all(job, out, peptide, reference, flows, trained_at_k(checkpoint), resources, tracker)
         runs = _measure_all(out, reference, peptide, job.frames)
         options: dict[str, Any] = {"only": CURVE_METRICS, "frames": job.frames}
+        options |= {"log_weights": reference.log_weights, "run_lengths": reference.run_lengths}
         assert reference.tica is not None
         floor = noise_floor(reference.positions_nm, reference.energy_kT, peptide, reference.tica, **options)
     save_curves(out, runs, floor)
@@ -222,6 +223,7 @@ def _measure(path: str, inputs: tuple[Reference, Peptide], frames: int) -> dict[
         peptide,
         reference.tica,
         arrays["log_weights"],
+        reference_log_weights=reference.log_weights,
         only=CURVE_METRICS,
         frames=frames,
     )

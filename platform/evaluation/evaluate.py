@@ -117,8 +117,9 @@ def _compared(
             update(finished, "")
 
         options: dict[str, Any] = {"threads": threads, "done": done}
-        floor = noise_floor(reference.positions_nm, energies, peptide, tica, **options)
-        options |= {"intervals": intervals, "seed": seed}
+        runs: dict[str, Any] = {"log_weights": reference.log_weights, "run_lengths": reference.run_lengths}
+        floor = noise_floor(reference.positions_nm, energies, peptide, tica, **runs, **options)
+        options |= {"intervals": intervals, "seed": seed, "reference_log_weights": reference.log_weights}
         found = [
             compare(
                 reference.positions_nm, e.positions_nm, energies, e.energy_kT, peptide, tica, e.log_weights, **options

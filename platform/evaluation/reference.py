@@ -10,8 +10,9 @@ import numpy as np
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.independent_runs import split_runs
 from boltzray.molecules.metrics import MAX_FRAMES
-from boltzray.molecules.observables import fit_tica, tica_lag
+from boltzray.molecules.observables import Tica, fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import (
@@ -22,9 +23,8 @@ from boltzray.molecules.references import (
     load_reference,
     published_split,
 )
-from boltzray.molecules.subsample import weighted_subsample
 
-from ..report.contents import Reference
+from ..report.contents import Reference, number
 from ..runtime.config import display_path
 from ..runtime.run_folder import sha256
 from ..sampling.energy_actors import EnergyConfig, batched
@@ -117,25 +117,42 @@ def load_reference_ensemble(
     if found.trajectory is None or found.path is None:
         return None, {}, [found.note]
     trajectory, path = found.trajectory, found.path
-    total, positions, tica = len(trajectory.positions_nm), trajectory.positions_nm, trajectory.tica
-    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
-    lost = total - len(positions)
+    total = len(trajectory.positions_nm)
+    trajectory = trajectory.at(np.flatnonzero(np.isfinite(trajectory.positions_nm).all(axis=(1, 2))))
+    lost = total - len(trajectory.positions_nm)
     notes = [f"{lost} frames of the reference are not finite and were left out."] if lost else []
+    tica = trajectory.tica
     if tica is None:
-        lag = tica_lag(len(positions))
-        tica = fit_tica(positions, peptide.topology, lag=lag)
-        notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
-    positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
-    energy = energies_of(peptide, positions, temperature_k, forcefield)
+        tica, fitted = _fitted_tica(trajectory, peptide)
+        notes.append(f"The reference has no TICA file: it was fitted to {fitted}.")
+    trajectory = trajectory.subsampled(MAX_FRAMES)
+    energy = energies_of(peptide, trajectory.positions_nm, temperature_k, forcefield)
+    trajectory = trajectory.at(np.flatnonzero(energy.ok))
     reference = Reference(
-        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
+        positions_nm=trajectory.positions_nm,
+        energy_kT=energy.energy[energy.ok],
+        source=display_path(path),
+        tica=tica,
+        log_weights=trajectory.log_weights,
+        run_lengths=trajectory.run_lengths,
     )
+    worth = "" if reference.log_weights is None else f", effective {number(reference.effective_frames)}"
     facts = {
-        "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}",
+        "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}{worth}",
         "reference_conditions": found.made,
         "reference_sha256": sha256(path),
     }
     return reference, facts, notes
+
+
+def _fitted_tica(trajectory: ReferenceTrajectory, peptide: Peptide) -> tuple[Tica, str]:
+    """TICA of finite frames, each run by itself, and what it was fitted to: all frames count the same."""
+    frames, lengths = trajectory.positions_nm, trajectory.run_lengths
+    runs = [run for run in split_runs(frames, lengths) if len(run) > 1] or [frames]  # a single frame has no successor
+    lag = tica_lag(min(map(len, runs)))
+    tica = fit_tica(runs, peptide.topology, lag=lag)
+    what = "the reference frames" if len(runs) == 1 else f"each of the reference's {len(runs)} independent runs"
+    return tica, f"{what} here{' without weights' if trajectory.log_weights is not None else ''} (lag {lag} frames)"
 
 
 def energies_of(

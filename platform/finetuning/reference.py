@@ -6,7 +6,6 @@ from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import conditions, find_pdb, load_reference
-from boltzray.molecules.subsample import weighted_subsample
 
 from ..evaluation.reference import energies_of, find_comparable
 from ..runtime.config import data_folder
@@ -17,18 +16,18 @@ REFERENCE_FRAMES = 2_000  # for the rounds; the report of the final draw uses mo
 
 
 def reference_energies(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
-    """Energies (T,) in kT of reference MD, if there is any; they are not part of the budget."""
+    """Energies (T,) in kT of frames of reference MD that count the same, if there is any; not part of the budget."""
     found = find_comparable(peptide, data_folder(job.data_dir), job.temperature_k).trajectory
     if found is None:
         return None
-    positions = found.positions_nm[weighted_subsample(np.ones(len(found.positions_nm)), REFERENCE_FRAMES)[0]]
-    energy = energies_of(peptide, positions, job.temperature_k)
+    energy = energies_of(peptide, found.equally_weighted(REFERENCE_FRAMES).positions_nm, job.temperature_k)
     return energy.energy[energy.ok]
 
 
 def real_frames(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     """Conformations (T, N, 3) in nm to learn from, if the objective wants any, in the order of the peptide's atoms.
 
+    Those of a file with weights are resampled, as many as it has.
     A file that does not name its atoms is in the order of the PDB file of its data folder, or else of the peptide.
     Raises: ValueError for those of another molecule, or in another order.
     """
@@ -41,10 +40,11 @@ def real_frames(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
     layout = path.parents[3] if len(path.parents) > 3 and path.stem.endswith("_subsampled") else None
     pdb = find_pdb(layout, peptide.sequence) if layout and peptide.encodings and not stored.atoms else None
     try:
-        frames = in_order_of(peptide, stored, Peptide.from_pdb(pdb) if pdb else None).positions_nm
+        matched = in_order_of(peptide, stored, Peptide.from_pdb(pdb) if pdb else None)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; give frames of {peptide.sequence} as objective.real_data") from None
     if stored.atoms and not stored.is_at(DEFAULT_FORCEFIELD, job.temperature_k):
         wanted = conditions(DEFAULT_FORCEFIELD, job.temperature_k)
         say(f"note: objective.real_data is in {stored.conditions}, the flow learns of {wanted}")
-    return frames[np.isfinite(frames).all((1, 2))]
+    finite = matched.at(np.flatnonzero(np.isfinite(matched.positions_nm).all((1, 2))))
+    return finite.equally_weighted(len(finite.positions_nm)).positions_nm

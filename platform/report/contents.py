@@ -4,14 +4,19 @@ Shapes: T frames, N atoms. Units: nm, kT.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boltzray.molecules.ensemble import Ensemble, Floats
+from boltzray.molecules.independent_runs import halfway
+from boltzray.molecules.metrics import CLUSTERS
 from boltzray.molecules.observables import Tica
+from boltzray.molecules.subsample import normalised_weights
 
 from .curves import Curve
 
@@ -33,8 +38,10 @@ class HasChain(Protocol):
 class Reference:
     """Molecular dynamics to compare with, in order of time; `floor`: metrics of its one half against the other.
 
-    Shape: positions_nm (T, N, 3), energy_kT (T,).
-    Raises: ValueError if the shapes differ or no energy is finite.
+    `log_weights` (None: all equal) and `run_lengths`: see `molecules.references.ReferenceTrajectory`.
+
+    Shape: positions_nm (T, N, 3), energy_kT and log_weights (T,).
+    Raises: ValueError if the shapes differ or no energy of a frame with a weight is finite.
     """
 
     positions_nm: NDArray[np.float32]
@@ -42,11 +49,42 @@ class Reference:
     source: str
     tica: Tica | None = None
     floor: dict[str, float] = field(default_factory=dict)
+    log_weights: Floats | None = None
+    run_lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.positions_nm)
-        if self.energy_kT.shape != (n,) or not np.isfinite(self.energy_kT).any():
+        if self.log_weights is not None and self.log_weights.shape != (n,):
+            raise ValueError(f"reference: {n} frames with log-weights of shape {self.log_weights.shape}: give one each")
+        if self.energy_kT.shape != (n,) or not np.isfinite(self.energy_kT[self.weights > 0]).any():
             raise ValueError(f"reference: {n} frames; give an energy for each of them, finite ones among them")
+
+    @cached_property
+    def weights(self) -> Floats:
+        """Weights (T,) that sum to 1."""
+        return normalised_weights(self.log_weights, len(self.positions_nm))
+
+    @property
+    def effective_frames(self) -> float:
+        """Equally weighted frames that would be as good, all of them without weights."""
+        return float(1.0 / np.square(self.weights).sum())
+
+    @property
+    def size(self) -> str:
+        """Number of frames for a reader, and the effective one if they are weighted."""
+        n = f"{len(self.positions_nm)} frames"
+        return n if self.log_weights is None else f"{n}, effective {number(self.effective_frames)}"
+
+    @property
+    def halfway(self) -> int:
+        """First frame of the second half: where a run begins, if there are several (see `noise_floor`)."""
+        return halfway(len(self.positions_nm), self.run_lengths, CLUSTERS)
+
+    @property
+    def finite_energies(self) -> tuple[Floats, Floats | None]:
+        """Energies that are finite, and the weights of their frames, None where all are equal."""
+        kept = np.isfinite(self.energy_kT)
+        return self.energy_kT[kept], None if self.log_weights is None else self.weights[kept]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +98,13 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def quantiles(values: Floats, at: Sequence[float], weights: Floats | None = None) -> Floats:
+    """Quantiles of values (n,), perhaps weighted: then the lowest values below or at which that much weight lies."""
+    if weights is None:
+        return np.quantile(values, at)
+    return np.quantile(values, at, weights=weights, method="inverted_cdf")
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from .contents import Report
+from .contents import Report, quantiles
 from .plotting import REFERENCE_COLOUR, Floats, Picture, colours, finite, stacked
 
 
 def energies(report: Report) -> Iterator[Picture]:
     """Plot densities and, where draws lie far outside the range of these, cumulative distributions too."""
-    reference = finite(report.reference.energy_kT) if report.reference else np.array([])
+    reference, of_reference = report.reference.finite_energies if report.reference else (np.array([]), None)
     generated = np.concatenate([finite(e.energy_kT) for e in report.ensembles])
-    low, high = _range(reference, 0.999) if len(reference) else _range(generated, 0.75)
+    low, high = _range(reference, 0.999, of_reference) if len(reference) else _range(generated, 0.75)
     edges = np.linspace(low, high, 41)
     figure, axes = stacked(len(report.ensembles), 0.7 + 1.7 * len(report.ensembles))
     for axis, ensemble, colour in zip(axes, report.ensembles, colours(), strict=False):
         if len(reference):
-            axis.stairs(_density(reference, None, edges), edges, fill=True, color="#cfcfcf", label="reference MD")
+            density = _density(reference, of_reference, edges)
+            axis.stairs(density, edges, fill=True, color="#cfcfcf", label="reference MD")
         unweighted = _density(ensemble.energy_kT, None, edges)
         axis.stairs(unweighted, edges, color=colour, linestyle=":", linewidth=1.4, label="unweighted")
         weighted = _density(ensemble.energy_kT, ensemble.weights, edges)
@@ -39,7 +40,7 @@ def energies(report: Report) -> Iterator[Picture]:
         return
     figure, (axis,) = stacked(1, 2.9)
     if len(reference):
-        _cumulative(axis, reference - lowest, None, color=REFERENCE_COLOUR, linewidth=3, label="reference MD")
+        _cumulative(axis, reference - lowest, of_reference, color=REFERENCE_COLOUR, linewidth=3, label="reference MD")
     for ensemble, colour in zip(report.ensembles, colours(), strict=False):
         above = ensemble.energy_kT - lowest
         _cumulative(axis, above, None, color=colour, linestyle=":", label=f"{ensemble.name}, unweighted")
@@ -51,11 +52,11 @@ def energies(report: Report) -> Iterator[Picture]:
     yield Picture(name="energy_log", section="Energy", caption=caption, figure=figure)
 
 
-def _range(values: Floats, top: float) -> tuple[float, float]:
+def _range(values: Floats, top: float, weights: Floats | None = None) -> tuple[float, float]:
     """Range of the axis: up to the quantile `top`, because draws can reach 10⁷ kT, and room above."""
     if not len(values):
         return 0.0, 1.0
-    low, middle, high = np.quantile(values, (0.001, 0.5, top))
+    low, middle, high = quantiles(values, (0.001, 0.5, top), weights)
     room = max(high - low, 1e-3 * abs(middle), 1.0)
     return float(low - 0.1 * room), float(high + 0.5 * room)
 

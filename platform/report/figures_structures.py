@@ -1,7 +1,7 @@
 """Figures of structures: backbone angles of each residue, and the two slowest coordinates, beside the reference."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import Tica, dihedrals, project
 from boltzray.molecules.sequences import caps, inner_letters, n_residues
 
-from .contents import Report, ancestors_needed
+from .contents import Report, ancestors_needed, quantiles
 from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
 
 BINS = 36  # of 10 degrees
@@ -28,25 +28,31 @@ MEANING = "free energy in kT above the lowest bin of each panel; white: no sampl
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
-    """One set of conformations to plot: those with a weight. Shape: positions_nm (T, N, 3), weights (T,)."""
+    """One set of conformations to plot: those with a weight. Shape: positions_nm (T, N, 3), weights (T,).
+
+    `halfway`: the first of the reference's second half.
+    """
 
     title: str
     positions_nm: NDArray[np.floating]
     weights: Floats
     reference: bool = False
+    halfway: int = 0
 
 
 def panels(report: Report) -> list[Panel]:
     """List all ensembles, then the reference."""
     sets = [(f"{e.name}\n{effective(e)}", e.positions_nm, e.weights) for e in report.ensembles]
     if report.reference:
-        n = len(report.reference.positions_nm)
-        sets.append((f"reference MD\n{n} frames", report.reference.positions_nm, np.full(n, 1.0)))
+        r = report.reference
+        sets.append((f"reference MD\n{r.size}", r.positions_nm, r.weights))
     result = []
     for k, (title, positions, weights) in enumerate(sets):
         used = (weights > 0) & np.isfinite(positions).all(axis=(1, 2))
-        is_reference = k == len(report.ensembles)
-        result.append(Panel(title=title, positions_nm=positions[used], weights=weights[used], reference=is_reference))
+        panel = Panel(title=title, positions_nm=positions[used], weights=weights[used])
+        if k == len(report.ensembles) and report.reference:
+            panel = replace(panel, reference=True, halfway=int(used[: report.reference.halfway].sum()))
+        result.append(panel)
     return result
 
 
@@ -106,7 +112,7 @@ def ramachandran(report: Report) -> Iterator[Picture]:
         names = f"{phi_name.replace(' ', '')} and {psi_name.replace(' ', '')}"
         caption = f"{names}: {MEANING}; bins of 10°. Generated conformations count with their weight."
         if report.reference and report.ensembles:
-            caption += DIFFERENCE + f" (here {_halves(*columns[-1][row][2:], (edges, edges)):.0f} %)."
+            caption += DIFFERENCE + f" (here {_halves(found[-1], *columns[-1][row][2:], (edges, edges)):.0f} %)."
         yield Picture(
             name=f"ramachandran_{row + 1}",
             section="Backbone angles",
@@ -151,11 +157,11 @@ def _maps(
     return figure
 
 
-def _halves(x: Floats, y: Floats, edges: tuple[Floats, Floats]) -> float:
-    """Per cent misplaced between the first and the second half of a set."""
-    half = len(x) // 2
-    first = weight_fractions(x[:half], y[:half], np.ones(half), edges)
-    second = weight_fractions(x[half:], y[half:], np.ones(len(x) - half), edges)
+def _halves(panel: Panel, x: Floats, y: Floats, edges: tuple[Floats, Floats]) -> float:
+    """Per cent misplaced between the first and the second half of the reference."""
+    half, weights = panel.halfway, panel.weights
+    first = weight_fractions(x[:half], y[:half], weights[:half], edges)
+    second = weight_fractions(x[half:], y[half:], weights[half:], edges)
     return float(50 * np.abs(_coarse(first) - _coarse(second)).sum())
 
 
@@ -181,7 +187,7 @@ def tica_plane(report: Report) -> Iterator[Picture]:
         return
     found = panels(report)
     planes = [_project(report.reference.tica, panel, report) for panel in found]
-    edges = tuple(_edges([plane[:, k] for plane in planes], planes[-1][:, k]) for k in range(2))
+    edges = tuple(_edges([plane[:, k] for plane in planes], found[-1].weights) for k in range(2))
     maps = [
         weight_fractions(plane[:, 0], plane[:, 1], panel.weights, (edges[0], edges[1]))
         for plane, panel in zip(planes, found, strict=True)
@@ -191,17 +197,19 @@ def tica_plane(report: Report) -> Iterator[Picture]:
         section="Slow coordinates",
         caption=f"The two slowest independent components of the reference MD: {MEANING}."
         + (
-            DIFFERENCE + f" (here {_halves(planes[-1][:, 0], planes[-1][:, 1], (edges[0], edges[1])):.0f} %)."
+            DIFFERENCE
+            + f" (here {_halves(found[-1], planes[-1][:, 0], planes[-1][:, 1], (edges[0], edges[1])):.0f} %)."
             if maps[1:]
             else ""
         ),
         figure=_maps(found, maps, (edges[0], edges[1]), "TIC 1", "TIC 2"),
     )
-    half = len(planes[-1]) // 2
+    half = found[-1].halfway
     figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
     axis = figure.subplots()
-    for part, style in ((planes[-1][:half], ":"), (planes[-1][half:], "--")):
-        _profile(axis, part[:, 0], np.ones(len(part)), edges[0], color=REFERENCE_COLOUR, linestyle=style, linewidth=1)
+    for part, style in ((slice(half), ":"), (slice(half, None), "--")):
+        line: dict[str, Any] = {"color": REFERENCE_COLOUR, "linestyle": style, "linewidth": 1}
+        _profile(axis, planes[-1][part, 0], found[-1].weights[part], edges[0], **line)
     for plane, panel, colour in zip(planes, found, [*_take(len(found) - 1), REFERENCE_COLOUR], strict=True):
         label, width = panel.title.splitlines()[0], 2.6 if panel.reference else 1.4
         _profile(axis, plane[:, 0], panel.weights, edges[0], color=colour, linewidth=width, label=label)
@@ -222,10 +230,14 @@ def _project(tica: Tica, panel: Panel, report: Report) -> Floats:
     return project(tica, panel.positions_nm, report.peptide.topology)[:, :2]
 
 
-def _edges(values: list[Floats], reference: Floats) -> Floats:
-    """Bins over what the reference visits, with room for what it does not."""
-    low, high = np.quantile(reference, (0.0, 1.0))
-    seen = np.concatenate([np.quantile(v, (0.01, 0.99)) for v in values if len(v)])
+def _edges(values: list[Floats], weights: Floats) -> Floats:
+    """Bins over what the reference, the last of `values`, visits, with room for what it does not.
+
+    A weighted one visits what has weight: frames of hot replicas are far out, and count next to nothing.
+    """
+    *others, reference = values
+    low, high = quantiles(reference, (0.0005, 0.9995), weights) if np.ptp(weights) else np.quantile(reference, (0, 1))
+    seen = np.concatenate([(low, high), *(np.quantile(v, (0.01, 0.99)) for v in others if len(v))])
     room = 0.5 * (high - low)
     return np.linspace(max(min(low, seen.min()), low - room), min(max(high, seen.max()), high + room), TICA_BINS + 1)
 

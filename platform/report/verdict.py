@@ -10,7 +10,7 @@ import numpy as np
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.samplers.importance_weights import MIN_TAIL_DRAWS
 
-from .contents import Reference, Report, ancestors_needed, number, percent
+from .contents import Reference, Report, ancestors_needed, number, percent, quantiles
 
 Level = Literal["bad", "warn", "good"]
 
@@ -125,7 +125,8 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
             yield finding("warn", name, text)
 
     if reference is not None:
-        low, middle, high = np.quantile(reference.energy_kT[np.isfinite(reference.energy_kT)], (0.25, 0.5, 0.75))
+        energies, weights = reference.finite_energies
+        low, middle, high = quantiles(energies, (0.25, 0.5, 0.75), weights)
         above = float(np.median(ensemble.energy_kT) - middle)
         limit = MAX_DRAW_SHIFT * max(high - low, 1.0)
         if not above <= limit:

@@ -16,7 +16,7 @@ from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
-from boltzray.molecules.references import load_reference
+from boltzray.molecules.references import ReferenceTrajectory, load_reference
 from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import list_files, read_bytes
 from boltzray.molecules.transport import wasserstein_1d
@@ -84,17 +84,24 @@ def validate(flow: Flow, peptides: list[HeldOut], config: ValidationConfig, temp
         given = Peptide.from_pdb(read_bytes(item.pdb).decode())
         peptide = given if flow.atom_order == "file" else given.iupac()
         stored = load_reference(io.BytesIO(read_bytes(item.reference)))
-        positions = in_order_of(peptide, stored, given).positions_nm
-        rows = np.linspace(0, len(positions) - 1, min(config.frames, len(positions))).astype(int)
-        likelihoods.append(negative_log_likelihood(flow, peptide, positions[rows], i))
+        positions = _frames(in_order_of(peptide, stored, given), config.frames)
+        likelihoods.append(negative_log_likelihood(flow, peptide, positions, i))
         metrics[f"val_nll_{item.sequence}"] = likelihoods[-1]
         if i in spaced:
-            worth = importance(flow, peptide, positions[rows], config.draws, temperature_k)
+            worth = importance(flow, peptide, positions, config.draws, temperature_k)
             if not stored.is_at(DEFAULT_FORCEFIELD, temperature_k):  # its energies are of another distribution
                 worth.pop("energy_w2", None)
             metrics |= {f"val_{name}_{item.sequence}": value for name, value in worth.items()}
     metrics["val_nll"] = float(np.mean(likelihoods))
     return metrics
+
+
+def _frames(reference: ReferenceTrajectory, k: int) -> np.ndarray:
+    """At most k frames that count the same: from the first to the last, or resampled if they are weighted."""
+    if reference.log_weights is not None:
+        return reference.equally_weighted(k).positions_nm
+    n = len(reference.positions_nm)
+    return reference.positions_nm[np.linspace(0, n - 1, min(k, n)).astype(int)]
 
 
 @torch.no_grad()

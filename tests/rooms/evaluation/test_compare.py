@@ -10,6 +10,11 @@ import pytest
 from boltzray.evaluation.compare import CompareJob, compare_budgets
 from boltzray.evaluation.compare_page import winners
 from boltzray.evaluation.compare_runs import RunPlan, Spent, effective_frames
+from boltzray.evaluation.reference import load_reference_ensemble
+from boltzray.molecules import Peptide
+from boltzray.molecules.metrics import compare
+from boltzray.molecules.references import load_reference, save_reference
+from boltzray.molecules.stereo import atom_names
 from boltzray.report.curves import CURVE_METRICS, BudgetRun, curves, load_curves, save_curves
 from boltzray.sampling.flow_actors import ActorsConfig
 
@@ -114,3 +119,41 @@ def test_md_and_snis_from_end_to_end(ray_cluster: None, home: Path, data: Path, 
     again = json.loads((out / "curves.json").read_text())
     for new, old in zip(again, json.loads(before), strict=True):
         assert [p["mean"] for p in new["points"]] == [pytest.approx(p["mean"]) for p in old["points"]]
+
+
+@pytest.mark.slow
+def test_curves_are_of_the_weighted_reference(ray_cluster: None, home: Path, data: Path, checkpoint: Path) -> None:
+    aa, folder = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb"), Path("trajectories_subsampled", "test", "2AA")
+    stored = load_reference(data / folder / "AA_subsampled.npz")
+    frames, log_w = stored.positions_nm[:300], np.random.default_rng(0).normal(size=300)
+    path = home / "weighted" / folder / "AA_subsampled.npz"
+    save_reference(path, frames, stored.tica, atom_names(aa), log_weights=log_w, run_lengths=(100, 200))
+    job = CompareJob(
+        sequence="AA",
+        checkpoint=str(checkpoint),
+        methods=("snis",),
+        budgets=(100,),
+        repeats=1,
+        frames=300,
+        data_dir=str(home / "weighted"),
+        actors=ActorsConfig(flow_replicas=1),
+    )
+    out = compare_budgets(job)
+    (snis,) = load_curves(out)
+    reference = load_reference_ensemble(Peptide.from_sequence("AA"), home / "weighted", 310.0)[0]
+    assert reference is not None
+    assert reference.tica is not None
+    with np.load(out / "runs" / "snis-100-0.npz") as run:
+        drawn = run["positions_nm"], reference.energy_kT, run["energy_kT"]
+        of = Peptide.from_sequence("AA"), reference.tica, run["log_weights"]
+        found = [
+            compare(reference.positions_nm, *drawn, *of, reference_log_weights=weights, only=("torus_w2",))["torus_w2"]
+            for weights in (log_w, None)
+        ]
+    assert snis.points[0].mean["torus_w2"] == pytest.approx(found[0], abs=1e-6)
+    assert abs(found[0] - found[1]) > 1e-4
+    split = slice(100), slice(100, None)
+    halves = [(reference.positions_nm[s], reference.energy_kT[s], log_w[s]) for s in split]
+    (one, e_one, w_one), (two, e_two, w_two) = halves
+    between = compare(one, two, e_one, e_two, *of[:2], w_two, reference_log_weights=w_one, only=("torus_w2",))
+    assert snis.floor["torus_w2"] == pytest.approx(between["torus_w2"], abs=1e-6)

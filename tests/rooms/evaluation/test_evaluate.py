@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boltzray.evaluation.evaluate import evaluation_key
+from boltzray.evaluation.evaluate import evaluate_folder, evaluation_key
 from boltzray.evaluation.reference import energies_of, load_reference_ensemble
 from boltzray.molecules import OpenMMEnergy, Peptide
-from boltzray.molecules.metrics import compare
+from boltzray.molecules.ensemble import Ensemble
+from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import fit_tica
 from boltzray.molecules.references import load_reference, save_reference, sequences_with_reference
 from boltzray.molecules.stereo import atom_map, atom_names
+from boltzray.molecules.subsample import weighted_subsample
+from boltzray.report.contents import number
+from boltzray.sampling.sample_files import write_samples
 
 FRAMES = 300
 
@@ -217,3 +221,88 @@ def test_sequences_of_a_split(data: Path) -> None:
     assert sequences_with_reference(data, "test") == ["AA", "DG", "ARIP"]
     with pytest.raises(ValueError, match="choose one of"):
         sequences_with_reference(data, "tests")
+
+
+# --- weights and runs ---------------------------------------------------------------------------
+
+RUNS = (100, 50, 150)
+TIMES = np.random.default_rng(0).integers(0, 4, FRAMES)
+
+
+def logs(weights: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(weights)
+
+
+def test_weights_and_runs_follow_the_frames_that_are_kept(
+    home: Path, aa: Peptide, positions: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions[:60] = np.nan
+    path = home / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz"
+    log_w = np.random.default_rng(1).normal(size=FRAMES)
+    finite = positions[60:]
+    tica = fit_tica(finite, aa.topology, lag=30)
+    save_reference(path, positions, tica, atom_names(aa), log_weights=log_w, run_lengths=RUNS)
+    reference, facts, _ = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    expected = np.exp(log_w[60:]) / np.exp(log_w[60:]).sum()
+    np.testing.assert_allclose(reference.weights, expected, rtol=1e-12)
+    assert (reference.run_lengths, reference.halfway) == ((40, 50, 150), 90)
+    effective = 1 / np.square(expected).sum()
+    assert facts["reference"].endswith(f"240 frames of 300, effective {number(effective)}")
+    monkeypatch.setattr("boltzray.evaluation.reference.MAX_FRAMES", 80)
+    few = load_reference_ensemble(aa, home, 310.0)[0]
+    assert few is not None
+    rows, weights = weighted_subsample(expected, 80)
+    np.testing.assert_array_equal(few.positions_nm[:, 0], finite[rows, 0])
+    np.testing.assert_allclose(few.weights, weights / weights.sum(), rtol=1e-9)
+    assert few.run_lengths == tuple(np.bincount(np.searchsorted([40, 90], rows, side="right")))
+
+
+def test_tica_is_fitted_to_each_run(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    write(home, positions, run_lengths=np.array(RUNS), log_weights=np.zeros(FRAMES))
+    reference, _, notes = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    assert reference.tica is not None
+    runs = [positions[:100], positions[100:150], positions[150:]]
+    expected = fit_tica(runs, aa.topology, lag=5)
+    np.testing.assert_array_equal(reference.tica.projection, expected.projection)
+    assert not np.allclose(expected.projection, fit_tica(positions, aa.topology, lag=5).projection)
+    what = "it was fitted to each of the reference's 3 independent runs here without weights (lag 5 frames)."
+    assert notes == [f"The reference has no TICA file: {what}"]
+
+
+def test_a_report_of_a_weighted_reference_is_that_of_repeated_frames(
+    home: Path, aa: Peptide, positions: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics, noise floor and the head of the page."""
+    tica, drawn = fit_tica(positions, aa.topology, lag=30), positions[::6]
+    energies, log_w = energies_of(aa, positions, 310.0).energy, np.random.default_rng(3).normal(size=len(drawn))
+    save_reference(
+        home / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz",
+        *(positions, tica, atom_names(aa)),
+        log_weights=logs(TIMES),
+        run_lengths=RUNS,
+    )
+    out = home / "samples"
+    out.mkdir()
+    sampled = Ensemble(name="SNIS", chunks=[drawn], log_weights=log_w, energy_kT=energies[::6], log_q=log_w)
+    write_samples(out, aa, [sampled], seed=0)
+    (out / "sample.json").write_text(json.dumps({"temperature_k": 310.0}))
+    monkeypatch.setattr("boltzray.evaluation.evaluate.plot_report", lambda report: [])  # have tests of their own
+    evaluate_folder(out, home, intervals=0, threads=1)
+
+    metrics, page = json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text(encoding="utf-8")
+    frames, of_frames = np.repeat(positions, TIMES, axis=0), np.repeat(energies, TIMES)
+    lengths = tuple(int(times.sum()) for times in np.split(TIMES, np.cumsum(RUNS)[:-1]))
+    repeated = compare(frames, drawn, of_frames, energies[::6], aa, tica, log_w)
+    assert metrics["SNIS"]["metrics"] == pytest.approx(repeated, abs=1e-5)
+    assert metrics["noise_floor"] == pytest.approx(
+        noise_floor(frames, of_frames, aa, tica, run_lengths=lengths), abs=1e-5
+    )
+    assert abs(
+        compare(positions, drawn, energies, energies[::6], aa, tica, log_w)["torus_w2"] - repeated["torus_w2"]
+    ) > (1e-3)
+    effective = TIMES.sum() ** 2 / np.square(TIMES).sum()
+    assert f"300 frames, effective {number(effective)}</p>" in page
+    assert "first half of the reference MD, whole independent runs, with the second" in page

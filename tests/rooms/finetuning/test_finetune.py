@@ -15,15 +15,16 @@ from job_processes import run_job, stop_job
 from safetensors.torch import load_file
 
 from boltzray import models
+from boltzray.evaluation.reference import energies_of
 from boltzray.finetuning import rounds
 from boltzray.finetuning.config import FinetuneJob, OptimizerConfig
 from boltzray.finetuning.executors import LocalExecutor, RayExecutor
 from boltzray.finetuning.finetune import finetune
-from boltzray.finetuning.reference import real_frames
+from boltzray.finetuning.reference import REFERENCE_FRAMES, real_frames, reference_energies
 from boltzray.finetuning.round_record import RoundRecord, read_records
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.molecules import Peptide
-from boltzray.molecules.reference_match import check_bonds
+from boltzray.molecules.reference_match import check_bonds, in_order_of
 from boltzray.molecules.references import load_reference, save_reference
 from boltzray.molecules.stereo import atom_names
 from boltzray.runtime.config import parse
@@ -295,6 +296,25 @@ def test_real_frames_are_those_of_the_peptide(
     check_bonds(given, other.topology)
     with pytest.raises(ValueError, match=r"unnamed\.npz: its bonds are not those of the peptide .* another order"):
         frames(home / "unnamed.npz")
+
+
+def test_frames_and_energies_of_a_weighted_reference_count_by_weight(job: FinetuneJob, home: Path, data: Path) -> None:
+    public = data / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz"
+    aa, frames = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb"), load_reference(public).positions_nm[:40]
+    times = np.arange(40) % 2 * 2  # 40 in all: every other frame, twice
+    path = home / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz"
+    with np.errstate(divide="ignore"):
+        save_reference(path, frames, None, atom_names(aa), log_weights=np.log(times))
+    kept = in_order_of(aa, load_reference(path)).positions_nm[1::2]
+    weighted = replace(job, data_dir=str(home))
+    learnt = real_frames(replace(job, objective=ObjectiveConfig(terms={"real_data": 1.0}, real_data=str(path))), aa)
+    assert learnt is not None
+    np.testing.assert_array_equal(learnt, np.repeat(kept, 2, axis=0))
+    energies = reference_energies(weighted, aa)
+    assert energies is not None
+    expected = energies_of(aa, kept, 310.0).energy
+    assert len(energies) == REFERENCE_FRAMES
+    np.testing.assert_allclose(np.sort(energies), np.sort(np.repeat(expected, REFERENCE_FRAMES // 20)), rtol=1e-6)
 
 
 def test_rounds_follow_from_the_budget() -> None:
