@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.convergence import StateEstimate, estimate_states
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.metrics import MAX_FRAMES
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
+from boltzray.molecules.reference_record import ReferenceRecord, read_record, record_path
 from boltzray.molecules.references import (
     ReferenceTrajectory,
     conditions,
@@ -23,8 +25,10 @@ from boltzray.molecules.references import (
     published_split,
 )
 from boltzray.molecules.subsample import weighted_subsample
+from boltzray.molecules.torsion_states import occupied, states_of
 
 from ..report.contents import Reference
+from ..report.verdict_states import reasons
 from ..runtime.config import display_path
 from ..runtime.run_folder import sha256
 from ..sampling.energy_actors import EnergyConfig, batched
@@ -125,17 +129,49 @@ def load_reference_ensemble(
         lag = tica_lag(len(positions))
         tica = fit_tica(positions, peptide.topology, lag=lag)
         notes.append(f"The reference has no TICA file: it was fitted to the reference frames here (lag {lag} frames).")
+    record = read_record(path)
+    if record and not record.is_of(path):
+        record = None
+        notes.append(f"{display_path(record_path(path))} is of another trajectory, and is not believed.")
+    states = _states(peptide, trajectory, record)
     positions = positions[weighted_subsample(np.ones(len(positions)), MAX_FRAMES)[0]]
     energy = energies_of(peptide, positions, temperature_k, forcefield)
     reference = Reference(
-        positions_nm=positions[energy.ok], energy_kT=energy.energy[energy.ok], source=display_path(path), tica=tica
+        positions_nm=positions[energy.ok],
+        energy_kT=energy.energy[energy.ok],
+        source=display_path(path),
+        tica=tica,
+        states=states,
+        record=record,
     )
     facts = {
         "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}",
         "reference_conditions": found.made,
+        "reference_convergence": _convergence(reference),
         "reference_sha256": sha256(path),
     }
     return reference, facts, notes
+
+
+def _states(peptide: Peptide, trajectory: ReferenceTrajectory, record: ReferenceRecord | None) -> list[StateEstimate]:
+    """States of the record, or of the frames as they are where there is none, or one of other windows."""
+    torsions = states_of(peptide)
+    labels = [state.label for state in torsions]
+    if record and [state.label for state in record.states] == labels:
+        return list(record.states)
+    # W: trajectory.log_weights and trajectory.run_lengths
+    log_weights, lengths = getattr(trajectory, "log_weights", None), getattr(trajectory, "run_lengths", ())
+    return estimate_states(labels, occupied(torsions, trajectory.positions_nm), log_weights, lengths)
+
+
+def _convergence(reference: Reference) -> str:
+    """Describe the runs of a reference, and whether they agree."""
+    why, record = reasons(reference), reference.record
+    text = f"not converged: {'; '.join(why)}" if why else "converged"
+    if record is None:
+        return f"{text} (judged by its frames as one run: the file does not say more)"
+    rungs = f" × {len(record.ladder.temperatures_k)} temperatures" if record.ladder else ""
+    return f"{record.method}, {record.runs} independent runs{rungs}; {text}"
 
 
 def energies_of(

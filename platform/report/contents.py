@@ -5,33 +5,44 @@ Shapes: T frames, N atoms. Units: nm, kT.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzray.molecules.convergence import StateEstimate
 from boltzray.molecules.ensemble import Ensemble, Floats
 from boltzray.molecules.observables import Tica
+from boltzray.molecules.reference_record import ReferenceRecord
 
 from .curves import Curve
+from .states import HasPositions, StateRow, state_rows
+
+Level = Literal["bad", "warn", "good"]
 
 MIN_ANCESTORS, MIN_ANCESTOR_FRACTION = 50, 0.05
 
 
-class HasChain(Protocol):
+class HasChain(HasPositions, Protocol):
     """Peptide, as far as a report needs it."""
 
-    @property
-    def sequence(self) -> str: ...
-    @property
-    def topology(self) -> Any: ...
-    @property
-    def positions(self) -> NDArray[Any]: ...
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One judgement, with its number and threshold. `quantity` is the row of the table that it colours."""
+
+    level: Level
+    text: str
+    ensemble: str = ""
+    quantity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
     """Molecular dynamics to compare with, in order of time; `floor`: metrics of its one half against the other.
+
+    `states`: shares of all its frames. `record`: how it was made, where its file has one.
 
     Shape: positions_nm (T, N, 3), energy_kT (T,).
     Raises: ValueError if the shapes differ or no energy is finite.
@@ -42,6 +53,8 @@ class Reference:
     source: str
     tica: Tica | None = None
     floor: dict[str, float] = field(default_factory=dict)
+    states: list[StateEstimate] = field(default_factory=list)
+    record: ReferenceRecord | None = None
 
     def __post_init__(self) -> None:
         n = len(self.positions_nm)
@@ -60,6 +73,11 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def states(self) -> list[StateRow]:
+        """States of the reference, and their shares in the ensembles; none without a reference."""
+        return state_rows(self.peptide, self.ensembles, self.reference.states if self.reference else [])
 
 
 def number(value: float, digits: int = 3) -> str:
