@@ -38,7 +38,7 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRecord:
-    """How a reference trajectory was made, its states, and reasons why it has not converged (none if it has).
+    """Origin of a reference trajectory, its states, and reasons why it has not converged (none if it has).
 
     `runs`: independent ones, of `time_ns` each, `total_ns` in all with all rungs; NaN where a file did not say it, as
     `energy_evaluations` are then None. `effective_frames`: Kish's, of the weights. `npz_sha256`: of the trajectory.

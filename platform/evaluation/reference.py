@@ -161,7 +161,14 @@ def _states(peptide: Peptide, trajectory: ReferenceTrajectory, record: Reference
         return list(record.states)
     # W: trajectory.log_weights and trajectory.run_lengths
     log_weights, lengths = getattr(trajectory, "log_weights", None), getattr(trajectory, "run_lengths", ())
-    return estimate_states(labels, occupied(torsions, trajectory.positions_nm), log_weights, lengths)
+    finite = np.isfinite(trajectory.positions_nm).all(axis=(1, 2))
+    left = [int(part.sum()) for part in np.split(finite, np.cumsum(lengths)[:-1])] if lengths else []
+    return estimate_states(
+        labels,
+        occupied(torsions, trajectory.positions_nm[finite]),
+        None if log_weights is None else log_weights[finite],
+        [n for n in left if n],
+    )
 
 
 def _convergence(reference: Reference) -> str:
