@@ -158,7 +158,9 @@ def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
     four independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021, section 4, who
     ask for four chains, R̂ < 1.01 and 400 effective draws of any quantity; of shares 100 suffice for 5 % absolute.
     """
-    reasons = [] if runs is None or runs >= MIN_RUNS else [f"{runs} independent runs, at least {MIN_RUNS} are needed"]
+    reasons = []
+    if runs is not None and runs < MIN_RUNS:
+        reasons.append(f"{runs} independent run{'s' * (runs != 1)}, at least {MIN_RUNS} are needed")
     judged = [s for s in states if MIN_SHARE <= s.share <= 1 - MIN_SHARE]
     apart = sorted((s for s in judged if not s.r_hat <= MAX_R_HAT), key=lambda s: -_known(s.r_hat))
     few = sorted((s for s in judged if not s.effective_frames >= MIN_EFFECTIVE_FRAMES), key=_effective)

@@ -178,7 +178,7 @@ def _convergence(reference: Reference) -> str:
     if record is None:
         return f"{text} (judged by its frames as one run: the file does not say more)"
     rungs = f" × {len(record.ladder.temperatures_k)} temperatures" if record.ladder else ""
-    return f"{record.method}, {record.runs} independent runs{rungs}; {text}"
+    return f"{record.method}, {record.runs} independent run{'s' * (record.runs != 1)}{rungs}; {text}"
 
 
 def energies_of(

@@ -105,7 +105,7 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
         assert record.time_ns == pytest.approx((0.0004,))
         assert record.energy_evaluations == 40 * 10 + 50, "and those of the warm-up"
         assert not record.converged
-        assert record.reasons[0] == "1 independent runs, at least 4 are needed"
+        assert record.reasons[0] == "1 independent run, at least 4 are needed"
     with pytest.raises(ValueError, match="engine was batched float32 and is now openmm"):
         simulate(replace(job, engine="openmm"))
 
