@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class LadderChoice:
     """Temperatures of the rungs, lowest first, and the swap rate expected of each pair of neighbours."""
 
     temperatures_k: tuple[float, ...]
@@ -25,7 +25,7 @@ def geometric(lowest_k: float, highest_k: float, rungs: int) -> tuple[float, ...
     return (lowest_k, *inner)
 
 
-def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rate: float) -> Ladder:
+def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rate: float) -> LadderChoice:
     """Choose the geometric ladder over the range of a pilot whose mean swap rate is closest to `swap_rate`.
 
     `mean_energy_kT`: mean potential energies at the pilot's temperatures, in kT of the lowest.
@@ -36,14 +36,12 @@ def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rat
     best, miss = None, np.inf
     for rungs in range(2, MAX_RUNGS + 1):
         ladder = geometric(float(temperature[0]), float(temperature[-1]), rungs)
-        rates = swap_rates(ladder, fit)
-        if abs(rates.mean() - swap_rate) >= miss:
+        rates = expected_swap_rates(ladder, fit)
+        if (off := abs(float(rates.mean()) - swap_rate)) >= miss:
             break  # rates rise with the number of rungs
-        best, miss = Ladder(temperatures_k=ladder, expected_swap_rates=tuple(map(float, rates))), abs(
-            float(rates.mean()) - swap_rate
-        )
+        best, miss = LadderChoice(temperatures_k=ladder, expected_swap_rates=tuple(map(float, rates))), off
     assert best is not None
-    if best.expected_swap_rates and min(best.expected_swap_rates) < swap_rate / 3:
+    if min(best.expected_swap_rates) < swap_rate / 3:
         raise ValueError(
             f"no geometric ladder of at most {MAX_RUNGS} rungs swaps at {swap_rate:g} up to {temperature[-1]:g} K: "
             "lower remd.max_temperature_k, or give remd.temperatures_k"
@@ -52,11 +50,11 @@ def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rat
 
 
 def fit_energies(temperature_k: Floats, mean_energy_kT: Floats) -> np.polynomial.Polynomial:
-    """Mean potential energy, in kT of the lowest temperature, as a quadratic in T: smooth over a short pilot's noise."""
+    """Mean potential energy, in kT of the lowest temperature, as a quadratic in T: it evens out a pilot's noise."""
     return np.polynomial.Polynomial.fit(temperature_k, mean_energy_kT, min(2, len(temperature_k) - 1))
 
 
-def swap_rates(temperatures_k: ArrayLike, energies: np.polynomial.Polynomial) -> Floats:
+def expected_swap_rates(temperatures_k: ArrayLike, energies: np.polynomial.Polynomial) -> Floats:
     """Mean Metropolis acceptance of swaps between neighbours, whose energies are normal at each temperature.
 
     Their variance follows from the heat capacity: var(U) = k T² dU/dT. Shape: (R,) -> (R − 1,).

@@ -14,7 +14,7 @@ from .batched.dynamics import Replicas, generator
 from .batched.exchange import Dynamics, Walk, walk
 from .constants import KB
 from .dynamics import minimised
-from .ladder_choice import Ladder, choose_ladder, geometric
+from .ladder_choice import LadderChoice, choose_ladder, geometric
 from .replica_exchange import ExchangeConfig, LadderChunk, load_chunk, save_chunk, settings_of
 from .runs import MDConfig, Progress, chunk_path, path_before, record, warmup_path
 
@@ -73,9 +73,7 @@ def simulate_ladders(
         for folder, chunk in zip(folders, ladders.chunk(before, index), strict=True):
             save_chunk(chunk_path(folder, index), chunk)
         simulated = config.ps_per_chunk * len(folders) * len(temperatures_k)
-        yield Progress(
-            chunks_done=done, chunks_total=total, ps_per_second=simulated / (time.perf_counter() - began)
-        )
+        yield Progress(chunks_done=done, chunks_total=total, ps_per_second=simulated / (time.perf_counter() - began))
 
 
 def pilot_config(config: MDConfig, exchange: ExchangeConfig) -> MDConfig:
@@ -95,7 +93,7 @@ def pilot_config(config: MDConfig, exchange: ExchangeConfig) -> MDConfig:
 
 def choose_by_pilot(
     engine: LadderEngine, peptide: "Peptide", config: MDConfig, exchange: ExchangeConfig, seed: int, rungs: int
-) -> Ladder:
+) -> LadderChoice:
     """Choose a ladder from mean energies over the whole range; `engine` has the dynamics of `pilot_config`."""
     temperatures_k = geometric(config.temperature_k, exchange.max_temperature_k, rungs)
     ladders = _Ladders(engine, pilot_config(config, exchange), exchange, temperatures_k, [seed])

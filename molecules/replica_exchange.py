@@ -1,7 +1,7 @@
 """A ladder of replica exchange on disk: its settings, and the chunks that it is made of.
 
-A ladder has R rungs, temperatures T_0 < … < T_{R−1}; files hold configurations by rung. A walker is a configuration that
-moves through the rungs; walker w starts on rung w.
+A ladder has R rungs, temperatures T_0 < … < T_{R−1}; files hold configurations by rung. A walker is a configuration
+that moves through the rungs; walker w starts on rung w.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Temperature replica exchange of many ladders at once: Langevin dynamics of all rungs in one batch, swaps on tensors.
 
-Rows of a batch are ladder after ladder, and in each rung after rung. A row stays at its temperature, with random numbers
-of its own; configurations move. A ladder's chunk is a pure function of the one before, of the ladder's seed and of the
-chunk's index, whichever ladders are computed beside it.
+Rows of a batch are ladder after ladder, and in each rung after rung. A row stays at its temperature, with a random
+stream of its own; configurations move. A ladder's chunk is a pure function of the one before, of the ladder's seed and
+of the chunk's index, whichever ladders are computed beside it.
 """
 
 from collections.abc import Sequence
@@ -125,9 +125,7 @@ def walk(
     for attempt in range(draws):
         state = dynamics.advance(state, steps_per_attempt)
         energy = dynamics.energy(state.x).view(-1, rungs)
-        state, walkers, energy = swap(
-            state, walkers, energy, temperature_k, first_attempt + attempt, uniform[attempt]
-        )
+        state, walkers, energy = swap(state, walkers, energy, temperature_k, first_attempt + attempt, uniform[attempt])
         steps.append(walkers)
         if (attempt + 1) % attempts_per_frame == 0:
             kept.append((state.x.float().cpu(), energy.float().cpu()))

@@ -9,8 +9,10 @@ Shards are written from all of these, whichever job was last.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from boltzray.molecules.columns import read_prepared
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_record import record_of, record_path
 from boltzray.molecules.references import save_reference
 from boltzray.molecules.runs import load_trajectory
 from boltzray.molecules.sequences import n_residues
@@ -116,10 +119,10 @@ def write_training(folder: Path, seed: int, frames_per_shard: int) -> None:
         write_shards(folder, training, seed, frames_per_shard)
 
 
-def held_out_ns(folder: Path, sequence: str) -> float:
-    """Simulated time of these, NaN where a file does not say it."""
+def held_out_ns(folder: Path, sequence: str) -> list[float]:
+    """Simulated time of each of these, NaN where a file does not say it."""
     held = [s for s in _sources(folder).values() if s.sequence == sequence and s.held_out]
-    return sum(s.held_out * (s.spacing_ps or math.nan) / 1000 for s in held)
+    return [s.held_out * (s.spacing_ps or math.nan) / 1000 for s in held]
 
 
 def write_reference(
@@ -131,23 +134,36 @@ def write_reference(
     forcefield: str,
     temperature_k: float,
     engine: str,
-    time_ns: float,
+    time_ns: Sequence[float],
+    energy_evaluations: int | None = None,
 ) -> None:
-    """Write the reference trajectory of a peptide: see `molecules.references.save_reference`.
+    """Write the reference trajectory of a peptide, of independent runs, and its record.
+
+    `time_ns` of each run: see `molecules.references.save_reference` and `molecules.reference_record`.
 
     Shape: trajectories (T, N, 3) each. Units: nm.
     """
-    lag = tica_lag(min(map(len, trajectories)))
+    path, positions = reference_path(folder, peptide, split), np.concatenate(trajectories)
+    conditions: dict[str, Any] = {"forcefield": forcefield, "temperature_k": temperature_k, "engine": engine}
+    lengths = tuple(map(len, trajectories))
     save_reference(
-        reference_path(folder, peptide, split),
-        np.concatenate(trajectories),
-        fit_tica(trajectories, peptide.topology, lag=lag),
+        path,
+        positions,
+        fit_tica(trajectories, peptide.topology, lag=tica_lag(min(lengths))),
         atom_names(peptide),
-        forcefield=forcefield,
-        temperature_k=temperature_k,
-        engine=engine,
-        time_ns=time_ns,
+        **conditions,
+        time_ns=sum(time_ns),
+        run_lengths=lengths,
     )
+    record_of(
+        path,
+        peptide,
+        positions,
+        **conditions,
+        time_ns=time_ns,
+        run_lengths=lengths,
+        energy_evaluations=energy_evaluations,
+    ).write(path)
 
 
 def refresh_reference(folder: Path, peptide: Peptide, temperature_k: float, forcefield: str) -> None:
@@ -168,10 +184,12 @@ def refresh_reference(folder: Path, peptide: Peptide, temperature_k: float, forc
             forcefield=forcefield,
             temperature_k=temperature_k,
             engine=", ".join(sorted({run["engine"] for run in settings})),
-            time_ns=sum(times_ns) + held_out_ns(folder, sequence),
+            time_ns=times_ns + held_out_ns(folder, sequence),
         )
     else:
-        reference_path(folder, peptide, "val").unlink(missing_ok=True)
+        path = reference_path(folder, peptide, "val")
+        path.unlink(missing_ok=True)
+        record_path(path).unlink(missing_ok=True)
 
 
 def reference_path(folder: Path, peptide: Peptide, split: str) -> Path:

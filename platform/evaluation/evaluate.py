@@ -13,6 +13,7 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.metrics import METRICS, compare, noise_floor
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_record import record_path
 from boltzray.molecules.references import find_pdb
 
 from ..report.contents import Reference, Report
@@ -140,7 +141,8 @@ def evaluation_key(folder: Path, data: Path, sequence: str, intervals: int, seed
     own = [folder / name for name in ("sample.json", "sampling.json", "topology.pdb", f"{CURVES}/curves.json")]
     references = reference_files(data, sequence)
     structure = find_pdb(data, sequence) if references else None  # names the atoms of files that do not
-    paths = [*own, *samples, *references, *([structure] if structure else [])]
+    records = [record_path(path) for path in references]
+    paths = [*own, *samples, *references, *records, *([structure] if structure else [])]
     content = [(path.name, sha256(path)) for path in paths if path.is_file()]
     return hashlib.sha256(repr((content, intervals, seed)).encode()).hexdigest()[:16]
 

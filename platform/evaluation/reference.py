@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.convergence import StateEstimate, estimate_states
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.independent_runs import split_runs
@@ -15,6 +16,7 @@ from boltzray.molecules.metrics import MAX_FRAMES
 from boltzray.molecules.observables import Tica, fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import in_order_of
+from boltzray.molecules.reference_record import ReferenceRecord, read_record, record_path
 from boltzray.molecules.references import (
     ReferenceTrajectory,
     conditions,
@@ -23,8 +25,10 @@ from boltzray.molecules.references import (
     load_reference,
     published_split,
 )
+from boltzray.molecules.torsion_states import occupied, states_of
 
 from ..report.contents import Reference, number
+from ..report.verdict_states import reasons
 from ..runtime.config import display_path
 from ..runtime.run_folder import sha256
 from ..sampling.energy_actors import EnergyConfig, batched
@@ -125,6 +129,11 @@ def load_reference_ensemble(
     if tica is None:
         tica, fitted = _fitted_tica(trajectory, peptide)
         notes.append(f"The reference has no TICA file: it was fitted to {fitted}.")
+    record = read_record(path)
+    if record and not record.is_of(path):
+        record = None
+        notes.append(f"{display_path(record_path(path))} is of another trajectory, and is not believed.")
+    states = _states(peptide, trajectory, record)
     trajectory = trajectory.subsampled(MAX_FRAMES)
     energy = energies_of(peptide, trajectory.positions_nm, temperature_k, forcefield)
     trajectory = trajectory.at(np.flatnonzero(energy.ok))
@@ -135,11 +144,14 @@ def load_reference_ensemble(
         tica=tica,
         log_weights=trajectory.log_weights,
         run_lengths=trajectory.run_lengths,
+        states=states,
+        record=record,
     )
     worth = "" if reference.log_weights is None else f", effective {number(reference.effective_frames)}"
     facts = {
         "reference": f"{display_path(path)}, {len(reference.positions_nm)} frames of {total}{worth}",
         "reference_conditions": found.made,
+        "reference_convergence": _convergence(reference),
         "reference_sha256": sha256(path),
     }
     return reference, facts, notes
@@ -153,6 +165,26 @@ def _fitted_tica(trajectory: ReferenceTrajectory, peptide: Peptide) -> tuple[Tic
     tica = fit_tica(runs, peptide.topology, lag=lag)
     what = "the reference frames" if len(runs) == 1 else f"each of the reference's {len(runs)} independent runs"
     return tica, f"{what} here{' without weights' if trajectory.log_weights is not None else ''} (lag {lag} frames)"
+
+
+def _states(peptide: Peptide, trajectory: ReferenceTrajectory, record: ReferenceRecord | None) -> list[StateEstimate]:
+    """States of the record, or of finite frames as they are where there is none, or one of other windows."""
+    torsions = states_of(peptide)
+    labels = [state.label for state in torsions]
+    if record and [state.label for state in record.states] == labels:
+        return list(record.states)
+    inside = occupied(torsions, trajectory.positions_nm)
+    return estimate_states(labels, inside, trajectory.log_weights, trajectory.run_lengths)
+
+
+def _convergence(reference: Reference) -> str:
+    """Describe the runs of a reference, and whether they agree."""
+    why, record = reasons(reference), reference.record
+    text = f"not converged: {'; '.join(why)}" if why else "converged"
+    if record is None:
+        return f"{text} (judged by its frames as one run: the file does not say more)"
+    rungs = f" × {len(record.ladder.temperatures_k)} temperatures" if record.ladder else ""
+    return f"{record.method}, {record.runs} independent run{'s' * (record.runs != 1)}{rungs}; {text}"
 
 
 def energies_of(

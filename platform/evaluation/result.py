@@ -25,7 +25,8 @@ class EvaluationResult:
     """Evaluation of one peptide's samples. `verdict`: level and text of each finding; `headline` and its `level`.
 
     `reference`: source of the MD. `noise_floor`: metrics between its halves. `key`: see `evaluate.evaluation_key`.
-    `notes`: why it was not compared, and what was left out.
+    `notes`: why it was not compared, and what was left out. `states`: share and error of each in the reference and in
+    each of `samplers`, and what is to be said of it.
     """
 
     sequence: str
@@ -36,6 +37,7 @@ class EvaluationResult:
     key: str = ""  # files of older versions have none, nor notes
     notes: list[str] = field(default_factory=list)
     noise_floor: dict[str, float]
+    states: list[dict[str, Any]] = field(default_factory=list)
     samplers: dict[str, SamplerNumbers]
 
     @classmethod
@@ -52,6 +54,7 @@ class EvaluationResult:
             key=key,
             notes=report.notes,
             noise_floor=report.reference.floor if report.reference else {},
+            states=_states(report),
             samplers={e.name: SamplerNumbers(diagnostics=e.diagnostics, metrics=e.metrics) for e in report.ensembles},
         )
 
@@ -73,3 +76,17 @@ class EvaluationResult:
         known = {f.name for f in fields(cls)}
         samplers = {name: SamplerNumbers(**found) for name, found in values.items() if name not in known}
         return cls(**{name: value for name, value in values.items() if name in known}, samplers=samplers)
+
+
+def _states(report: Report) -> list[dict[str, Any]]:
+    names = [e.name for e in report.ensembles]
+    return [
+        {
+            **asdict(row.reference),
+            "samplers": {
+                name: {**asdict(share), "difference": difference}
+                for name, share, difference in zip(names, row.shares, row.differences, strict=True)
+            },
+        }
+        for row in report.states
+    ]

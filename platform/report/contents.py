@@ -7,38 +7,47 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzray.molecules.convergence import StateEstimate
 from boltzray.molecules.ensemble import Ensemble, Floats
 from boltzray.molecules.independent_runs import halfway
 from boltzray.molecules.metrics import CLUSTERS
 from boltzray.molecules.observables import Tica
+from boltzray.molecules.reference_record import ReferenceRecord
 from boltzray.molecules.subsample import normalised_weights
 
 from .curves import Curve
+from .states import HasPositions, StateRow, state_rows
+
+Level = Literal["bad", "warn", "good"]
 
 MIN_ANCESTORS, MIN_ANCESTOR_FRACTION = 50, 0.05
 
 
-class HasChain(Protocol):
+class HasChain(HasPositions, Protocol):
     """Peptide, as far as a report needs it."""
 
-    @property
-    def sequence(self) -> str: ...
-    @property
-    def topology(self) -> Any: ...
-    @property
-    def positions(self) -> NDArray[Any]: ...
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One judgement, with its number and threshold. `quantity` is the row of the table that it colours."""
+
+    level: Level
+    text: str
+    ensemble: str = ""
+    quantity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
     """Molecular dynamics to compare with, in order of time; `floor`: metrics of its one half against the other.
 
-    `log_weights` (None: all equal) and `run_lengths`: see `molecules.references.ReferenceTrajectory`.
+    `log_weights` (None: all equal) and `run_lengths`: see `molecules.references.ReferenceTrajectory`. `states`: shares
+    of all its frames. `record`: how it was made, where its file has one.
 
     Shape: positions_nm (T, N, 3), energy_kT and log_weights (T,).
     Raises: ValueError if the shapes differ or no energy of a frame with a weight is finite.
@@ -51,6 +60,8 @@ class Reference:
     floor: dict[str, float] = field(default_factory=dict)
     log_weights: Floats | None = None
     run_lengths: tuple[int, ...] = ()
+    states: list[StateEstimate] = field(default_factory=list)
+    record: ReferenceRecord | None = None
 
     def __post_init__(self) -> None:
         n = len(self.positions_nm)
@@ -98,6 +109,11 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def states(self) -> list[StateRow]:
+        """States of the reference, and their shares in the ensembles; none without a reference."""
+        return state_rows(self.peptide, self.ensembles, self.reference.states if self.reference else [])
 
 
 def quantiles(values: Floats, at: Sequence[float], weights: Floats | None = None) -> Floats:

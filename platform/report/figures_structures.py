@@ -80,7 +80,7 @@ def angle_pairs(phi: Floats, psi: Floats, sequence: str) -> list[tuple[str, str,
         pairs = [(first, with_psi[-1])]
     labels = inner_letters(sequence) if n_residues(sequence) == length else [""] * length
     return [
-        (f"φ {labels[i]}{i + 1}", f"ψ {labels[j]}{j + 1}", np.degrees(phi[:, i - first]), np.degrees(psi[:, j]))
+        (f"φ({labels[i]}{i + 1})", f"ψ({labels[j]}{j + 1})", np.degrees(phi[:, i - first]), np.degrees(psi[:, j]))
         for i, j in pairs
     ]
 
@@ -109,8 +109,7 @@ def ramachandran(report: Report) -> Iterator[Picture]:
             for c, panel in zip(columns, found, strict=True)
         ]
         phi_name, psi_name = columns[0][row][:2]
-        names = f"{phi_name.replace(' ', '')} and {psi_name.replace(' ', '')}"
-        caption = f"{names}: {MEANING}; bins of 10°. Generated conformations count with their weight."
+        caption = f"{phi_name} and {psi_name}: {MEANING}; bins of 10°. Generated conformations count with their weight."
         if report.reference and report.ensembles:
             caption += DIFFERENCE + f" (here {_halves(found[-1], *columns[-1][row][2:], (edges, edges)):.0f} %)."
         yield Picture(

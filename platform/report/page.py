@@ -1,6 +1,7 @@
 """The report of a sampling run: one HTML file that says first whether the ensemble can be used."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.storage import replacing
 
 from .conformers import conformers, viewer_code, viewer_data
-from .contents import Report, number
+from .contents import Finding, Report, number
 from .figures import plot_report
 from .plotting import Picture
-from .verdict import Finding, headline, verdict
+from .states import StateRow
+from .verdict import headline, verdict
+from .verdict_states import plus_minus
 
 NOTHING = 1e-9  # a fraction below it is printed as 0
 # name in files: (label, kind of number, meaning)
@@ -98,10 +101,33 @@ def write_report(path: Path, report: Report, pictures: list[Picture] | None = No
         diagnostics=rows(report.ensembles, "diagnostics", DIAGNOSTICS, findings),
         metrics=rows(report.ensembles, "metrics", METRICS, findings, floor),
         floor=floor,
+        state_rows=_state_rows(report, findings),
+        number=number,
         pictures=plot_report(report) if pictures is None else pictures,
         states=viewer_data(states, report.peptide) if states else "",
         viewer=viewer_code() if states else "",
     )
+
+
+def _state_rows(report: Report, findings: list[Finding]) -> list[dict[str, Any]]:
+    """Return the rows of the table of states that the reference or an ensemble visits."""
+    levels = {(f.ensemble, f.quantity): f.level for f in findings}
+    return [_state_row(row, report, levels) for row in report.states if row.reference.share or _visited(row)]
+
+
+def _visited(row: StateRow) -> bool:
+    return any(share.draws for share in row.shares)
+
+
+def _state_row(row: StateRow, report: Report, levels: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    state, cells = row.reference, []
+    for ensemble, found, difference in zip(report.ensembles, row.shares, row.differences, strict=True):
+        level = "warn" if difference == "differs" else levels.get((ensemble.name, state.label), "")
+        cells.append({"value": found.share, "text": plus_minus(found.share, found.error), "level": level})
+    cells.append({"value": state.share, "text": plus_minus(state.share, state.error), "level": ""})
+    mixed = not math.isnan(state.r_hat)
+    r_hat, frames = (number(state.r_hat), number(round(state.effective_frames))) if mixed else ("–", "–")
+    return {"key": state.label, "cells": cells, "r_hat": r_hat, "frames": frames}
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:

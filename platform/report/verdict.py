@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.samplers.importance_weights import MIN_TAIL_DRAWS
 
-from .contents import Reference, Report, ancestors_needed, number, percent, quantiles
-
-Level = Literal["bad", "warn", "good"]
+from .contents import Finding, Level, Reference, Report, ancestors_needed, number, percent, quantiles
+from .verdict_states import judge_reference, judge_states
 
 MIN_EFFECTIVE, MIN_ESS = 50, 0.01
 FEW_EFFECTIVE = 200  # averages are fine from fewer, histograms are not
@@ -25,27 +22,20 @@ MIN_CHIRALITY = 0.99
 MAX_CLASHING = 0.01  # of the weight, above what the reference has
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One judgement, with its number and threshold. `quantity` is the row of the table that it colours."""
-
-    level: Level
-    text: str
-    ensemble: str = ""
-    quantity: str = ""
-
-
 # --- the verdict --------------------------------------------------------------------------------
 
 
 def verdict(report: Report) -> list[Finding]:
     """Judge every ensemble by its numbers; the worst findings first."""
     findings = [f for e in report.ensembles for f in _judge(e, report.reference)]
+    findings += judge_states(report)
     if not report.ensembles:
         findings.append(Finding(level="bad", text="There is no ensemble in this report."))
     if report.reference is None:
         text = "There is no reference MD to compare with: energies and structures have not been compared with anything."
         findings.append(Finding(level="warn", text=text))
+    else:
+        findings += judge_reference(report.reference)
     return sorted(findings, key=lambda f: ("bad", "warn", "good").index(f.level))
 
 

@@ -9,7 +9,7 @@ import ray
 
 from boltzray.molecules.batched.exchange import BatchedLadders
 from boltzray.molecules.exchange_openmm import OpenMMLadders
-from boltzray.molecules.ladder_choice import Ladder
+from boltzray.molecules.ladder_choice import LadderChoice
 from boltzray.molecules.ladder_dynamics import LadderEngine, choose_by_pilot, pilot_config, simulate_ladders
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
@@ -88,7 +88,7 @@ def choose_ladders(
     return found
 
 
-def _pilot(pdb: str, engine: str, config: MDConfig, exchange: ExchangeConfig, compilation: Compile) -> Ladder:
+def _pilot(pdb: str, engine: str, config: MDConfig, exchange: ExchangeConfig, compilation: Compile) -> LadderChoice:
     """Choose the ladder of one peptide."""
     peptide, dynamics = Peptide.from_pdb(pdb), pilot_config(config, exchange)
     if engine == "openmm":

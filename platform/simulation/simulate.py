@@ -225,10 +225,14 @@ def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None
     """Write the trajectories as reference, with their atoms, force field and temperature."""
     peptide, split = Peptide.from_pdb(held[0].pdb), _reference_split(job)
     trajectories = [load_trajectory(replica.directory) for replica in held]
-    time_ns = sum(map(len, trajectories)) * job.md.interval_ps / 1000
-    if split == "val":
-        trajectories += held_out_frames(out, peptide.sequence)
+    time_ns = [len(x) * job.md.interval_ps / 1000 for x in trajectories]
+    steps: int | None = sum(
+        len(x) * job.md.steps_per_frame + job.md.warmup_steps + job.md.hot_steps for x in trajectories
+    )
+    if split == "val" and (others := held_out_frames(out, peptide.sequence)):
+        trajectories += others
         time_ns += held_out_ns(out, peptide.sequence)
+        steps = None  # nothing says how those were made
     write_reference(
         out,
         peptide,
@@ -238,6 +242,7 @@ def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None
         temperature_k=job.md.temperature_k,
         engine=job.engine,
         time_ns=time_ns,
+        energy_evaluations=steps,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from boltzray.data.catalogue import DataConfig, folder_temperature, inspect_data
 from boltzray.data.prepare import PrepareJob, prepare
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.reference_record import read_record
 from boltzray.molecules.references import find_pdb, find_reference, load_reference
 from boltzray.molecules.runs import MDConfig
 from boltzray.molecules.shards import FRAMES, read_manifest, shard_sizes, write_shards
@@ -93,6 +94,11 @@ def test_the_last_frames_of_each_file_are_held_out(own: Path, capsys: pytest.Cap
     assert held.tica is not None
     assert held.atoms == tuple(atom_names(Peptide.from_pdb(own / "AA.pdb")))
     assert (held.temperature_k, held.forcefield) == (305, "amber14-obc1")
+    record = read_record(path)
+    assert record is not None
+    assert record.is_of(path)
+    assert (record.temperature_k, record.runs, record.frames) == (305, 2, 40)
+    assert record.energy_evaluations is None
     assert np.array_equal(frames_of(out)["AA"], np.concatenate([aa[:80], aa[100:180]]))
     last = capsys.readouterr().out.splitlines()[-2:]
     assert last[0].startswith("160 frames of AA to train on and 40 held out from run1.npy, run2.npy: ")
@@ -102,6 +108,7 @@ def test_the_last_frames_of_each_file_are_held_out(own: Path, capsys: pytest.Cap
     assert content(out) == before
     prepare(PrepareJob(pdb="AA.pdb", frames="run*.npy", out="data"))  # the same frames, none held out
     assert find_reference(out, "AA") is None
+    assert not list(out.rglob("*_reference.json"))
     assert len(frames_of(out)["AA"]) == 200
     with pytest.raises(ValueError, match=r"hold_out=0.01 of the 100 frames of run1.npy is 1, and a reference needs 10"):
         prepare(PrepareJob(pdb="AA.pdb", frames="run*.npy", hold_out=0.01, out="data"))

@@ -14,9 +14,11 @@ from boltzray.molecules import OpenMMEnergy, Peptide
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import fit_tica
+from boltzray.molecules.reference_record import record_of, record_path
 from boltzray.molecules.references import load_reference, save_reference, sequences_with_reference
 from boltzray.molecules.stereo import atom_map, atom_names
 from boltzray.molecules.subsample import weighted_subsample
+from boltzray.molecules.torsion_states import occupied, states_of
 from boltzray.report.contents import number
 from boltzray.sampling.sample_files import write_samples
 
@@ -102,6 +104,33 @@ def test_a_file_says_what_it_is_of(home: Path, aa: Peptide, positions: np.ndarra
     assert (stored.engine, stored.time_ns) == ("openmm", 0.3)
     with pytest.raises(ValueError, match="3 names for 23 atoms"):
         save_reference(path, positions, None, ["1 ALA N"] * 3)
+
+
+def test_a_reference_has_the_states_of_its_record(home: Path, aa: Peptide, positions: np.ndarray) -> None:
+    """Without one, those of its frames; a record of another trajectory is not believed, a damaged one is named."""
+    path = put(home, aa, positions)
+    reference, facts, _ = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    assert reference.record is None
+    assert [s.share for s in reference.states] == occupied(states_of(aa), positions).mean(axis=0).tolist()
+    assert facts["reference_convergence"].endswith("(judged by its frames as one run: the file does not say more)")
+    lengths = (60,) * 5
+    conditions: dict[str, Any] = {"forcefield": "amber14-obc1", "temperature_k": 310.0, "engine": "openmm"}
+    record = record_of(path, aa, positions, **conditions, time_ns=(0.06,) * 5, run_lengths=lengths)
+    record.write(path)
+    reference, facts, notes = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    assert repr(reference.states) == repr(list(record.states))
+    assert facts["reference_convergence"].startswith("md, 5 independent runs; ")
+    assert not notes
+    put(home, aa, positions[::-1])
+    reference, _, notes = load_reference_ensemble(aa, home, 310.0)
+    assert reference is not None
+    assert reference.record is None
+    assert notes[0].endswith("AA_reference.json is of another trajectory, and is not believed.")
+    record_path(path).write_text("{")
+    with pytest.raises(ValueError, match=r"AA_reference\.json is no record"):
+        load_reference_ensemble(aa, home, 310.0)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +243,9 @@ def test_what_evaluations_depend_on_is_content(home: Path, aa: Peptide, position
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    assert key() != before
+    assert (other := key()) != before
+    record_path(path).write_text("{}")
+    assert key() not in (before, other)
 
 
 def test_sequences_of_a_split(data: Path) -> None:

@@ -22,12 +22,12 @@ EDGES = np.linspace(-180, 180, BINS + 1)
 def test_angle_pairs_follow_the_residues() -> None:
     phi, psi, _ = dihedrals(FRAMES[:5], PEPTIDE.topology)
     ((phi_name, psi_name, x, y),) = angle_pairs(phi, psi, "AA")
-    assert (phi_name, psi_name) == ("φ A2", "ψ A1")
+    assert (phi_name, psi_name) == ("φ(A2)", "ψ(A1)")
     np.testing.assert_array_equal(x, np.degrees(phi[:, 0]))
     np.testing.assert_array_equal(y, np.degrees(psi[:, 0]))
     three = np.arange(3.0)[None]
     pairs = angle_pairs(three, three, "ARIP")  # column j of φ belongs to residue j + 2, of ψ to j + 1
-    assert [p[:2] for p in pairs] == [("φ R2", "ψ R2"), ("φ I3", "ψ I3")]
+    assert [p[:2] for p in pairs] == [("φ(R2)", "ψ(R2)"), ("φ(I3)", "ψ(I3)")]
     assert [(p[2][0], p[3][0]) for p in pairs] == [(np.degrees(0), np.degrees(1)), (np.degrees(1), np.degrees(2))]
 
 
@@ -93,10 +93,10 @@ def test_a_conformation_without_weight_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("ACE-A-NME", [("φ A1", "ψ A1")]),
-        ("ACE-AG-NME", [("φ A1", "ψ A1"), ("φ G2", "ψ G2")]),
-        ("ACE-AG", [("φ A1", "ψ A1")]),
-        ("AG-NME", [("φ G2", "ψ G2")]),
+        ("ACE-A-NME", [("φ(A1)", "ψ(A1)")]),
+        ("ACE-AG-NME", [("φ(A1)", "ψ(A1)"), ("φ(G2)", "ψ(G2)")]),
+        ("ACE-AG", [("φ(A1)", "ψ(A1)")]),
+        ("AG-NME", [("φ(G2)", "ψ(G2)")]),
         ("ACE-A", []),
         ("A-NME", []),
     ],
@@ -108,7 +108,7 @@ def test_angles_of_capped_peptides(name: str, expected: list[tuple[str, str]]) -
     index = {(a.residue.index, a.name): a.index for a in peptide.topology.atoms()}
     first = name.startswith("ACE-")
     for phi_name, _, phi, psi in pairs:
-        r = int(phi_name[-1]) - 1 + first
+        r = int(phi_name[-2]) - 1 + first
         for found, keys in (
             (phi, [(r - 1, "C"), (r, "N"), (r, "CA"), (r, "C")]),
             (psi, [(r, "N"), (r, "CA"), (r, "C"), (r + 1, "N")]),

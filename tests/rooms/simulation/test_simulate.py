@@ -15,6 +15,7 @@ import pytest
 from boltzray.data.catalogue import DataConfig, list_folder
 from boltzray.molecules import Peptide
 from boltzray.molecules.batched.tiles import _FILL
+from boltzray.molecules.reference_record import read_record
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.runs import MDConfig, load_trajectory
 from boltzray.runtime.cluster import Cluster
@@ -97,6 +98,14 @@ def test_either_engine_leaves_the_same_folders(home: Path, capsys: pytest.Captur
         np.testing.assert_array_equal(positions, load_trajectory(out / "md" / "GG_310_0.01_4_r2"))
         assert len(positions) == 40
         assert tica is not None
+        record = read_record(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        assert record is not None
+        assert record.is_of(out / "trajectories_subsampled" / "val" / "2AA" / "GG_subsampled.npz")
+        assert (record.method, record.engine, record.runs, record.frames) == ("md", engine.split()[0], 1, 40)
+        assert record.time_ns == pytest.approx((0.0004,))
+        assert record.energy_evaluations == 40 * 10 + 50, "and those of the warm-up"
+        assert not record.converged
+        assert record.reasons[0] == "1 independent run, at least 4 are needed"
     with pytest.raises(ValueError, match="engine was batched float32 and is now openmm"):
         simulate(replace(job, engine="openmm"))
 

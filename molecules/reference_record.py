@@ -1,0 +1,235 @@
+"""The file `SEQ_reference.json` beside a reference trajectory: how it was made, and whether it has converged."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .convergence import MIN_RUNS, StateEstimate, estimate_states, kish
+from .storage import replacing
+from .torsion_states import HasStates, occupied, states_of
+
+MAX_R_HAT, MIN_EFFECTIVE_FRAMES = 1.05, 100.0
+MIN_SHARE = 0.005  # of a state, or of all others, to be judged
+REASONS = 3  # states that are named
+PACKAGES = ("boltzray", "openmm", "torch", "numpy")
+_ODD = {math.inf: "inf", -math.inf: "-inf"}  # JSON has no ∞ and no NaN, which is null here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Mixing of a ladder of replica exchange: rates between neighbours, and trips of all walkers to the top and back.
+
+    `round_trips_per_ns`: of simulated time of one rung.
+    """
+
+    temperatures_k: tuple[float, ...]
+    swap_rates: tuple[float, ...]
+    round_trips: int
+    round_trips_per_ns: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRecord:
+    """Origin of a reference trajectory, its states, and reasons why it has not converged (none if it has).
+
+    `runs`: independent ones, of `time_ns` each, `total_ns` in all with all rungs; NaN where a file did not say it, as
+    `energy_evaluations` are then None. `effective_frames`: Kish's, of the weights. `npz_sha256`: of the trajectory.
+    """
+
+    sequence: str
+    engine: str
+    forcefield: str
+    temperature_k: float
+    method: Literal["md", "replica exchange"]
+    runs: int
+    time_ns: tuple[float, ...]
+    total_ns: float
+    energy_evaluations: int | None
+    frames: int
+    effective_frames: float
+    states: tuple[StateEstimate, ...]
+    ladder: Ladder | None = None
+    converged: bool
+    reasons: tuple[str, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    npz_sha256: str
+
+    def is_of(self, npz: Path) -> bool:
+        """Return True if this is the trajectory that the record was written for."""
+        return _sha256(npz) == self.npz_sha256
+
+    def write(self, npz: Path) -> None:
+        """Write the record beside a trajectory, whole or not at all."""
+        with replacing(record_path(npz)) as temporary:
+            text = json.dumps(_plain(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text, encoding="utf-8")
+
+
+def record_path(npz: Path) -> Path:
+    """Return where the record of a trajectory is: `SEQ_reference.json` beside `SEQ_subsampled.npz`."""
+    return npz.with_name(f"{npz.stem.removesuffix('_subsampled')}_reference.json")
+
+
+def read_record(npz: Path) -> ReferenceRecord | None:
+    """Read the record beside a trajectory; None where there is none. Ask `is_of` before it is believed.
+
+    Raises: ValueError for a damaged file.
+    """
+    path = record_path(npz)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        states = tuple(_made(StateEstimate, state) for state in values["states"])
+        ladder = None if values["ladder"] is None else _made(Ladder, values["ladder"])
+        return _made(ReferenceRecord, values | {"states": states, "ladder": ladder})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of a reference ({error}): remove it, or simulate again") from None
+
+
+def record_of(
+    npz: Path,
+    peptide: HasStates,
+    positions_nm: NDArray[np.float32],
+    *,
+    forcefield: str,
+    temperature_k: float,
+    engine: str,
+    time_ns: Sequence[float],
+    log_weights: ArrayLike | None = None,
+    run_lengths: Sequence[int] = (),
+    series_nm: Sequence[NDArray[np.float32]] | None = None,
+    energy_evaluations: int | None = None,
+    ladder: Ladder | None = None,
+) -> ReferenceRecord:
+    """Make the record of a trajectory that has been written, of K independent runs.
+
+    `time_ns`: of each run; of one rung for a ladder. `series_nm`: the lowest rung's frames of each ladder in order of
+    time, where the trajectory has those of all rungs.
+
+    Shape: positions_nm (T, N, 3), log_weights (T,), run_lengths and time_ns (K,), series_nm K of (T_i, N, 3).
+    """
+    states = states_of(peptide)
+    found = estimate_states(
+        [state.label for state in states],
+        occupied(states, positions_nm),
+        log_weights,
+        run_lengths,
+        None if series_nm is None else [occupied(states, run) for run in series_nm],
+    )
+    runs = len(run_lengths) or 1
+    reasons = unconverged(found, runs)
+    return ReferenceRecord(
+        sequence=peptide.sequence,
+        engine=engine,
+        forcefield=forcefield,
+        temperature_k=temperature_k,
+        method="md" if ladder is None else "replica exchange",
+        runs=runs,
+        time_ns=tuple(map(float, time_ns)),
+        total_ns=float(sum(time_ns)) * (len(ladder.temperatures_k) if ladder else 1),
+        energy_evaluations=energy_evaluations,
+        frames=len(positions_nm),
+        effective_frames=kish(log_weights, len(positions_nm)),
+        states=tuple(found),
+        ladder=ladder,
+        converged=not reasons,
+        reasons=tuple(reasons),
+        versions=_versions(),
+        npz_sha256=_sha256(npz),
+    )
+
+
+# --- the rule -----------------------------------------------------------------------------------
+
+
+def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
+    """Reasons why a reference has not converged, worst states first; none if it has.
+
+    It has if each state whose share lies between 0.5 % and 99.5 % has R̂ ≤ 1.05 and 100 effective frames, and there are
+    four independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021, section 4, who
+    ask for four chains, R̂ < 1.01 and 400 effective draws of any quantity; of shares 100 suffice for 5 % absolute.
+    """
+    reasons = []
+    if runs is not None and runs < MIN_RUNS:
+        reasons.append(f"{runs} independent run{'s' * (runs != 1)}, at least {MIN_RUNS} are needed")
+    judged = [s for s in states if MIN_SHARE <= s.share <= 1 - MIN_SHARE]
+    apart = sorted((s for s in judged if not s.r_hat <= MAX_R_HAT), key=lambda s: -_known(s.r_hat))
+    few = sorted((s for s in judged if not s.effective_frames >= MIN_EFFECTIVE_FRAMES), key=_effective)
+    if apart:
+        found = _named([f"{s.label}: {_r_hat(s.r_hat)}" for s in apart])
+        reasons.append(f"R̂ above {MAX_R_HAT:g} ({found})")
+    if few:
+        found = _named([f"{s.label}: {s.effective_frames:.0f}" for s in few])
+        reasons.append(f"fewer than {MIN_EFFECTIVE_FRAMES:.0f} effective frames ({found})")
+    return reasons
+
+
+def _known(r_hat: float) -> float:
+    return math.inf if math.isnan(r_hat) else r_hat
+
+
+def _r_hat(value: float) -> str:
+    return "unknown" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"
+
+
+def _effective(state: StateEstimate) -> float:
+    return state.effective_frames
+
+
+def _named(states: list[str]) -> str:
+    more = f" and {len(states) - REASONS} more" if len(states) > REASONS else ""
+    return ", ".join(states[:REASONS]) + more
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _ODD.get(value)
+    return value
+
+
+def _made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass of such values. Raises: ValueError, TypeError or KeyError for what does not fit."""
+    found = {}
+    for one in fields(kind):
+        value = values[one.name]
+        if one.type is float:
+            value = math.nan if value is None else float(value)
+        elif one.type in (int, str, bool) and type(value) is not one.type:
+            raise TypeError(f"{one.name}: {value!r}")
+        elif one.type in (tuple[float, ...], tuple[str, ...]):
+            convert = float if one.type == tuple[float, ...] else str
+            value = tuple(math.nan if x is None else convert(x) for x in value)
+        found[one.name] = value
+    return kind(**found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
