@@ -28,9 +28,12 @@ _VELOCITIES, _SWAPS = 2**31, 2**31 + 1  # keys of random streams, where rungs ha
 class LadderEngine(Protocol):
     """Engine that moves ladders. `mass` (N,) in Da, on its device and in its precision."""
 
-    mass: Tensor
-    name: str
-    versions: Mapping[str, str]
+    @property
+    def mass(self) -> Tensor: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def versions(self) -> Mapping[str, str]: ...
 
     def dynamics(self, seeds: Sequence[int], key: int, temperatures_k: Sequence[float]) -> Dynamics:
         """Dynamics of a ladder for each seed; random numbers are of the seed, the key and the rung."""

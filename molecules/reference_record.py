@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,17 @@ class Ladder:
     swap_rates: tuple[float, ...]
     round_trips: int
     round_trips_per_ns: float
+
+
+class StatesFrom(NamedTuple):
+    """All frames of K ladders, of which a trajectory has some: of all rungs with log-weights, and of one in time.
+
+    Shape: K of (F R, N, 3), of (F R,), and of (F, N, 3).
+    """
+
+    runs_nm: Sequence[NDArray[np.float32]]
+    log_weights: Sequence[NDArray[np.float64]]
+    series_nm: Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,25 +117,28 @@ def record_of(
     time_ns: Sequence[float],
     log_weights: ArrayLike | None = None,
     run_lengths: Sequence[int] = (),
-    series_nm: Sequence[NDArray[np.float32]] | None = None,
+    states_from: StatesFrom | None = None,
     energy_evaluations: int | None = None,
     ladder: Ladder | None = None,
 ) -> ReferenceRecord:
     """Make the record of a trajectory that has been written, of K independent runs.
 
-    `time_ns`: of each run; of one rung for a ladder. `series_nm`: the lowest rung's frames of each ladder in order of
-    time, where the trajectory has those of all rungs.
+    `time_ns`: of each run; of one rung for a ladder.
 
-    Shape: positions_nm (T, N, 3), log_weights (T,), run_lengths and time_ns (K,), series_nm K of (T_i, N, 3).
+    Shape: positions_nm (T, N, 3), log_weights (T,), run_lengths and time_ns (K,).
     """
     states = states_of(peptide)
-    found = estimate_states(
-        [state.label for state in states],
-        occupied(states, positions_nm),
-        log_weights,
-        run_lengths,
-        None if series_nm is None else [occupied(states, run) for run in series_nm],
-    )
+    labels = [state.label for state in states]
+    if states_from is None:
+        found = estimate_states(labels, occupied(states, positions_nm), log_weights, run_lengths)
+    else:
+        found = estimate_states(
+            labels,
+            np.concatenate([occupied(states, run) for run in states_from.runs_nm]),
+            np.concatenate(states_from.log_weights),
+            [len(run) for run in states_from.runs_nm],
+            [occupied(states, run) for run in states_from.series_nm],
+        )
     runs = len(run_lengths) or 1
     reasons = unconverged(found, runs)
     return ReferenceRecord(

@@ -173,3 +173,19 @@ def load_rung(directory: str | Path, rung: int) -> npt.NDArray[np.float32]:
 def settings_of(exchange: ExchangeConfig, temperatures_k: Sequence[float]) -> dict[str, Any]:
     """Settings of a ladder as run.json has them, next to those of its dynamics."""
     return {"method": METHOD, "temperatures_k": list(temperatures_k), "exchange_ps": exchange.exchange_ps}
+
+
+def walks_of(ladders: Sequence[LadderTrajectory], frames: int) -> list[npt.NDArray[np.float32]]:
+    """Trajectories of single walkers, continuous in time, at changing temperatures; some `frames` in all.
+
+    Shape: (F, N, 3) each.
+    """
+    found: list[npt.NDArray[np.float32]] = []
+    for ladder in ladders:
+        attempts = len(ladder.walkers) // len(ladder.positions_nm)
+        rungs = np.argsort(ladder.walkers[attempts - 1 :: attempts], axis=1)  # of each walker at each frame
+        for walker in range(len(ladder.temperatures_k)):
+            if found and (len(found) + 1) * len(ladder.positions_nm) > frames:
+                return found
+            found.append(ladder.positions_nm[np.arange(len(rungs)), rungs[:, walker]])
+    return found

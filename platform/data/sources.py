@@ -1,6 +1,6 @@
 """The frames of a data folder by where they came from, so that adding to it never loses what is there.
 
-runs.json             simulated runs below md/, by directory: peptide, and whether it is trained on or held out
+runs.json             simulated runs below md/, by directory: see `Run`
 sources.json          files of frames that `prepare` took in: temperature, force field, a `Source` of each
 prepared/NAME.npy     their frames (T, N, 3) in order of time, float32, nm; the last `held_out` are kept from training
 
@@ -9,10 +9,10 @@ Shards are written from all of these, whichever job was last.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from boltzray.molecules.columns import read_prepared
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.reference_record import record_of, record_path
+from boltzray.molecules.reference_record import Ladder, ReferenceRecord, StatesFrom, record_of, record_path
 from boltzray.molecules.references import save_reference
+from boltzray.molecules.replica_exchange import load_rung
 from boltzray.molecules.runs import load_trajectory
 from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.shards import read_manifest, write_shards
@@ -36,6 +37,18 @@ HELD_OUT = "held out"
 REFERENCES = "trajectories_subsampled"
 
 Frames = NDArray[np.float32]
+
+
+class Run(NamedTuple):
+    """A simulated run below md/: its peptide, whether it is trained on or held out, and of a ladder the rung taken."""
+
+    sequence: str
+    role: str
+    rung: int | None = None
+
+    def frames(self, directory: Path) -> Frames:
+        """All frames, in order of time; of a ladder those of one rung."""
+        return load_trajectory(directory) if self.rung is None else load_rung(directory, self.rung)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +108,9 @@ def folder_forcefield(folder: Path) -> str | None:
 def training_frames(folder: Path) -> dict[str, list[Frames]]:
     """All trajectories to train on, by peptide: simulated ones first. Those of files stay there, mapped."""
     found: dict[str, list[Frames]] = {}
-    for directory, (sequence, role) in sorted(_runs(folder).items()):
-        if role == "train":
-            found.setdefault(sequence, []).append(load_trajectory(folder / "md" / directory))
+    for directory, run in sorted(read_runs(folder).items()):
+        if run.role == "train":
+            found.setdefault(run.sequence, []).append(run.frames(folder / "md" / directory))
     for name, source in _sources(folder).items():
         frames = _mapped(folder, name)
         found.setdefault(source.sequence, []).append(frames[: source.frames - source.held_out])
@@ -136,42 +149,54 @@ def write_reference(
     engine: str,
     time_ns: Sequence[float],
     energy_evaluations: int | None = None,
-) -> None:
-    """Write the reference trajectory of a peptide, of independent runs, and its record.
+    log_weights: NDArray[np.float64] | None = None,
+    states_from: StatesFrom | None = None,
+    tica_runs: list[Frames] | None = None,
+    ladder: Ladder | None = None,
+) -> ReferenceRecord:
+    """Write the reference trajectory of a peptide, of independent runs, and its record, which it returns.
 
-    `time_ns` of each run: see `molecules.references.save_reference` and `molecules.reference_record`.
+    `time_ns` of each run: see `molecules.references.save_reference` and `molecules.reference_record`. Of a ladder the
+    frames written are some of all: `states_from` has all, and `tica_runs` what TICA is fitted to.
 
-    Shape: trajectories (T, N, 3) each. Units: nm.
+    Shape: trajectories (T, N, 3) each, log_weights of all of them. Units: nm.
     """
     path, positions = reference_path(folder, peptide, split), np.concatenate(trajectories)
     conditions: dict[str, Any] = {"forcefield": forcefield, "temperature_k": temperature_k, "engine": engine}
-    lengths = tuple(map(len, trajectories))
+    lengths, continuous = tuple(map(len, trajectories)), tica_runs or trajectories
     save_reference(
         path,
         positions,
-        fit_tica(trajectories, peptide.topology, lag=tica_lag(min(lengths))),
+        fit_tica(continuous, peptide.topology, lag=tica_lag(min(map(len, continuous)))),
         atom_names(peptide),
         **conditions,
         time_ns=sum(time_ns),
+        log_weights=log_weights,
         run_lengths=lengths,
     )
-    record_of(
+    record = record_of(
         path,
         peptide,
         positions,
         **conditions,
         time_ns=time_ns,
+        log_weights=log_weights,
         run_lengths=lengths,
+        states_from=states_from,
         energy_evaluations=energy_evaluations,
-    ).write(path)
+        ladder=ladder,
+    )
+    record.write(path)
+    return record
 
 
 def refresh_reference(folder: Path, peptide: Peptide, temperature_k: float, forcefield: str) -> None:
     """Write a peptide's validation reference anew, of all that is held out of it; remove it if that is nothing."""
     sequence = peptide.sequence
     of_test = (folder / "pdbs" / "test" / f"{sequence}.pdb").exists()  # its runs are the reference of that split
-    runs = [] if of_test else [name for name, role in sorted(_runs(folder).items()) if role == [sequence, HELD_OUT]]
-    trajectories = [load_trajectory(folder / "md" / name) for name in runs]
+    found = {} if of_test else read_runs(folder)
+    runs = {name: run for name, run in sorted(found.items()) if run[:2] == (sequence, HELD_OUT)}
+    trajectories = [run.frames(folder / "md" / name) for name, run in runs.items()]
     settings = [json.loads((folder / "md" / name / "run.json").read_text())["settings"] for name in runs]
     times_ns = [len(x) * run["interval_ps"] / 1000 for x, run in zip(trajectories, settings, strict=True)]
     trajectories += held_out_frames(folder, sequence)
@@ -203,9 +228,15 @@ def _sources(folder: Path) -> dict[str, Source]:
     return table.sources if table else {}
 
 
-def _runs(folder: Path) -> dict[str, list[str]]:
+def read_runs(folder: Path) -> dict[str, Run]:
+    """The simulated runs of a folder, by directory below md/."""
     path = folder / RUNS
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return {name: Run(*run) for name, run in json.loads(path.read_text()).items()} if path.exists() else {}
+
+
+def write_runs(folder: Path, runs: Mapping[str, Run]) -> None:
+    """Record the runs of a folder, all at once."""
+    write_json(folder / RUNS, {name: run if run.rung is not None else run[:2] for name, run in runs.items()})
 
 
 def _mapped(folder: Path, name: str) -> Frames:

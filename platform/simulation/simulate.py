@@ -1,7 +1,6 @@
 """Molecular dynamics as Ray tasks, each of a batch of replicas, then written in the public layout."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +11,26 @@ import ray
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
 from boltzray.molecules.references import conditions, load_reference, published_split
-from boltzray.molecules.runs import MDConfig, Progress, load_trajectory, run_name
+from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
+from boltzray.molecules.runs import MDConfig, Progress, run_name
 from boltzray.molecules.sequences import reading_note
 from boltzray.molecules.storage import replacing
 
-from ..data.sources import HELD_OUT, REFERENCES, RUNS, held_out_frames, held_out_ns, write_reference, write_training
+from ..data.sources import HELD_OUT, REFERENCES, Run, read_runs, write_runs, write_training
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import data_folder, results_folder, write_json
+from ..runtime.config import data_folder, results_folder
 from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding, holding
-from ..runtime.tracking import Tracker
+from ..runtime.tracking import Tracker, provenance
+from .ladders import choose_ladders, run_ladders
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
+from .outcome import Outcome, write_outcome
+
+REPLICAS = {"md": 64, "remd": 8}  # unless given
+HELD = {"md": 0.25, "remd": 0.5}  # fraction of them; of ladders the reference wants four or more
+MAX_PAGES = 64  # peptides of a job, of which each has a page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +38,19 @@ class SimulateJob:
     """Molecular dynamics of peptides, written as shards for training and trajectories to compare with.
 
     `sequences` (AA unless given) are built; or one peptide starts from a file, `pdb`, and is called by what that holds.
-    `time_ns` of each of `replicas`. Of a peptide of split `train` the last `hold_out` replicas are kept out of the
-    shards and become its reference trajectory; one of split `val` or `test` is reference only. `engine=batched` moves
-    many replicas at once in float32; `compile` is its, and `mixed`: to put several peptides into one batch, padded.
+    `time_ns` of each of `replicas`: independent runs, of `method=remd` ladders of replica exchange, of which the
+    lowest rung is trained on and all rungs make the reference. Of a peptide of split `train` the last `hold_out`
+    replicas are kept out of the shards and become its reference trajectory; one of split `val` or `test` is reference
+    only. `engine=batched` moves many replicas at once in float32; `compile` is its, and `mixed`: to put several
+    peptides into one batch, padded.
     """
 
     sequences: Sequences | None = None
     pdb: str | None = None
     time_ns: float = 1.0
-    replicas: int = 64
-    hold_out: int = 16
+    method: Literal["md", "remd"] = "md"
+    replicas: int | None = None
+    hold_out: int | None = None
     split: str = "train"
     engine: Literal["batched", "openmm"] = "batched"
     compile: Compile = "auto"
@@ -50,6 +59,7 @@ class SimulateJob:
     frames_per_shard: int = 2000
     seed: int = 0
     md: MDConfig = field(default_factory=MDConfig)
+    remd: ExchangeConfig = field(default_factory=ExchangeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
@@ -63,13 +73,31 @@ class SimulateJob:
         object.__setattr__(self, "sequences", several_peptides(given))
         if self.split not in ("train", "val", "test"):
             raise ValueError(f"split={self.split!r} is unknown: choose train, val or test")
-        if self.time_ns <= 0 or self.replicas < 1:
+        if self.method not in ("md", "remd"):
+            raise ValueError(f"method={self.method!r} is unknown: choose md or remd")
+        if self.method == "remd":
+            self.remd.check(self.md)
+            if self.mixed:
+                raise ValueError("mixed=true is of method=md: a ladder fills a batch by itself")
+        if self.time_ns <= 0 or self.runs < 1:
             raise ValueError("time_ns must be positive, and replicas at least 1")
-        if self.split == "train" and not 0 <= self.hold_out < self.replicas:
+        if self.split == "train" and not 0 <= self.held < self.runs:
             raise ValueError(
-                f"hold_out={self.hold_out} of {self.replicas} replicas leaves nothing to train on: "
+                f"hold_out={self.held} of {self.runs} replicas leaves nothing to train on: "
                 "raise replicas, or lower hold_out"
             )
+
+    @property
+    def runs(self) -> int:
+        """Independent runs of each peptide: `replicas`, or as many as the method wants."""
+        return self.replicas if self.replicas is not None else REPLICAS[self.method]
+
+    @property
+    def held(self) -> int:
+        """Runs that make the reference: `hold_out` or a part of them for split train, all for others."""
+        if self.split != "train":
+            return self.runs
+        return self.hold_out if self.hold_out is not None else int(self.runs * HELD[self.method])
 
     def peptides(self) -> list[Peptide]:
         """The peptides to simulate. Raises: ValueError for a file that holds none."""
@@ -101,36 +129,54 @@ def _simulate_into(out: Path, job: SimulateJob) -> Path:
                 f"note: {sequence} is in the published {split} set; a flow that is trained on it cannot be compared "
                 "with published numbers on it"
             )
-    _check_references(job, out, names)
-    replicas = [replica for i, p in enumerate(peptides) for replica in _replicas(job, out, i, p)]
     # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
     # replica's run.json guards its own settings.
     run = RunFolder(out, "simulate", deciding(job, ("cluster.",)))
+    if job.method == "md":
+        _check_references(job, out, dict.fromkeys(names, job.md.temperature_k))
+    pdbs = {peptide.sequence: _structure(job, out, peptide) for peptide in peptides}
     with run.track() as tracker, cluster(job.cluster) as resources:
+        ladders: dict[str, tuple[float, ...]] = {}
+        if job.method == "remd":
+            ladders = choose_ladders(out, pdbs, job.engine, job.md, job.remd, job.compile, resources)
+            _check_references(job, out, {name: _rung_k(job, ladder) for name, ladder in ladders.items()})
+        replicas = [
+            replica
+            for i, peptide in enumerate(peptides)
+            for replica in _replicas(job, out, i, peptide, pdbs[peptide.sequence], ladders.get(peptide.sequence, ()))
+        ]
         batches = batch_replicas(replicas, job.engine, job.mixed, resources)
         say(f"simulating {', '.join(names)}: {_plan(job, batches, resources)}")
         _run_all(job, batches, resources, tracker)
-        _write(job, out, replicas)
+        _write(job, out, replicas, tracker)
     say(f"data written: {out}")
     return out
 
 
+def _rung_k(job: SimulateJob, ladder: Sequence[float]) -> float:
+    if not 0 <= job.remd.rung < len(ladder):
+        raise ValueError(f"remd.rung={job.remd.rung}: the ladder has rungs 0 to {len(ladder) - 1}")
+    return ladder[job.remd.rung]
+
+
 def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> str:
     """Describe to the user how the work is divided."""
-    each = f"{job.replicas} replicas × {job.time_ns:g} ns"
+    what = "replicas" if job.method == "md" else "ladders"
+    each = f"{job.runs} {what} × {job.time_ns:g} ns"
     if job.engine == "openmm":
         return f"{each}, one a core, on {resources.cpus} CPUs (OpenMM)"
     places = f"{resources.gpus} GPUs" if resources.gpus else f"{resources.cpus} CPUs"
     text = f"{each} in {len(batches)} batches on {places} (batched dynamics)"
     idle = resources.cpus - len(batches)
-    if not resources.gpus and idle > 0:
-        wanted = -(-LANES * resources.cpus // len({batch[0].sequence for batch in batches}))
+    rungs = max(batch[0].rows for batch in batches)
+    wanted = LANES * resources.cpus // len({batch[0].sequence for batch in batches}) // rungs
+    if not resources.gpus and idle > 0 and wanted > job.runs:
         text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
     return text
 
 
-def _replicas(job: SimulateJob, out: Path, number: int, peptide: Peptide) -> list[MDReplica]:
-    """The replicas of peptide `number` of the job; writes its PDB file if there is none.
+def _structure(job: SimulateJob, out: Path, peptide: Peptide) -> str:
+    """Text of the peptide's PDB file, which is written if there is none.
 
     Raises: ValueError where the folder has another structure under that name than `job.pdb`.
     """
@@ -142,16 +188,25 @@ def _replicas(job: SimulateJob, out: Path, number: int, peptide: Peptide) -> lis
     text = path.read_text()
     if job.pdb and not _same_structure(Peptide.from_pdb(text), peptide):
         raise ValueError(f"{path} has another structure of {peptide.sequence} than pdb={job.pdb}: give another out=")
+    return text
+
+
+def _replicas(
+    job: SimulateJob, out: Path, number: int, peptide: Peptide, pdb: str, temperatures_k: tuple[float, ...]
+) -> list[MDReplica]:
+    """The replicas of peptide `number` of the job, or its ladders."""
+    name = run_name if job.method == "md" else ladder_name
     return [
         MDReplica(
             peptide.sequence,
             replica,
-            text,
+            pdb,
             peptide.n_atoms,
-            str(out / "md" / run_name(peptide.sequence, job.md, replica)),
+            str(out / "md" / name(peptide.sequence, job.md, replica)),
             seed=(job.seed * 1000 + replica) * 10_000 + number,
+            temperatures_k=temperatures_k,
         )
-        for replica in range(job.replicas)
+        for replica in range(job.runs)
     ]
 
 
@@ -165,10 +220,11 @@ def _run_all(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster, t
     """Run all batches as tasks that yield after each chunk; each chunk of each replica counts as progress."""
     time_ps = job.time_ns * 1000
     on_gpu = job.engine == "batched" and resources.gpus > 0
-    task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), num_returns="streaming", max_retries=3)(run_batch)
-    streams: dict[Any, MDBatch] = {
-        task.remote(batch, job.engine, job.mixed, job.md, time_ps, job.compile): batch for batch in batches
-    }
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(on_gpu), "num_returns": "streaming", "max_retries": 3}
+    plain = job.method == "md"
+    task: Any = ray.remote(**options)(run_batch if plain else run_ladders)
+    settings: tuple[Any, ...] = (job.engine, job.mixed, job.md) if plain else (job.engine, job.md, job.remd)
+    streams: dict[Any, MDBatch] = {task.remote(batch, *settings, time_ps, job.compile): batch for batch in batches}
     per_replica = job.md.chunks(time_ps)
     done = {batch: min(per_replica, *(_chunks(replica) for replica in batch)) * len(batch) for batch in batches}
     speed: dict[MDBatch, float] = {}
@@ -207,53 +263,46 @@ def _chunks(replica: MDReplica) -> int:
     return len(list((Path(replica.directory) / "chunks").glob("chunk_*.npz")))
 
 
-def _write(job: SimulateJob, out: Path, replicas: list[MDReplica]) -> None:
+def _write(job: SimulateJob, out: Path, replicas: list[MDReplica], tracker: Tracker) -> None:
     """Trajectories → references, and shards of all frames to train on that the folder has, earlier ones too."""
-    path = out / RUNS
-    roles: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
+    runs, held = read_runs(out), dict[str, list[MDReplica]]()
+    rung = job.remd.rung if job.method == "remd" else None
     for sequence in dict.fromkeys(replica.sequence for replica in replicas):
         own = [replica for replica in replicas if replica.sequence == sequence]
-        held = own[len(own) - job.hold_out :] if job.split == "train" else own
-        roles |= {Path(r.directory).name: [sequence, HELD_OUT if r in held else "train"] for r in own}
-        if held:
-            _write_reference(job, out, held)
-    write_json(path, roles)
+        held[sequence] = own[len(own) - job.held :]
+        runs |= {Path(r.directory).name: Run(sequence, HELD_OUT if r in held[sequence] else "train", rung) for r in own}
+    _write_references(job, out, [group for group in held.values() if group], tracker)
+    write_runs(out, runs)
     write_training(out, job.seed, job.frames_per_shard)
 
 
-def _write_reference(job: SimulateJob, out: Path, held: list[MDReplica]) -> None:
-    """Write the trajectories as reference, with their atoms, force field and temperature."""
-    peptide, split = Peptide.from_pdb(held[0].pdb), _reference_split(job)
-    trajectories = [load_trajectory(replica.directory) for replica in held]
-    time_ns = [len(x) * job.md.interval_ps / 1000 for x in trajectories]
-    steps: int | None = sum(
-        len(x) * job.md.steps_per_frame + job.md.warmup_steps + job.md.hot_steps for x in trajectories
-    )
-    if split == "val" and (others := held_out_frames(out, peptide.sequence)):
-        trajectories += others
-        time_ns += held_out_ns(out, peptide.sequence)
-        steps = None  # nothing says how those were made
-    write_reference(
-        out,
-        peptide,
-        split,
-        trajectories,
-        forcefield=job.md.forcefield,
-        temperature_k=job.md.temperature_k,
-        engine=job.engine,
-        time_ns=time_ns,
-        energy_evaluations=steps,
-    )
+def _write_references(job: SimulateJob, out: Path, held: list[list[MDReplica]], tracker: Tracker) -> None:
+    """Write the reference of each peptide and its page, a task each; says which have not converged."""
+    facts, split = {**provenance(), **tracker.facts()}, _reference_split(job)
+    task = ray.remote(num_cpus=1, max_retries=3)(write_outcome)
+    common = (out, split, job.md, job.engine, job.remd.rung, facts, len(held) <= MAX_PAGES)
+    running = {task.remote(group[0].pdb, [r.directory for r in group], *common): group[0].sequence for group in held}
+    with progress("write references", len(held)) as update:
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            running.pop(done)
+            outcome: Outcome = fetch(done)
+            say(outcome.text)
+            for note in outcome.notes:
+                say(f"note: {note}")
+            for path in outcome.page:
+                tracker.artifact(path, "simulation")
+            update(len(held) - len(running), "")
 
 
 def _reference_split(job: SimulateJob) -> str:
     return "val" if job.split == "train" else job.split
 
 
-def _check_references(job: SimulateJob, out: Path, names: Sequence[str]) -> None:
+def _check_references(job: SimulateJob, out: Path, temperatures_k: Mapping[str, float]) -> None:
     """Raises: ValueError where a reference would take the place of one under other conditions."""
-    for name in names if job.split != "train" or job.hold_out else ():
+    for name, temperature_k in temperatures_k.items() if job.held else ():
         for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
-            if not (found := load_reference(path)).is_at(job.md.forcefield, job.md.temperature_k):
-                wanted = conditions(job.md.forcefield, job.md.temperature_k)
+            if not (found := load_reference(path)).is_at(job.md.forcefield, temperature_k):
+                wanted = conditions(job.md.forcefield, temperature_k)
                 raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")
