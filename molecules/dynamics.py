@@ -54,7 +54,7 @@ def simulate(
     record(directory, peptide, config, seed, first, "openmm", {"openmm": openmm.Platform.getOpenMMVersion()})
     if not missing:
         return
-    system = create_system(peptide, config.forcefield)
+    system = create_system(peptide, config.forcefield, config.hydrogen_mass_da)
     core = current_core() if core is None else core
     if first == 0 and not warmup_path(directory).exists():
         with pinned(core), _divergence_named("the warm-up", config):

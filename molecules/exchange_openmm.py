@@ -57,7 +57,7 @@ class OpenMMLadders:
     name = "openmm"
 
     def __init__(self, peptide: Peptide, config: MDConfig, core: int | None = None) -> None:
-        self._system, self._config = create_system(peptide, config.forcefield), config
+        self._system, self._config = create_system(peptide, config.forcefield, config.hydrogen_mass_da), config
         self._core = current_core() if core is None else core
         masses = [self._system.getParticleMass(i)._value for i in range(self._system.getNumParticles())]
         self.mass = torch.tensor(masses, dtype=torch.float64)

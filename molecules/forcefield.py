@@ -40,8 +40,12 @@ def _parsed(name: str) -> app.ForceField:
     return app.ForceField(*FORCEFIELDS[name].files)  # parsing takes 0.3 s
 
 
-def create_system(peptide: "Peptide", forcefield: str = DEFAULT_FORCEFIELD) -> openmm.System:
+def create_system(
+    peptide: "Peptide", forcefield: str = DEFAULT_FORCEFIELD, hydrogen_mass_da: float | None = None
+) -> openmm.System:
     """OpenMM System of a peptide: no constraints, implicit solvent.
+
+    `hydrogen_mass_da`: of each hydrogen, taken from the atom that it is bonded to (Hopkins et al. 2015).
 
     Raises: ValueError for an unknown force field, or one that has no parameters for the peptide.
     """
@@ -52,7 +56,9 @@ def create_system(peptide: "Peptide", forcefield: str = DEFAULT_FORCEFIELD) -> o
         else {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": cutoff_nm * unit.nanometer}
     )
     try:
-        return _parsed(forcefield).createSystem(peptide.topology, constraints=None, **settings)
+        return _parsed(forcefield).createSystem(
+            peptide.topology, constraints=None, hydrogenMass=hydrogen_mass_da, **settings
+        )
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(

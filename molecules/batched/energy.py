@@ -30,7 +30,12 @@ class BatchedEnergy(nn.Module):
     born_constants: Tensor
 
     def __init__(
-        self, peptide: "Peptide", temperature_k: float = PUBLISHED_K, *, forcefield: str = "amber14-obc1"
+        self,
+        peptide: "Peptide",
+        temperature_k: float = PUBLISHED_K,
+        *,
+        forcefield: str = "amber14-obc1",
+        hydrogen_mass_da: float | None = None,
     ) -> None:
         from ..forcefield import create_system
         from .tables import read_system  # needs OpenMM
@@ -38,7 +43,7 @@ class BatchedEnergy(nn.Module):
         super().__init__()
         if not 0 < temperature_k < np.inf:
             raise ValueError(f"temperature_k={temperature_k}: give a positive number of kelvin")
-        self._fill(temperature_k, read_system(create_system(peptide, forcefield)))
+        self._fill(temperature_k, read_system(create_system(peptide, forcefield, hydrogen_mass_da)))
 
     def _fill(self, temperature_k: float, tables: dict[str, Any]) -> None:
         self.temperature_k = temperature_k

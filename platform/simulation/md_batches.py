@@ -95,7 +95,10 @@ def single_precision(peptide: Peptide, config: MDConfig) -> BatchedEnergy:
     torch.set_num_threads(1)
     keep_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return BatchedEnergy(peptide, config.temperature_k, forcefield=config.forcefield).to(device, torch.float32)
+    energy = BatchedEnergy(
+        peptide, config.temperature_k, forcefield=config.forcefield, hydrogen_mass_da=config.hydrogen_mass_da
+    )
+    return energy.to(device, torch.float32)
 
 
 def _finished(replica: MDReplica, config: MDConfig, time_ps: float) -> bool:
