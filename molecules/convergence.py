@@ -70,8 +70,9 @@ def estimate_states(
         raise ValueError(f"series of shapes {[run.shape for run in runs]}: give (T, {len(labels)}) each, T ≥ 1")
     shares, errors, groups = _jackknife(occupied, weights, starts if len(lengths) >= MIN_RUNS else _blocks(lengths))
     r_hats, effective = _mixing(runs)
+    still = np.all([run.all(axis=0) for run in runs], axis=0) | ~np.any([run.any(axis=0) for run in runs], axis=0)
     fewest = max(min(effective[effective > 0], default=0.0), float(len(runs)))
-    low, high = _intervals(shares, errors, groups, fewest)
+    low, high = _intervals(shares, errors, groups, fewest, still)
     visits = sum(run[0].astype(np.int64) + (~run[:-1] & run[1:]).sum(axis=0) for run in runs)
     columns = (shares, errors, low, high, r_hats, effective)
     return [
@@ -134,7 +135,10 @@ def _jackknife(occupied: Bools, weights: Floats, starts: NDArray[np.int64]) -> t
     return shares, errors, k
 
 
-def _intervals(shares: Floats, errors: Floats, groups: int, fewest: float) -> tuple[Floats, Floats]:
+def _intervals(
+    shares: Floats, errors: Floats, groups: int, fewest: float, still: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Intervals (S,) each; `still`: states that no series enters or leaves, whose error says nothing."""
     from scipy.special import expit, logit
     from scipy.stats import t
 
@@ -143,8 +147,8 @@ def _intervals(shares: Floats, errors: Floats, groups: int, fewest: float) -> tu
         middle, width = logit(shares), quantile * errors / (shares * (1 - shares))
         low, high = expit(middle - width), expit(middle + width)
     unseen = min(3.0 / fewest, 1.0)
-    low = np.where(shares == 0, 0.0, np.where(shares == 1, 1 - unseen, low))
-    high = np.where(shares == 0, unseen, np.where(shares == 1, 1.0, high))
+    low = np.where(shares == 0, 0.0, np.where(still & (shares > 0.5), np.fmin(low, 1 - unseen), low))
+    high = np.where(shares == 1, 1.0, np.where(still & (shares < 0.5), np.fmax(high, unseen), high))
     return low, high
 
 

@@ -18,6 +18,7 @@ from .torsion_states import HasStates, occupied, states_of
 
 MAX_R_HAT, MIN_EFFECTIVE_FRAMES = 1.05, 100.0
 MIN_SHARE = 0.005  # of a state, or of all others, to be judged
+MAX_UNSEEN = 0.01  # share that a state may have which no run has entered
 REASONS = 3  # states that are named
 PACKAGES = ("boltzray", "openmm", "torch", "numpy")
 _ODD = {math.inf: "inf", -math.inf: "-inf"}  # JSON has no ∞ and no NaN, which is null here
@@ -168,8 +169,9 @@ def record_of(
 def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
     """Reasons why a reference has not converged, worst states first; none if it has.
 
-    It has if each state whose share lies between 0.5 % and 99.5 % has R̂ ≤ 1.05 and 100 effective frames, and there are
-    four independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021, section 4, who
+    It has if each state whose share lies between 0.5 % and 99.5 % has R̂ ≤ 1.05 and 100 effective frames, if one that no
+    run has entered can have 1 % at most (but for cis amides, which no such run would find), and there are four
+    independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021, section 4, who
     ask for four chains, R̂ < 1.01 and 400 effective draws of any quantity; of shares 100 suffice for 5 % absolute.
     """
     reasons = []
@@ -184,6 +186,10 @@ def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
     if few:
         found = _named([f"{s.label}: {s.effective_frames:.0f}" for s in few])
         reasons.append(f"fewer than {MIN_EFFECTIVE_FRAMES:.0f} effective frames ({found})")
+    unseen = [s for s in states if not s.visits and s.high > MAX_UNSEEN and not s.label.startswith("ω")]
+    if unseen:
+        found = _named([f"{s.label}: up to {100 * s.high:.2g} %" for s in unseen])
+        reasons.append(f"never visited, and not known to be rare ({found})")
     return reasons
 
 

@@ -59,18 +59,19 @@ def populations(
         "come together, or still drift, say that the runs are too short."
     )
     if len(chosen) < len(estimates):
-        caption += f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one."
+        caption += f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one, and none that no run has entered."
     yield Picture(name="populations", section="Populations", caption=caption, figure=figure)
 
 
 def least_certain(estimates: Sequence[HasEstimate], occupied: Sequence[NDArray[Any]]) -> list[int]:
-    """Choose states by the width of their interval, of two that mirror each other the first."""
+    """Choose states by the width of their interval, of two that mirror each other the first; none without a line."""
     width = np.array([round(estimate.high - estimate.low, 6) for estimate in estimates])  # of α and β the first
     order = np.argsort(-np.where(np.isfinite(width), width, np.inf), kind="stable")
     chosen: list[int] = []
     for state in order:
         mirrors = (np.mean(np.concatenate([r[:, state] == r[:, other] for r in occupied])) for other in chosen)
-        if len(chosen) < PANELS and all(same > MIRRORED for same in mirrors):
+        seen = any(run[:, state].any() for run in occupied)
+        if len(chosen) < PANELS and seen and all(same > MIRRORED for same in mirrors):
             chosen.append(int(state))
     return chosen
 

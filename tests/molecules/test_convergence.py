@@ -37,12 +37,26 @@ def one(occupied: Bools, **options: object) -> StateEstimate:
 # --- shares -------------------------------------------------------------------------------------
 
 
+def test_a_state_of_the_hot_rungs_alone_is_not_known_to_be_rare() -> None:
+    """The lowest rung never enters it: its weight from elsewhere is no bound. It can have 3 / n (rule of three)."""
+    rng = np.random.default_rng(0)
+    hot = rng.random((8, 500)) < 0.3
+    log_w = np.where(hot, -20.0, 0.0).ravel()
+    mixed = np.stack([hot.ravel(), np.tile([True, False], 2000)], axis=1)
+    series = [np.stack([np.zeros(500, bool), rng.random(500) < 0.5], axis=1) for _ in range(8)]
+    found, usual = estimate_states(["A", "B"], mixed, log_w, (500,) * 8, series)
+    assert 0 < found.share < 1e-6
+    assert found.error < 1e-8
+    assert found.high == pytest.approx(3 / usual.effective_frames)
+    assert usual.high - usual.low < 0.1
+
+
 @pytest.mark.parametrize(("enter", "leave", "runs"), [(0.03, 0.07, 8), (0.002, 0.098, 8), (0.03, 0.07, 1)])
 def test_the_95_percent_interval_covers_the_share_in_95_percent(enter: float, leave: float, runs: int) -> None:
     """Many states at once: each is an experiment of its own."""
     repeats, frames = 250, 4000 // runs * 4
     occupied = chains(enter, leave, frames, repeats * runs, seed=1).reshape(repeats, runs * frames).T
-    brief = [occupied[:3]]  # no time series, which would take the time
+    brief = [np.tile([[False], [True], [False]], repeats)]  # three frames: R̂ of a series would take the time
     found = estimate_states([""] * repeats, occupied, run_lengths=(frames,) * runs, series=brief)
     share = enter / (enter + leave)
     covered = np.mean([s.low <= share <= s.high for s in found])
