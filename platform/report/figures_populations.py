@@ -59,7 +59,10 @@ def populations(
         "come together, or still drift, say that the runs are too short."
     )
     if len(chosen) < len(estimates):
-        caption += f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one, and none that no run has entered."
+        caption += (
+            f" Shown: the {len(chosen)} least certain of {len(estimates)} states; of mirror images one, and none that "
+            "no run has entered."
+        )
     yield Picture(name="populations", section="Populations", caption=caption, figure=figure)
 
 
