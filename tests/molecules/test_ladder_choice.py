@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import betainc
 
+from boltzray.molecules import BatchedEnergy, Peptide
+from boltzray.molecules.batched.exchange import BatchedLadders
+from boltzray.molecules.exchange_openmm import OpenMMLadders
 from boltzray.molecules.ladder_choice import choose_ladder, expected_swap_rates, fit_energies, geometric
+from boltzray.molecules.ladder_dynamics import LadderEngine, choose_by_pilot, pilot_config
 from boltzray.molecules.replica_exchange import ExchangeConfig
 from boltzray.molecules.runs import MDConfig
 
@@ -84,6 +88,22 @@ def test_a_ladder_of_many_rungs_is_found(freedom: int, highest_k: float) -> None
 def test_a_range_that_is_too_wide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at most 128 rungs swaps at 0\.3 up to 600 K: lower remd\.max_temperature_k"):
         choose_ladder(PILOT, harmonic(PILOT, 10**7), 0.3)
+
+
+@pytest.mark.parametrize("engine", ["batched", "openmm"])
+def test_a_pilot_of_a_dipeptide(engine: str) -> None:
+    """17 atoms have 45 internal coordinates, and energies rise as those of so many springs: three or four rungs.
+
+    Friction is strong, and hydrogens are heavy, for a pilot of a fifth of a picosecond.
+    """
+    peptide, remd = Peptide.from_sequence("GG"), ExchangeConfig(pilot_ps=0.2, exchange_ps=0.02)
+    md = MDConfig(friction_per_ps=50.0, timestep_fs=2.0, hydrogen_mass_da=3.0)
+    dynamics = pilot_config(md, remd)
+    energy = BatchedEnergy(peptide, md.temperature_k, hydrogen_mass_da=md.hydrogen_mass_da).float()
+    ladders: LadderEngine = OpenMMLadders(peptide, dynamics) if engine == "openmm" else BatchedLadders(energy, dynamics)
+    choice = choose_by_pilot(ladders, peptide, md, remd, seed=0, rungs=8)
+    assert len(choice.temperatures_k) in (3, 4)
+    assert choice == choose_by_pilot(ladders, peptide, md, remd, seed=0, rungs=8)
 
 
 @pytest.mark.parametrize(
