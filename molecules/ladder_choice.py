@@ -37,7 +37,7 @@ def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rat
     for rungs in range(2, MAX_RUNGS + 1):
         ladder = geometric(float(temperature[0]), float(temperature[-1]), rungs)
         rates = expected_swap_rates(ladder, fit)
-        if (off := abs(float(rates.mean()) - swap_rate)) >= miss:
+        if (off := abs(float(rates.mean()) - swap_rate)) > miss:
             break  # rates rise with the number of rungs
         best, miss = LadderChoice(temperatures_k=ladder, expected_swap_rates=tuple(map(float, rates))), off
     assert best is not None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Walk(NamedTuple):
-    """What a stretch of replica exchange has left (F frames, E attempts to swap): see `LadderTrajectory`.
+    """Frames, energies and walkers of a stretch (F frames, E attempts to swap): see `LadderTrajectory`.
 
     Shape: positions_nm (F, L, R, N, 3), energy_kT (F, L, R), walkers (E, L, R).
     """

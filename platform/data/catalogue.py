@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from .peptide_tables import PeptideTable, peptides_of
 
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
+RUNS = "runs.json"  # in a data folder: its simulated runs
 SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
 
 
@@ -297,16 +298,30 @@ def _left_out(config: DataConfig, listing: FolderListing) -> str:
 
 
 def folder_temperature(folder: str) -> float:
-    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, and of the frames that were
-    prepared, else the published one.
+    """Temperature (K) of the folder's own simulations, md/SEQUENCE_TEMPERATURE_INTERVAL_…, of ladders that of the rung
+    taken, and of the frames that were prepared, else the published one.
 
     Raises: ValueError when they differ.
     """
     if prepared := read_prepared(folder):
         return float(prepared["temperature_k"])
-    names = [PurePath(path).parent.name for path in list_files(folder, "md/*/run.json")]
-    found = {float(name.split("_")[1]) for name in names}
+    paths = {PurePath(path).parent.name: path for path in list_files(folder, "md/*/run.json")}
+    ladders = {name: path for name, path in paths.items() if name.split("_")[1] == "remd"}
+    found = {float(name.split("_")[1]) for name in paths.keys() - ladders} | _rung_temperatures(folder, ladders)
     found |= {float(json.loads(read_bytes(path))["temperature_k"]) for path in list_files(folder, SOURCES)}
     if len(found) > 1:
         raise ValueError(f"{folder} holds frames at {sorted(found)} K: give data.temperature_k")
     return found.pop() if found else PUBLISHED_K
+
+
+def _rung_temperatures(folder: str, ladders: Mapping[str, str]) -> set[float]:
+    """Temperatures (K) of the rungs of ladders that are trained on; of one that a stopped job left, the lowest.
+
+    `ladders`: run.json of each.
+    """
+    runs = {name: run for path in list_files(folder, RUNS) for name, run in json.loads(read_bytes(path)).items()}
+    found = set()
+    for name, path in ladders.items():
+        rung = runs[name][2] if name in runs else 0
+        found.add(float(json.loads(read_bytes(path))["settings"]["temperatures_k"][rung]))
+    return found

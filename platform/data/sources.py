@@ -29,9 +29,8 @@ from boltzray.molecules.shards import read_manifest, write_shards
 from boltzray.molecules.stereo import atom_names
 
 from ..runtime.config import write_json
-from .catalogue import SOURCES
+from .catalogue import RUNS, SOURCES
 
-RUNS = "runs.json"
 PREPARED_FRAMES = "prepared"
 HELD_OUT = "held out"
 REFERENCES = "trajectories_subsampled"

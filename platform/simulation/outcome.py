@@ -103,8 +103,10 @@ def _ladder_reference(
     rows, weights = rows[weights > 0], weights[weights > 0]
     starts = np.cumsum([0, *map(len, frames)])
     kept = [frames[i][rows[(rows >= starts[i]) & (rows < starts[i + 1])] - starts[i]] for i in range(len(frames))]
-    steps = len(ladders[0].positions_nm) * config.steps_per_frame + config.warmup_steps + config.hot_steps
-    attempts = sum(len(ladder.walkers) * len(temperatures_k) for ladder in ladders)
+    evaluations = sum(
+        len(ladder.positions_nm) * config.steps_per_frame + len(ladder.walkers) + config.warmup_steps + config.hot_steps
+        for ladder in ladders
+    )
     record = write_reference(
         out,
         peptide,
@@ -114,7 +116,7 @@ def _ladder_reference(
         temperature_k=temperatures_k[rung],
         engine=engine,
         time_ns=[len(ladder.positions_nm) * config.interval_ps / 1000 for ladder in ladders],
-        energy_evaluations=steps * len(temperatures_k) * len(ladders) + attempts,
+        energy_evaluations=evaluations * len(temperatures_k),
         log_weights=np.log(weights),
         states_from=StatesFrom(frames, flat, series),
         tica_runs=walks_of(ladders, TICA_FRAMES),
