@@ -4,6 +4,7 @@
     python jobs/simulate.py sequences=[AA] split=test out=outputs/md
     python jobs/simulate.py sequences=[AA] split=test method=remd out=outputs/remd
     python benchmarks/replica_exchange.py agreement AA --md outputs/md --remd outputs/remd
+    python benchmarks/replica_exchange.py references AA --remd outputs/remd
 
 `agreement` reads what the references say of themselves (SEQ_reference.json) and adds importance sampling of a flow.
 The energies for ± 0.3 % are those of such a standard error, as if it fell with their root. Prints
@@ -114,9 +115,35 @@ def agreement(sequence: str, md: Path, remd: Path, flow: models.Flow, longest: i
         print("|", " | ".join([sequence, label, *cells, drawn, needed]), "|", flush=True)
 
 
+def references(data: Path, sequences: list[str], least: float) -> None:
+    """Two tables: how references were made and have converged, and shares of their states."""
+    found = [r for sequence in sequences if (r := record(data, sequence))]
+    print("| peptide | rungs | ns | 10⁶ energies | swaps, % | round trips/ns | effective frames | converged |")
+    print("|---|---|---|---|---|---|---|---|")
+    for r in found:
+        ladder, energies = r.ladder, (r.energy_evaluations or 0) / 1e6
+        rates = [round(100 * rate) for rate in ladder.swap_rates] if ladder else []
+        swaps = f"{min(rates)}–{max(rates)} | {ladder.round_trips_per_ns:.0f}" if ladder else "– | –"
+        text = "yes" if r.converged else f"no: {'; '.join(r.reasons)}"
+        rungs = len(ladder.temperatures_k) if ladder else 1
+        print(
+            f"| {r.sequence} | {rungs} | {r.runs} × {rungs} × {r.time_ns[0]:g} | {energies:.0f} | {swaps} "
+            f"| {r.effective_frames:,.0f} | {text} |"
+        )
+    print("\n| peptide | state | share, % | 95 % interval | R̂ | effective frames |\n|---|---|---|---|---|---|")
+    for r in found:
+        for s in r.states:
+            if least < s.share < 1 - least or (not s.visits and not s.label.startswith("ω")):
+                r_hat = "–" if np.isnan(s.r_hat) else f"{s.r_hat:.3f}"
+                print(
+                    f"| {r.sequence} | {s.label} | {100 * s.share:.2f} ± {100 * s.error:.2f} "
+                    f"| {100 * s.low:.2f} to {100 * s.high:.2f} | {r_hat} | {s.effective_frames:,.0f} |"
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("throughput", "agreement"))
+    parser.add_argument("what", choices=("throughput", "agreement", "references"))
     parser.add_argument("sequences", nargs="+")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--md", type=Path)
@@ -131,8 +158,11 @@ def main() -> None:
         for sequence in options.sequences:
             print(throughput(sequence, options.rows), flush=True)
         return
+    if options.what == "references" and options.remd:
+        references(options.remd, options.sequences, options.least)
+        return
     if not (options.md and options.remd):
-        parser.error("agreement needs --md and --remd, data folders of jobs/simulate.py")
+        parser.error("agreement needs --md and --remd, references needs --remd: data folders of jobs/simulate.py")
     flow = models.load(options.flow)
     print("| peptide | state | plain MD, % | 10⁶ energies for ± 0.3 % | replica exchange, % | 10⁶ | flow, % | 10⁶ |")
     print("|---|---|---|---|---|---|---|---|")
