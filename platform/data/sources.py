@@ -190,11 +190,16 @@ def write_reference(
 
 
 def refresh_reference(folder: Path, peptide: Peptide, temperature_k: float, forcefield: str) -> None:
-    """Write a peptide's validation reference anew, of all that is held out of it; remove it if that is nothing."""
+    """Write a peptide's validation reference anew, of all that is held out of it; remove it if that is nothing.
+
+    One of ladders stays as it is: frames without weights have no place among theirs.
+    """
     sequence = peptide.sequence
     of_test = (folder / "pdbs" / "test" / f"{sequence}.pdb").exists()  # its runs are the reference of that split
     found = {} if of_test else read_runs(folder)
     runs = {name: run for name, run in sorted(found.items()) if run[:2] == (sequence, HELD_OUT)}
+    if any(run.rung is not None for run in runs.values()):
+        return
     trajectories = [run.frames(folder / "md" / name) for name, run in runs.items()]
     settings = [json.loads((folder / "md" / name / "run.json").read_text())["settings"] for name in runs]
     times_ns = [len(x) * run["interval_ps"] / 1000 for x, run in zip(trajectories, settings, strict=True)]

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from boltzray.data.catalogue import DataConfig, list_folder
+from boltzray.data.sources import refresh_reference
 from boltzray.molecules import OpenMMEnergy, Peptide
-from boltzray.molecules.reference_record import read_record
+from boltzray.molecules.reference_record import read_record, record_path
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.replica_exchange import ExchangeConfig, load_ladder, load_rung
 from boltzray.molecules.runs import MDConfig
@@ -118,6 +119,12 @@ def test_the_record_says_how_it_was_made(alone: Path) -> None:
     assert 0 < min(rates) < max(rates) < 1
     assert not record.converged
     assert record.reasons[0] == "2 independent runs, at least 4 are needed"
+
+
+def test_frames_that_are_held_out_by_prepare_do_not_replace_it(alone: Path) -> None:
+    before = [path.read_bytes() for path in (alone / REFERENCE, record_path(alone / REFERENCE))]
+    refresh_reference(alone, Peptide.from_sequence("GG"), 310.0, "amber14-obc1")
+    assert [path.read_bytes() for path in (alone / REFERENCE, record_path(alone / REFERENCE))] == before
 
 
 def test_a_page_shows_it(alone: Path) -> None:
