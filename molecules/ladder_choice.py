@@ -29,10 +29,13 @@ def choose_ladder(temperatures_k: ArrayLike, mean_energy_kT: ArrayLike, swap_rat
     """Choose the geometric ladder over the range of a pilot whose mean swap rate is closest to `swap_rate`.
 
     `mean_energy_kT`: mean potential energies at the pilot's temperatures, in kT of the lowest.
-    Raises: ValueError if even `MAX_RUNGS` rungs are too few.
+    Raises: ValueError if even `MAX_RUNGS` rungs are too few, or energies do not rise.
     """
     temperature = np.asarray(temperatures_k, dtype=np.float64)
-    fit = fit_energies(temperature, np.asarray(mean_energy_kT, dtype=np.float64))
+    mean = np.asarray(mean_energy_kT, dtype=np.float64)
+    fit = fit_energies(temperature, mean)
+    if not (np.isfinite(mean).all() and fit(temperature[-1]) > fit(temperature[0])):
+        raise ValueError("the energies of the pilot do not rise with temperature: give a longer remd.pilot_ps")
     best, miss = None, np.inf
     for rungs in range(2, MAX_RUNGS + 1):
         ladder = geometric(float(temperature[0]), float(temperature[-1]), rungs)

@@ -10,6 +10,7 @@ import ray
 
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
+from boltzray.molecules.reference_record import read_record
 from boltzray.molecules.references import conditions, load_reference, published_split
 from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
 from boltzray.molecules.runs import MDConfig, Progress, run_name
@@ -306,3 +307,7 @@ def _check_references(job: SimulateJob, out: Path, temperatures_k: Mapping[str, 
             if not (found := load_reference(path)).is_at(job.md.forcefield, temperature_k):
                 wanted = conditions(job.md.forcefield, temperature_k)
                 raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")
+            record = read_record(path)
+            if record and (record.method == "md") != (job.method == "md"):
+                how = "hold_out=0 to keep it, or another out=" if job.split == "train" else "another out="
+                raise ValueError(f"{path} is a reference by {record.method}, which would be replaced: give {how}")

@@ -153,3 +153,9 @@ def test_a_given_ladder_needs_no_highest_temperature() -> None:
     config.check(md)
     assert config.temperatures_k == (310.0, 400.0)
     assert (config.steps_per_attempt(md), config.attempts_per_frame(md)) == (50, 10)
+
+
+@pytest.mark.parametrize("energies", [[3.0, 2.0, 1.0], [1.0, float("nan"), 3.0]])
+def test_a_pilot_that_went_wrong_chooses_nothing(energies: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"do not rise with temperature: give a longer remd\.pilot_ps"):
+        choose_ladder([310.0, 400.0, 600.0], energies, 0.3)

@@ -121,6 +121,15 @@ def test_the_record_says_how_it_was_made(alone: Path) -> None:
     assert record.reasons[0] == "2 independent runs, at least 4 are needed"
 
 
+def test_plain_dynamics_does_not_replace_a_reference_by_replica_exchange(alone: Path) -> None:
+    undisturbed = contents(alone), (alone / REFERENCE).read_bytes()
+    with pytest.raises(
+        ValueError, match="is a reference by replica exchange, which would be replaced: give hold_out=0"
+    ):
+        simulate(replace(JOB, method="md"))
+    assert (contents(alone), (alone / REFERENCE).read_bytes()) == undisturbed
+
+
 def test_frames_that_are_held_out_by_prepare_do_not_replace_it(alone: Path) -> None:
     before = [path.read_bytes() for path in (alone / REFERENCE, record_path(alone / REFERENCE))]
     refresh_reference(alone, Peptide.from_sequence("GG"), 310.0, "amber14-obc1")
