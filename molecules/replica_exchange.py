@@ -29,7 +29,7 @@ class ExchangeConfig:
     `swap_rate`. They try to every `exchange_ps`. `rung`: the one whose temperature references and shards are of.
     """
 
-    max_temperature_k: float = 600.0
+    max_temperature_k: float = 800.0
     temperatures_k: tuple[float, ...] | None = None
     swap_rate: float = 0.3
     pilot_ps: float = 10.0
