@@ -75,10 +75,20 @@ def cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
             "_temp_dir": temporary_folder(),
         }
     try:
-        ray.init(address=address, **options)
+        _start(address, options)
         yield _describe()
     finally:
         ray.shutdown()
+
+
+def _start(address: str, options: dict[str, Any]) -> None:
+    """Start or join a cluster. Raises: RuntimeError where that does not work, in time or at all."""
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:
+        if type(error) is not Exception:  # Ray raises bare ones, of a node that is late above all
+            raise
+        raise RuntimeError(f"Ray did not start ({error}): if the machine was busy, the same command again") from error
 
 
 def temporary_folder() -> str | None:
