@@ -79,7 +79,7 @@ class SimulateJob:
             self.remd.check(self.md)
             if self.mixed:
                 raise ValueError("mixed=true is of method=md: a ladder fills a batch by itself")
-        if self.time_ns <= 0 or self.runs < 1:
+        if not 0 < self.time_ns < np.inf or self.runs < 1:
             raise ValueError("time_ns must be positive, and replicas at least 1")
         if self.split == "train" and not 0 <= self.held < self.runs:
             raise ValueError(
@@ -169,7 +169,7 @@ def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> s
     text = f"{each} in {len(batches)} batches on {places} (batched dynamics)"
     idle = resources.cpus - len(batches)
     rungs = max(batch[0].rows for batch in batches)
-    wanted = LANES * resources.cpus // len({batch[0].sequence for batch in batches}) // rungs
+    wanted = resources.cpus // len({batch[0].sequence for batch in batches}) * (LANES // rungs)
     if not resources.gpus and idle > 0 and wanted > job.runs:
         text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
     return text
