@@ -10,6 +10,7 @@ import ray
 
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
+from boltzray.molecules.reference_record import read_record
 from boltzray.molecules.references import conditions, load_reference, published_split
 from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
 from boltzray.molecules.runs import MDConfig, Progress, run_name
@@ -300,9 +301,14 @@ def _reference_split(job: SimulateJob) -> str:
 
 
 def _check_references(job: SimulateJob, out: Path, temperatures_k: Mapping[str, float]) -> None:
-    """Raises: ValueError where a reference would take the place of one under other conditions."""
+    """Raises: ValueError where a reference would take the place of one under other conditions, or of a better one."""
     for name, temperature_k in temperatures_k.items() if job.held else ():
         for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
             if not (found := load_reference(path)).is_at(job.md.forcefield, temperature_k):
                 wanted = conditions(job.md.forcefield, temperature_k)
                 raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")
+            if job.method == "md" and (record := read_record(path)) and record.ladder:
+                raise ValueError(
+                    f"{path} is a reference by replica exchange, which this would replace: give another out="
+                    f"{', or hold_out=0' if job.split == 'train' else ''}"
+                )

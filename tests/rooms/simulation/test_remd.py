@@ -183,8 +183,13 @@ def test_another_rung_has_its_own_folder(alone: Path, module_home: Path) -> None
     energy = [load_ladder(alone / "md" / name).energy_kT for name in LADDERS[1:]]
     weighted, base = (stored.weights.reshape(2, 20, 3) * energy).sum(), np.array(energy)[..., 1]
     assert abs(weighted - base.mean()) < 4 * base.std() / np.sqrt(base.size / 4)
-    with pytest.raises(ValueError, match=r"remd\.rung=3: the ladder has rungs 0 to 2"):
-        simulate(replace(JOB, remd=replace(REMD, rung=3)))
+
+
+def test_plain_dynamics_do_not_replace_the_reference(alone: Path) -> None:
+    undisturbed = (alone / REFERENCE).read_bytes()
+    with pytest.raises(ValueError, match=r"is a reference by replica exchange, .*: give another out=, or hold_out=0$"):
+        simulate(replace(JOB, method="md"))
+    assert (alone / REFERENCE).read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize(
