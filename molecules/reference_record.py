@@ -184,11 +184,11 @@ def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
         found = _named([f"{s.label}: {_r_hat(s.r_hat)}" for s in apart])
         reasons.append(f"R̂ above {MAX_R_HAT:g} ({found})")
     if few:
-        found = _named([f"{s.label}: {s.effective_frames:.0f}" for s in few])
+        found = _named([f"{s.label}: {s.effective_frames:.3g}" for s in few])
         reasons.append(f"fewer than {MIN_EFFECTIVE_FRAMES:.0f} effective frames ({found})")
     unseen = [s for s in states if not s.visits and s.high > MAX_UNSEEN and not s.label.startswith("ω")]
     if unseen:
-        found = _named([f"{s.label}: up to {100 * s.high:.2g} %" for s in unseen])
+        found = _named([f"{s.label}: up to {100 * s.high:.3g} %" for s in unseen])
         reasons.append(f"never visited, and not known to be rare ({found})")
     return reasons
 
@@ -198,7 +198,7 @@ def _known(r_hat: float) -> float:
 
 
 def _r_hat(value: float) -> str:
-    return "unknown" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"
+    return "unknown" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.4g}"
 
 
 def _effective(state: StateEstimate) -> float:

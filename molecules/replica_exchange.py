@@ -38,16 +38,19 @@ class ExchangeConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.swap_rate < 1:
-            raise ValueError(f"remd.swap_rate={self.swap_rate}: give a fraction between 0 and 1")
+            raise ValueError(f"swap_rate={self.swap_rate}: give a fraction between 0 and 1")
         for name in ("max_temperature_k", "pilot_ps", "exchange_ps"):
             if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"remd.{name}={getattr(self, name)}: give a positive number")
+                raise ValueError(f"{name}={getattr(self, name)}: give a positive number")
         if self.temperatures_k is not None:
             object.__setattr__(self, "temperatures_k", tuple(float(t) for t in self.temperatures_k))
-            if not 2 <= len(self.temperatures_k) <= MAX_RUNGS or not np.all(np.diff([0.0, *self.temperatures_k]) > 0):
-                raise ValueError(
-                    f"remd.temperatures_k={list(self.temperatures_k)}: give 2 to {MAX_RUNGS} temperatures, rising"
-                )
+            if not 2 <= len(self.temperatures_k) <= MAX_RUNGS:
+                raise ValueError(f"temperatures_k has {len(self.temperatures_k)} temperatures: give 2 to {MAX_RUNGS}")
+            if not (np.all(np.diff([0.0, *self.temperatures_k]) > 0) and np.isfinite(self.temperatures_k[-1])):
+                raise ValueError(f"temperatures_k={list(self.temperatures_k)}: give positive numbers, rising")
+        rungs = len(self.temperatures_k or range(MAX_RUNGS))
+        if not 0 <= self.rung < rungs:
+            raise ValueError(f"rung={self.rung}: give 0 to {rungs - 1}")
 
     def check(self, config: MDConfig) -> None:
         """Check that the two fit together. Raises: ValueError if not."""

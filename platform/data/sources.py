@@ -45,6 +45,10 @@ class Run(NamedTuple):
     role: str
     rung: int | None = None
 
+    @property
+    def is_ladder(self) -> bool:
+        return self.rung is not None
+
     def frames(self, directory: Path) -> Frames:
         """All frames, in order of time; of a ladder those of one rung."""
         return load_trajectory(directory) if self.rung is None else load_rung(directory, self.rung)

@@ -1,6 +1,7 @@
 """The file metrics.json: numbers and verdict of one folder of samples."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def _states(report: Report) -> list[dict[str, Any]]:
     return [
         {
             **asdict(row.reference),
+            "r_hat": row.reference.r_hat if math.isfinite(row.reference.r_hat) else None,  # JSON has no NaN
             "samplers": {
                 name: {**asdict(share), "difference": difference}
                 for name, share, difference in zip(names, row.shares, row.differences, strict=True)

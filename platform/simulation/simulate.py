@@ -1,5 +1,6 @@
 """Molecular dynamics as Ray tasks, each of a batch of replicas, then written in the public layout."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class SimulateJob:
             self.remd.check(self.md)
             if self.mixed:
                 raise ValueError("mixed=true is of method=md: a ladder fills a batch by itself")
-        if self.time_ns <= 0 or self.runs < 1:
+        if not 0 < self.time_ns < np.inf or self.runs < 1:
             raise ValueError("time_ns must be positive, and replicas at least 1")
         if self.split == "train" and not 0 <= self.held < self.runs:
             raise ValueError(
@@ -133,6 +134,11 @@ def _simulate_into(out: Path, job: SimulateJob) -> Path:
     # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
     # replica's run.json guards its own settings.
     run = RunFolder(out, "simulate", deciding(job, ("cluster.",)))
+    trained = {run.sequence for run in read_runs(out).values() if run.role == "train"} & set(names)
+    if job.split != "train" and trained:
+        raise ValueError(
+            f"{out} has runs of {', '.join(sorted(trained))} to train on: give another out= for a reference"
+        )
     if job.method == "md":
         _check_references(job, out, dict.fromkeys(names, job.md.temperature_k))
     pdbs = {peptide.sequence: _structure(job, out, peptide) for peptide in peptides}
@@ -170,7 +176,7 @@ def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> s
     text = f"{each} in {len(batches)} batches on {places} (batched dynamics)"
     idle = resources.cpus - len(batches)
     rungs = max(batch[0].rows for batch in batches)
-    wanted = LANES * resources.cpus // len({batch[0].sequence for batch in batches}) // rungs
+    wanted = resources.cpus // len({batch[0].sequence for batch in batches}) * (LANES // rungs)
     if not resources.gpus and idle > 0 and wanted > job.runs:
         text += f"; {idle} CPUs stay idle, so replicas={wanted} would take no longer"
     return text
@@ -266,27 +272,30 @@ def _chunks(replica: MDReplica) -> int:
 
 def _write(job: SimulateJob, out: Path, replicas: list[MDReplica], tracker: Tracker) -> None:
     """Trajectories → references, and shards of all frames to train on that the folder has, earlier ones too."""
-    runs, held = read_runs(out), dict[str, list[MDReplica]]()
-    rung = job.remd.rung if job.method == "remd" else None
+    runs, held = read_runs(out), dict[str, list[str]]()
     for sequence in dict.fromkeys(replica.sequence for replica in replicas):
-        own = [replica for replica in replicas if replica.sequence == sequence]
-        held[sequence] = own[len(own) - job.held :]
-        runs |= {Path(r.directory).name: Run(sequence, HELD_OUT if r in held[sequence] else "train", rung) for r in own}
-    _write_references(job, out, [group for group in held.values() if group], tracker)
+        own = [Path(replica.directory).name for replica in replicas if replica.sequence == sequence]
+        roles = divide_runs(own, runs, job.held)
+        runs |= {name: Run(sequence, role, _rung(job)) for name, role in roles.items()}
+        held[sequence] = [name for name, role in roles.items() if role == HELD_OUT]
+    pdbs = {replica.sequence: replica.pdb for replica in replicas}
+    _write_references(job, out, {pdbs[name]: group for name, group in held.items() if group}, tracker)
     write_runs(out, runs)
     write_training(out, job.seed, job.frames_per_shard)
 
 
-def _write_references(job: SimulateJob, out: Path, held: list[list[MDReplica]], tracker: Tracker) -> None:
-    """Write the reference of each peptide and its page, a task each; says which have not converged."""
+def _write_references(job: SimulateJob, out: Path, held: Mapping[str, list[str]], tracker: Tracker) -> None:
+    """Write the reference of each peptide and its page, a task each; says which have not converged.
+
+    `held`: directories of its runs, by the text of its PDB file.
+    """
     facts, split = {**provenance(), **tracker.facts()}, _reference_split(job)
     task = ray.remote(num_cpus=1, max_retries=3)(write_outcome)
     common = (out, split, job.md, job.engine, job.remd.rung, facts, len(held) <= MAX_PAGES)
-    running = {task.remote(group[0].pdb, [r.directory for r in group], *common): group[0].sequence for group in held}
+    running = [task.remote(pdb, [str(out / "md" / name) for name in names], *common) for pdb, names in held.items()]
     with progress("write references", len(held)) as update:
         while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            running.pop(done)
+            (done,), running = ray.wait(running, num_returns=1)
             outcome: Outcome = fetch(done)
             say(outcome.text)
             for note in outcome.notes:
@@ -296,18 +305,42 @@ def _write_references(job: SimulateJob, out: Path, held: list[list[MDReplica]], 
             update(len(held) - len(running), "")
 
 
+def divide_runs(own: Sequence[str], known: Mapping[str, Run], hold_out: int) -> dict[str, str]:
+    """Roles of a peptide's runs: those of this job, and others that were made with the same settings before.
+
+    A run keeps the role that it has: what was held out is never trained on. Of new ones the last are held out, until
+    `hold_out` are.
+    """
+    stem = own[0]  # the first has no number
+    before = {
+        name: run.role for name, run in known.items() if name in own or re.fullmatch(rf"{re.escape(stem)}_r\d+", name)
+    }
+    new = [name for name in own if name not in before]
+    wanted = max(0, hold_out - sum(role == HELD_OUT for role in before.values()))
+    return before | {name: HELD_OUT if i >= len(new) - wanted else "train" for i, name in enumerate(new)}
+
+
+def _rung(job: SimulateJob) -> int | None:
+    return job.remd.rung if job.method == "remd" else None
+
+
 def _reference_split(job: SimulateJob) -> str:
     return "val" if job.split == "train" else job.split
 
 
 def _check_references(job: SimulateJob, out: Path, temperatures_k: Mapping[str, float]) -> None:
-    """Raises: ValueError where a reference would take the place of one under other conditions."""
-    for name, temperature_k in temperatures_k.items() if job.held else ():
+    """Raises: ValueError where a reference would take the place of one under other conditions, or of a better one."""
+    runs = [run for run in read_runs(out).values() if run.is_ladder == (job.method == "remd")]
+    held = {run.sequence for run in runs if run.role == HELD_OUT}
+    for name, temperature_k in temperatures_k.items():
+        if not (job.held or name in held):
+            continue
         for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
             if not (found := load_reference(path)).is_at(job.md.forcefield, temperature_k):
                 wanted = conditions(job.md.forcefield, temperature_k)
                 raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")
-            record = read_record(path)
-            if record and (record.method == "md") != (job.method == "md"):
-                how = "hold_out=0 to keep it, or another out=" if job.split == "train" else "another out="
-                raise ValueError(f"{path} is a reference by {record.method}, which would be replaced: give {how}")
+            if job.method == "md" and (record := read_record(path)) and record.ladder:
+                raise ValueError(
+                    f"{path} is a reference by replica exchange, which this would replace: give another out="
+                    f"{', or hold_out=0' if job.split == 'train' else ''}"
+                )

@@ -115,6 +115,13 @@ def estimate(label: str = "A", **changes: float) -> StateEstimate:
         (estimate(r_hat=1.06), 4, ["R̂ above 1.05 (A: 1.06)"]),
         (estimate(r_hat=math.nan), 4, ["R̂ above 1.05 (A: unknown)"]),
         (estimate(effective_frames=99.0), 4, ["fewer than 100 effective frames (A: 99)"]),
+        (estimate(effective_frames=99.7), 4, ["fewer than 100 effective frames (A: 99.7)"]),
+        (estimate(r_hat=1.0521), 4, ["R̂ above 1.05 (A: 1.052)"]),
+        (
+            replace(estimate(share=0.0, high=1.0, r_hat=math.nan, effective_frames=0.0), visits=0),
+            4,
+            ["never visited, and not known to be rare (A: up to 100 %)"],
+        ),
         (estimate(share=0.004, r_hat=9.0), 4, []),
         (estimate(share=0.996, r_hat=9.0), 4, []),
         (estimate(share=0.994, r_hat=9.0), 4, ["R̂ above 1.05 (A: 9)"]),

@@ -1,7 +1,9 @@
 """The simulation job with method=remd: what it writes, what it survives, and what it refuses."""
 
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import threading
@@ -21,10 +23,11 @@ from boltzray.molecules.references import load_reference
 from boltzray.molecules.replica_exchange import ExchangeConfig, load_ladder, load_rung
 from boltzray.molecules.runs import MDConfig
 from boltzray.molecules.tars import read_shard
+from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.config import parse
 from boltzray.simulation.ladders import run_ladders
-from boltzray.simulation.md_batches import MDReplica
-from boltzray.simulation.simulate import SimulateJob, simulate
+from boltzray.simulation.md_batches import MDReplica, batch_replicas
+from boltzray.simulation.simulate import SimulateJob, _plan, simulate
 
 MD = MDConfig(
     friction_per_ps=50.0,
@@ -196,8 +199,13 @@ def test_another_rung_has_its_own_folder(alone: Path, module_home: Path) -> None
     energy = [load_ladder(alone / "md" / name).energy_kT for name in LADDERS[1:]]
     weighted, base = (stored.weights.reshape(2, 20, 3) * energy).sum(), np.array(energy)[..., 1]
     assert abs(weighted - base.mean()) < 4 * base.std() / np.sqrt(base.size / 4)
-    with pytest.raises(ValueError, match=r"remd\.rung=3: the ladder has rungs 0 to 2"):
-        simulate(replace(JOB, remd=replace(REMD, rung=3)))
+
+
+def test_plain_dynamics_do_not_replace_the_reference(alone: Path) -> None:
+    undisturbed = (alone / REFERENCE).read_bytes()
+    with pytest.raises(ValueError, match=r"is a reference by replica exchange, .*: give another out=, or hold_out=0$"):
+        simulate(replace(JOB, method="md"))
+    assert (alone / REFERENCE).read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize(
@@ -260,8 +268,33 @@ def test_settings() -> None:
         ({"mixed": True}, r"^mixed=true is of method=md: a ladder fills a batch by itself$"),
         ({"replicas": 2, "hold_out": 2}, r"hold_out=2 of 2 replicas leaves nothing to train on: raise replicas"),
         ({"method": "rex"}, r"^method='rex' is unknown: choose md or remd$|Input should be 'md' or 'remd'"),
+        ({"time_ns": math.nan}, r"time_ns must be positive"),
+        ({"time_ns": math.inf}, r"time_ns must be positive"),
+        ({"remd": {"swap_rate": 0}}, r"^remd: swap_rate=0\.0: give a fraction between 0 and 1"),
+        ({"remd": {"rung": -1}}, r"^remd: rung=-1: give 0 to 127"),
+        ({"remd": {"temperatures_k": [310, 400], "rung": 2}}, r"^remd: rung=2: give 0 to 1"),
+        (
+            {"remd": {"temperatures_k": [310, math.inf]}},
+            r"temperatures_k=\[310\.0, inf\]: give positive numbers, rising",
+        ),
+        (
+            {"remd": {"temperatures_k": [*range(310, 510)]}},
+            r"^remd: temperatures_k has 200 temperatures: give 2 to 128",
+        ),
         ({"remd": {"max_temperature_k": 300}}, r"remd\.max_temperature_k=300: give more than md\.temperature_k"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             parse(SimulateJob, {"method": "remd", **wrong})
         assert "\n" not in str(error.value)
+
+
+def test_as_many_ladders_as_are_named_take_no_longer() -> None:
+    def batches(ladders: int) -> list[tuple[MDReplica, ...]]:
+        runs = [MDReplica("GG", i, "", 17, "", i, (310.0, 420.0, 560.0)) for i in range(ladders)]
+        return batch_replicas(runs, "batched", False, two)
+
+    two = Cluster(cpus=2, gpus=0, local=True)
+    found = re.search(r"replicas=(\d+) would take no longer", _plan(replace(JOB, replicas=4), batches(4), two))
+    assert found is not None
+    assert len(batches(int(found[1]))) == 2
+    assert len(batches(int(found[1]) + 1)) > 2
