@@ -182,7 +182,7 @@ def _convergence(reference: Reference) -> str:
     why, record = reasons(reference), reference.record
     text = f"not converged: {'; '.join(why)}" if why else "converged"
     if record is None:
-        return f"{text} (judged by its frames as one run: the file does not say more)"
+        return f"{text} (judged by its frames alone: it has no record)"
     rungs = f" × {len(record.ladder.temperatures_k)} temperatures" if record.ladder else ""
     return f"{record.method}, {record.runs} independent run{'s' * (record.runs != 1)}{rungs}; {text}"
 

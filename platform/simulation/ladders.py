@@ -81,8 +81,12 @@ def choose_ladders(
     found = {}
     for name, path in paths.items():
         stored = json.loads(path.read_text())
-        if stored["settings"] != settings:
-            raise ValueError(f"{path} is of a pilot with other settings ({stored['settings']}): give another out=")
+        if other := [
+            f"{k} was {stored['settings'].get(k)} and is now {v}"
+            for k, v in settings.items()
+            if stored["settings"].get(k) != v
+        ]:
+            raise ValueError(f"{path} is of another pilot ({'; '.join(other)}): give another out=")
         found[name] = tuple(stored["temperatures_k"])
         rates = ", ".join(f"{100 * rate:.0f}" for rate in stored["expected_swap_rates"])
         say(f"{name}: {', '.join(f'{t:.0f}' for t in found[name])} K, neighbours to swap at {rates} %")

@@ -1,6 +1,5 @@
 """Molecular dynamics as Ray tasks, each of a batch of replicas, then written in the public layout."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,13 @@ import ray
 
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
-from boltzray.molecules.reference_record import read_record
-from boltzray.molecules.references import conditions, load_reference, published_split
+from boltzray.molecules.references import published_split
 from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
 from boltzray.molecules.runs import MDConfig, Progress, run_name
 from boltzray.molecules.sequences import reading_note
 from boltzray.molecules.storage import replacing
 
-from ..data.sources import HELD_OUT, REFERENCES, Run, read_runs, write_runs, write_training
+from ..data.sources import HELD_OUT, Run, read_runs, write_runs, write_training
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
 from ..runtime.config import data_folder, results_folder
@@ -29,6 +27,7 @@ from ..runtime.tracking import Tracker, provenance
 from .ladders import choose_ladders, run_ladders
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 from .outcome import Outcome, write_outcome
+from .roles import check_references, check_untrained, divide_runs
 
 REPLICAS = {"md": 64, "remd": 8}  # unless given
 HELD = {"md": 0.25, "remd": 0.5}  # fraction of them; of ladders the reference wants four or more
@@ -134,11 +133,8 @@ def _simulate_into(out: Path, job: SimulateJob) -> Path:
     # Not `RunFolder.open`, which refuses other settings: a data folder takes further peptides and replicas, and each
     # replica's run.json guards its own settings.
     run = RunFolder(out, "simulate", deciding(job, ("cluster.",)))
-    trained = {run.sequence for run in read_runs(out).values() if run.role == "train"} & set(names)
-    if job.split != "train" and trained:
-        raise ValueError(
-            f"{out} has runs of {', '.join(sorted(trained))} to train on: give another out= for a reference"
-        )
+    if job.split != "train":
+        check_untrained(out, names)
     if job.method == "md":
         _check_references(job, out, dict.fromkeys(names, job.md.temperature_k))
     pdbs = {peptide.sequence: _structure(job, out, peptide) for peptide in peptides}
@@ -169,7 +165,7 @@ def _rung_k(job: SimulateJob, ladder: Sequence[float]) -> float:
 def _plan(job: SimulateJob, batches: Sequence[MDBatch], resources: Cluster) -> str:
     """Describe to the user how the work is divided."""
     what = "replicas" if job.method == "md" else "ladders"
-    each = f"{job.runs} {what} × {job.time_ns:g} ns"
+    each = f"{job.runs} {what} × {job.md.chunks(job.time_ns * 1000) * job.md.ps_per_chunk / 1000:g} ns"
     if job.engine == "openmm":
         return f"{each}, one a core, on {resources.cpus} CPUs (OpenMM)"
     places = f"{resources.gpus} GPUs" if resources.gpus else f"{resources.cpus} CPUs"
@@ -305,21 +301,6 @@ def _write_references(job: SimulateJob, out: Path, held: Mapping[str, list[str]]
             update(len(held) - len(running), "")
 
 
-def divide_runs(own: Sequence[str], known: Mapping[str, Run], hold_out: int) -> dict[str, str]:
-    """Roles of a peptide's runs: those of this job, and others that were made with the same settings before.
-
-    A run keeps the role that it has: what was held out is never trained on. Of new ones the last are held out, until
-    `hold_out` are.
-    """
-    stem = own[0]  # the first has no number
-    before = {
-        name: run.role for name, run in known.items() if name in own or re.fullmatch(rf"{re.escape(stem)}_r\d+", name)
-    }
-    new = [name for name in own if name not in before]
-    wanted = max(0, hold_out - sum(role == HELD_OUT for role in before.values()))
-    return before | {name: HELD_OUT if i >= len(new) - wanted else "train" for i, name in enumerate(new)}
-
-
 def _rung(job: SimulateJob) -> int | None:
     return job.remd.rung if job.method == "remd" else None
 
@@ -329,18 +310,7 @@ def _reference_split(job: SimulateJob) -> str:
 
 
 def _check_references(job: SimulateJob, out: Path, temperatures_k: Mapping[str, float]) -> None:
-    """Raises: ValueError where a reference would take the place of one under other conditions, or of a better one."""
-    runs = [run for run in read_runs(out).values() if run.is_ladder == (job.method == "remd")]
-    held = {run.sequence for run in runs if run.role == HELD_OUT}
-    for name, temperature_k in temperatures_k.items():
-        if not (job.held or name in held):
-            continue
-        for path in (out / REFERENCES / _reference_split(job)).glob(f"*AA/{name}_subsampled.npz"):
-            if not (found := load_reference(path)).is_at(job.md.forcefield, temperature_k):
-                wanted = conditions(job.md.forcefield, temperature_k)
-                raise ValueError(f"{path} is a reference in {found.conditions}: give another out= for one in {wanted}")
-            if job.method == "md" and (record := read_record(path)) and record.ladder:
-                raise ValueError(
-                    f"{path} is a reference by replica exchange, which this would replace: give another out="
-                    f"{', or hold_out=0' if job.split == 'train' else ''}"
-                )
+    ladders = job.method == "remd"
+    known = {run.sequence for run in read_runs(out).values() if run.role == HELD_OUT and run.is_ladder == ladders}
+    written = {name: k for name, k in temperatures_k.items() if job.held or name in known}
+    check_references(out, _reference_split(job), written, job.md.forcefield, ladders)

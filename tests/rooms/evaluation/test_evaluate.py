@@ -113,7 +113,7 @@ def test_a_reference_has_the_states_of_its_record(home: Path, aa: Peptide, posit
     assert reference is not None
     assert reference.record is None
     assert [s.share for s in reference.states] == occupied(states_of(aa), positions).mean(axis=0).tolist()
-    assert facts["reference_convergence"].endswith("(judged by its frames as one run: the file does not say more)")
+    assert facts["reference_convergence"].endswith("(judged by its frames alone: it has no record)")
     lengths = (60,) * 5
     conditions: dict[str, Any] = {"forcefield": "amber14-obc1", "temperature_k": 310.0, "engine": "openmm"}
     record = record_of(path, aa, positions, **conditions, time_ns=(0.06,) * 5, run_lengths=lengths)

@@ -124,15 +124,6 @@ def test_the_record_says_how_it_was_made(alone: Path) -> None:
     assert record.reasons[0] == "2 independent runs, at least 4 are needed"
 
 
-def test_plain_dynamics_does_not_replace_a_reference_by_replica_exchange(alone: Path) -> None:
-    undisturbed = contents(alone), (alone / REFERENCE).read_bytes()
-    with pytest.raises(
-        ValueError, match="is a reference by replica exchange, which would be replaced: give hold_out=0"
-    ):
-        simulate(replace(JOB, method="md"))
-    assert (contents(alone), (alone / REFERENCE).read_bytes()) == undisturbed
-
-
 def test_frames_that_are_held_out_by_prepare_do_not_replace_it(alone: Path) -> None:
     before = [path.read_bytes() for path in (alone / REFERENCE, record_path(alone / REFERENCE))]
     refresh_reference(alone, Peptide.from_sequence("GG"), 310.0, "amber14-obc1")
@@ -201,6 +192,18 @@ def test_another_rung_has_its_own_folder(alone: Path, module_home: Path) -> None
     assert abs(weighted - base.mean()) < 4 * base.std() / np.sqrt(base.size / 4)
 
 
+def test_what_is_held_out_stays_so(alone: Path) -> None:
+    """A later command with fewer ladders, or none held out: they are not trained on, the reference stays."""
+    undisturbed = contents(alone), (alone / REFERENCE).read_bytes()
+    simulate(replace(JOB, replicas=2, hold_out=0))
+    assert (contents(alone), (alone / REFERENCE).read_bytes()) == undisturbed
+    with pytest.raises(ValueError, match="is a reference in amber14-obc1 at 310 K"):
+        simulate(replace(JOB, hold_out=0, remd=replace(REMD, rung=1)))
+    with pytest.raises(ValueError, match="trains on runs of GG: give another out= for a reference"):
+        simulate(replace(JOB, split="test"))
+    assert (contents(alone), (alone / REFERENCE).read_bytes()) == undisturbed
+
+
 def test_plain_dynamics_do_not_replace_the_reference(alone: Path) -> None:
     undisturbed = (alone / REFERENCE).read_bytes()
     with pytest.raises(ValueError, match=r"is a reference by replica exchange, .*: give another out=, or hold_out=0$"):
@@ -236,7 +239,7 @@ def test_a_pilot_is_run_once(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     before, chosen = path.stat().st_mtime_ns, json.loads(path.read_text())
     ladder = load_ladder(out / "md" / NAME).temperatures_k
     assert list(ladder) == chosen["temperatures_k"]
-    assert (ladder[0], ladder[-1]) == (310.0, 600.0)
+    assert (ladder[0], ladder[-1]) == (310.0, 800.0)
     assert 2 <= len(ladder) <= 6
     printed = capsys.readouterr().out
     assert f"GG: {', '.join(f'{t:.0f}' for t in ladder)} K, neighbours to swap at" in printed
