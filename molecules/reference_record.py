@@ -169,15 +169,16 @@ def record_of(
 def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:
     """Reasons why a reference has not converged, worst states first; none if it has.
 
-    It has if each state whose share lies between 0.5 % and 99.5 % has R̂ ≤ 1.05 and 100 effective frames, if one that no
-    run has entered can have 1 % at most (but for cis amides, which no such run would find), and there are four
-    independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021, section 4, who
-    ask for four chains, R̂ < 1.01 and 400 effective draws of any quantity; of shares 100 suffice for 5 % absolute.
+    It has if each state whose share may lie between 0.5 % and 99.5 %, by its interval, has R̂ ≤ 1.05 and 100 effective
+    frames, if one that no run has entered can have 1 % at most (but for cis amides, which no such run would find), and
+    there are four independent runs (None: their number is unknown, and not judged). Source: Vehtari et al. 2021,
+    section 4, who ask for four chains, R̂ < 1.01 and 400 effective draws of any quantity; of shares 100 suffice for 5 %
+    absolute.
     """
     reasons = []
     if runs is not None and runs < MIN_RUNS:
         reasons.append(f"{runs} independent run{'s' * (runs != 1)}, at least {MIN_RUNS} are needed")
-    judged = [s for s in states if MIN_SHARE <= s.share <= 1 - MIN_SHARE]
+    judged = [s for s in states if s.visits and s.high >= MIN_SHARE and s.low <= 1 - MIN_SHARE and 0 < s.share < 1]
     apart = sorted((s for s in judged if not s.r_hat <= MAX_R_HAT), key=lambda s: -_known(s.r_hat))
     few = sorted((s for s in judged if not s.effective_frames >= MIN_EFFECTIVE_FRAMES), key=_effective)
     if apart:

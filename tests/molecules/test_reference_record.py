@@ -122,8 +122,9 @@ def estimate(label: str = "A", **changes: float) -> StateEstimate:
             4,
             ["never visited, and not known to be rare (A: up to 100 %)"],
         ),
-        (estimate(share=0.004, r_hat=9.0), 4, []),
-        (estimate(share=0.996, r_hat=9.0), 4, []),
+        (estimate(share=0.002, low=0.0, high=0.004, r_hat=9.0), 4, []),
+        (estimate(share=0.998, low=0.996, high=1.0, r_hat=9.0), 4, []),
+        (estimate(share=0.0016, low=0.0, high=0.011, r_hat=1.12), 4, ["R̂ above 1.05 (A: 1.12)"]),
         (estimate(share=0.994, r_hat=9.0), 4, ["R̂ above 1.05 (A: 9)"]),
     ],
 )
