@@ -119,7 +119,7 @@ def test_nested_values_become_what_they_stand_for() -> None:
         (SampleJob, {"sequence": "AA", "smc": {"kernel": "hmcc"}}, "smc.kernel"),
         (SimulateJob, {"sequences": ["AXZ"]}, "'X' at position 2 of 'AXZ'"),
         (SimulateJob, {"sequences": [""]}, "empty"),
-        (SimulateJob, {"replicas": 1}, "leaves nothing to train on"),
+        (SimulateJob, {"replicas": 1, "hold_out": 1}, "leaves nothing to train on"),
         (SimulateJob, {"md": {"interval_ps": 0.0003}}, "whole number of steps"),
     ],
 )

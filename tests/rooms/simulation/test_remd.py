@@ -256,7 +256,9 @@ def test_a_pilot_is_run_once(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     longer = contents(out)
     assert len(longer) == len(undisturbed) + 2
     assert {name: longer[name] for name in undisturbed} == undisturbed
-    with pytest.raises(ValueError, match=r"is of a pilot with other settings .*: give another out=") as error:
+    with pytest.raises(
+        ValueError, match=r"is of another pilot \(swap_rate was 0\.3 and is now 0\.2\): give another out="
+    ) as error:
         simulate(replace(job, remd=replace(remd, swap_rate=0.2)))
     assert "\n" not in str(error.value)
 
