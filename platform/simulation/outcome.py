@@ -103,6 +103,7 @@ def _ladder_reference(
     rows, weights = rows[weights > 0], weights[weights > 0]
     starts = np.cumsum([0, *map(len, frames)])
     kept = [frames[i][rows[(rows >= starts[i]) & (rows < starts[i + 1])] - starts[i]] for i in range(len(frames))]
+    trips = int(round_trips(ladders)[-1])
     evaluations = sum(
         len(ladder.positions_nm) * config.steps_per_frame + len(ladder.walkers) + config.warmup_steps + config.hot_steps
         for ladder in ladders
@@ -123,8 +124,8 @@ def _ladder_reference(
         ladder=Ladder(
             temperatures_k=temperatures_k,
             swap_rates=tuple(map(float, swap_rates(ladders))),
-            round_trips=int(round_trips(ladders)[-1]),
-            round_trips_per_ns=float(round_trips(ladders)[-1] / ladder_time_ns(ladders)),
+            round_trips=trips,
+            round_trips_per_ns=trips / ladder_time_ns(ladders),
         ),
     )
     return record, series, ladders
