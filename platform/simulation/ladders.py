@@ -70,7 +70,8 @@ def choose_ladders(
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_pilot)
     running: dict[Any, str] = {task.remote(pdbs[n], engine, config, exchange, compilation): n for n in missing}
     if running:
-        say(f"choosing temperatures by a pilot of {exchange.pilot_ps:g} ps for {len(running)} peptides")
+        peptides = f"{len(running)} peptide{'s' * (len(running) != 1)}"
+        say(f"choosing temperatures by a pilot of {exchange.pilot_ps:g} ps for {peptides}")
         with progress("choose temperatures", len(running)) as update:
             while running:
                 (done,), _ = ray.wait(list(running), num_returns=1)

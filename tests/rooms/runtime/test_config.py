@@ -57,6 +57,16 @@ JOBS = {
     path.stem: re.findall(r'run\("(\w+)", "([\w.]+)", "(\w+)", ', path.read_text())
     for path in sorted((CONF.parent / "jobs").glob("[!_]*.py"))
 }
+
+
+@pytest.mark.parametrize(("length", "count"), [(2, 30), (4, 30), (8, 10)])
+def test_recipes_of_references_are_of_published_test_peptides(length: int, count: int) -> None:
+    job = composed(SimulateJob, "simulate", f"peptides=references_{length}", "time_ns=2")
+    assert (job.method, job.split, job.time_ns) == ("remd", "test", 2.0)
+    assert len(set(job.sequences)) == count
+    assert all(len(s) == length and published_split(s) == "test" for s in job.sequences)
+
+
 # Keys that a job is refused without, with a value for those that conf/ leaves empty.
 GIVEN = {
     "compare": ("sequence=AA",),
