@@ -11,23 +11,23 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import FlowConfig
 from .layers import AdaptiveLayer, Modulation, PlainLayer, sinusoid
-from .transform import Affine, Circular, CoordinateMasks
 
 EXPANSION = 4
 
 
 class Block(nn.Module):
-    """One causal transformation of the tokens in the block's ordering; the `first` is next to the data."""
+    """One causal affine transformation of the tokens in the block's ordering: z = (u − b) · exp(−a).
 
-    def __init__(self, config: FlowConfig, *, first: bool = False) -> None:
+    Source: TarFlow (arXiv 2412.06329).
+    """
+
+    def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         c = config.channels
         layer = AdaptiveLayer if config.adaptive else PlainLayer
         self.channels, self.heads = c, c // config.head_dim
         self.lookahead = config.lookahead
-        circular = first and config.coordinates == "internal"
-        self.transform = Circular(config.spline_bins) if circular else Affine(config.token_dim)
-        self.proj_in = nn.Linear(self.transform.features, c)
+        self.proj_in = nn.Linear(config.token_dim, c)
         self.position_scale: nn.Parameter | None = None
         self.position: nn.Parameter | None = None
         if config.system:  # one peptide: positions are learned, and there is nothing to be conditioned on
@@ -38,7 +38,7 @@ class Block(nn.Module):
             )
             self.position_scale = nn.Parameter(torch.tensor(0.01))
         self.layers = nn.ModuleList(layer(c, config.head_dim, EXPANSION) for _ in range(config.layers_per_block))
-        self.proj_out = nn.Linear(c, self.transform.parameters)
+        self.proj_out = nn.Linear(c, 2 * config.token_dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -67,7 +67,7 @@ class Block(nn.Module):
         return scale * sinusoid(torch.arange(n, device=scale.device), self.channels, 10000.0).to(scale.dtype)
 
     def head(self, h: Tensor) -> Tensor:
-        """Parameters of the transform (..., Q) that a token's features give its successor."""
+        """Parameters a and b (..., 2D) that a token's features give its successor."""
         with torch.autocast(h.device.type, enabled=False):  # they make the density: never below float32
             p: Tensor = self.proj_out(h.to(self.proj_out.weight.dtype))
         return p
@@ -76,50 +76,49 @@ class Block(nn.Module):
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        coordinate_masks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Transformed tokens, and log|det ∂z/∂u|. `mask` (P, N): real tokens, None when all are.
 
         Shape: u (B, N, D) in the block's ordering → z (B, N, D), logdet (B,).
         """
-        z, slope = self.by_coordinate(u, modulations, coordinate_masks, mask)
+        z, slope = self.by_coordinate(u, modulations, mask)
         return z, slope.sum((1, 2))
 
     def by_coordinate(
         self,
         u: Tensor,
         modulations: Sequence[Modulation | Tensor | None],
-        coordinate_masks: CoordinateMasks | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Transformed tokens, and the logarithm of the Jacobian's diagonal (B, N, D); arguments as in `forward`."""
-        h = self._embed(u, coordinate_masks)
+        h = self._embed(u)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             h = layer(h, modulation)
-        return self._transform(u, h, coordinate_masks, mask)
+        return self._transform(u, h, mask)
 
     def checkpointed(
-        self, u: Tensor, e: Tensor | None, coordinate_masks: CoordinateMasks | None = None, mask: Tensor | None = None
+        self, u: Tensor, e: Tensor | None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """`forward` with activation checkpointing: layers and modulations are computed again in the backward pass."""
-        h = self._embed(u, coordinate_masks)
+        h = self._embed(u)
         for layer in self.layers:
             h = checkpoint(_modulated, layer, h, e, use_reentrant=False, preserve_rng_state=False)
-        z, slope = self._transform(u, h, coordinate_masks, mask)
+        z, slope = self._transform(u, h, mask)
         return z, slope.sum((1, 2))
 
-    def _embed(self, u: Tensor, coordinate_masks: CoordinateMasks | None) -> Tensor:
-        h: Tensor = self.proj_in(self.transform.inputs(u, coordinate_masks)) + self.positions(u.shape[1])
+    def _embed(self, u: Tensor) -> Tensor:
+        h: Tensor = self.proj_in(u) + self.positions(u.shape[1])
         return h
 
     def _transform(
-        self, u: Tensor, h: Tensor, coordinate_masks: CoordinateMasks | None, mask: Tensor | None
+        self, u: Tensor, h: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
         if mask is not None:
             p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering
-        return self.transform.forward(u, p, coordinate_masks)
+        a, b = p.chunk(2, dim=-1)
+        return (u - b) * torch.exp(-a), -a
 
 
 def _modulation(layer: nn.Module, e: Tensor | None) -> Modulation | Tensor | None:

@@ -135,7 +135,7 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     description = describe(folder)
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
-    config = FlowConfig(**{**description["config"], "orderings": tuple(description["config"]["orderings"])})
+    config = _config(folder, description["config"])
     geometry = description.get("geometry")
     if config.coordinates == "internal" and not knows_geometry(str(geometry)):
         raise ValueError(
@@ -154,6 +154,18 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
         flow.atom_order = description.get("atom_order", "file")
     fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
     return flow.eval()
+
+
+def _config(folder: Path, stored: Mapping[str, Any]) -> FlowConfig:
+    settings = {**stored, "orderings": tuple(stored["orderings"])}
+    if "spline_bins" in settings:  # of flows until November 2026, which had splines in blocks of internal coordinates
+        settings.pop("spline_bins")
+        if settings["coordinates"] == "internal":
+            raise ValueError(
+                f"{folder} is a flow of internal coordinates as earlier versions made them, in affine blocks: the present "
+                "one is an autoregressive density, and better. Train it again (python jobs/train.py model=internal)"
+            )
+    return FlowConfig(**settings)
 
 
 def _agree(folder: Path, given: Mapping[str, Any], flow: Flow) -> None:

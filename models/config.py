@@ -24,9 +24,10 @@ class FlowConfig:
     `adaptive` layers with `lookahead` make Prose, plain ones without make TarFlow. `orderings` are used in turn,
     block by block; empty stands for the published ones.
 
-    With `coordinates=internal` a token is an atom's bond, angle and torsion, and the first block maps torsions that
-    turn freely by splines of the circle with `spline_bins` bins. Such a flow need not learn rotations and stiff bonds,
-    and does with little training. It is ours; the published ones are Cartesian.
+    With `coordinates=internal` it is a density over bonds, angles and torsions, autoregressive over the atoms in one
+    causal pass of `layers_per_block` layers, with mixtures of `components` normal densities (`dihedral_components`
+    wrapped ones for rotatable dihedrals); see `autoregressive`. It need not learn rotations and stiff bonds, and does
+    with little training. It is ours; the published ones are Cartesian.
 
     A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
     `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,
@@ -46,7 +47,8 @@ class FlowConfig:
     system_atoms: int = 0
     token: Literal["atom", "coordinate"] = "atom"
     coordinates: Literal["cartesian", "internal"] = "cartesian"
-    spline_bins: int = 16
+    components: int = 3
+    dihedral_components: int = 8
 
     def __post_init__(self) -> None:
         if min(self.channels, self.head_dim, self.blocks, self.layers_per_block) < 1:
@@ -56,11 +58,16 @@ class FlowConfig:
                 f"channels={self.channels} must be even and a multiple of head_dim={self.head_dim}: "
                 f"try channels={max(1, self.channels // self.head_dim) * self.head_dim}"
             )
-        if not self.orderings:
+        if not self.orderings and self.coordinates == "cartesian":
             published = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
             object.__setattr__(self, "orderings", SYSTEM_ORDERINGS if self.system else published)
-        if self.coordinates not in ("cartesian", "internal") or self.spline_bins < 2:
-            raise ValueError(f"coordinates={self.coordinates!r}: choose cartesian or internal, with spline_bins >= 2")
+        if self.coordinates not in ("cartesian", "internal") or min(self.components, self.dihedral_components) < 1:
+            raise ValueError(f"coordinates={self.coordinates!r}: choose cartesian or internal, with 1 or more components")
+        if self.coordinates == "internal" and self.blocks != 1:
+            raise ValueError(
+                f"a flow of internal coordinates has one block, not {self.blocks}: set blocks=1 and its depth as "
+                "layers_per_block"
+            )
         self._check_system()
 
     def _check_system(self) -> None:

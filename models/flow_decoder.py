@@ -7,15 +7,11 @@ Shapes: B samples, T tokens of D coordinates.
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .block import Block
-from .block_decoder import BlockDecoder
-from .conditioning import Conditioning, Decode, Precision
-from .layers import reorder
+from .conditioning import Decode
 
 MAX_GRAPHS = 2  # a block of samples, and the last one, which is shorter
 
@@ -39,55 +35,37 @@ def split_on_oom(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Decoder:
-    """Latents → coordinates for one condition, in one precision.
+    """What decodes latents for one condition, made fit for batches of any size.
 
-    `precision` is that of matrix products, keys and values: `float32` leaves the flow's own dtype (float64 too),
-    `bf16` halves it. Coordinates and log-determinants have the latents' dtype; the log-determinant is exact for the
-    coordinates that come with it. On CUDA the whole inverse is a recorded graph, one for each batch size; where
-    recording fails, it runs as usual.
+    `run` is a pure function of the latents, prepared for one precision of matrix products, keys and values: `float32`
+    leaves the flow's own dtype (float64 too), `bf16` halves it. What it returns belongs together in either. A batch that
+    the device's memory does not hold is split, unless its rows have conditions of their own (`alone=False`). With
+    `records` (on CUDA) the whole is a recorded graph, one for each batch size; where recording fails, it runs as usual.
     """
 
-    def __init__(self, blocks: Sequence[Block], c: Conditioning, precision: Precision) -> None:
-        if precision not in ("float32", "bf16"):
-            raise ValueError(f"precision={precision!r} is unknown: choose float32 or bf16")
-        weight = blocks[0].proj_in.weight
-        dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
-        self.c, self.graphs = c, dict[int, Decode]()
-        self.records = weight.is_cuda
-        with torch.inference_mode():
-            self.blocks = [
-                BlockDecoder(block, modulations, c.mask, c.order.shape[-1], dtype, coordinate_masks)
-                for block, modulations, coordinate_masks in zip(blocks, c.modulations, c.coordinate_masks, strict=True)
-            ]
+    def __init__(self, run: Decode, *, alone: bool, records: bool) -> None:
+        self.run, self.alone, self.records = run, alone, records
+        self.graphs = dict[int, Decode]()
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode latents. Shape: z (B, T, D) → x (B, T, D), log|det ∂x/∂z| (B,)."""
+        """Decode latents. Shape: z (B, T, D) → (B, T, D), and a number of each row (B,)."""
         with torch.inference_mode(), torch.autocast(z.device.type, enabled=False):
-            # A batch of several peptides cannot be split: each row has its own condition.
-            run = self._recorded if self.records else self._run
-            x, logdet = split_on_oom(run, z) if self.c.order.shape[1] == 1 else self._run(z)
-        return x.clone(), logdet.clone()  # outside of inference mode, tensors that autograd accepts
-
-    def _run(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        logdet = z.new_zeros(len(z))
-        for k in reversed(range(len(self.blocks))):
-            u, scales = self.blocks[k](reorder(z, self.c.order[k]))
-            z = reorder(u, self.c.inverse_order[k])
-            logdet = logdet + scales
-        return z, logdet
+            run = self._recorded if self.records else self.run
+            x, total = split_on_oom(run, z) if self.alone else self.run(z)
+        return x.clone(), total.clone()  # outside of inference mode, tensors that autograd accepts
 
     def _recorded(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if self.records and len(z) not in self.graphs:
             if len(self.graphs) == MAX_GRAPHS:
                 self.graphs.pop(next(iter(self.graphs)))
             try:
-                self.graphs[len(z)] = _record(self._run, z)
+                self.graphs[len(z)] = _record(self.run, z)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 self.records = False
                 warnings.warn(f"no CUDA graph could be recorded, decoding is slower: {error}", stacklevel=2)
-        return self.graphs.get(len(z), self._run)(z)
+        return self.graphs.get(len(z), self.run)(z)
 
 
 def _record(run: Decode, example: Tensor) -> Decode:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .layers import reorder
+
 LOG_ROTATIONS = math.log(8 * math.pi**2)  # volume of the rotation group
 
 
@@ -31,8 +33,9 @@ class InternalTables:
 
     Shape: z_matrix (P, N, 3), the atoms that a bond, angle and torsion refer to; present (P, N, 3), which of these an
     atom has; rotatable (P, N), torsions that are rotatable dihedrals; mean, scale (P, N, 3); permutation (P, N),
-    the atom that stands for each in the flow's convention of names, and its inverse; level (P, N), −1 = padding; root
-    (P, 3), the atoms that carry the rigid motion.
+    the atom that stands for each in the flow's convention of names, and its inverse; level (P, N), −1 = padding;
+    placement (P, N), atoms in an order in which each comes after those that place it; root (P, 3), the atoms that carry
+    the rigid motion.
     """
 
     z_matrix: Tensor
@@ -43,6 +46,7 @@ class InternalTables:
     permutation: Tensor
     inverse_permutation: Tensor
     level: Tensor
+    placement: Tensor
     root: Tensor
 
     @classmethod
@@ -69,6 +73,7 @@ class InternalTables:
             permutation=permutation,
             inverse_permutation=permutation.long().argsort(1),
             level=level,
+            placement=torch.from_numpy(np.stack([_extended(table["placement"], length) for table in tables])),
             root=root,
         )
 
@@ -94,6 +99,32 @@ def _extended(permutation: np.ndarray, length: int) -> np.ndarray:
 def _padded(row: np.ndarray, length: int, value: float) -> np.ndarray:
     padding = [(0, length - len(row)), *[(0, 0)] * (row.ndim - 1)]
     return np.pad(row, padding, constant_values=value)
+
+
+class PlacedAtoms(NamedTuple):
+    """The part of z-matrices that a density needs, in the order of placement; see `InternalTables`.
+
+    Shape: present (P, N, 3); rotatable (P, N); references (P, N, 3), places of the atoms that put each.
+    """
+
+    present: Tensor
+    rotatable: Tensor
+    references: Tensor
+
+    @classmethod
+    def of(cls, t: InternalTables) -> "PlacedAtoms":
+        """Reorder the tables."""
+        order = t.placement.long()
+        references = reorder(t.z_matrix.long(), order)
+        return cls(
+            present=reorder(t.present, order),
+            rotatable=reorder(t.rotatable[..., None], order)[..., 0],
+            references=order.argsort(-1).gather(1, references.flatten(1)).view(references.shape),
+        )
+
+    def atom(self, i: int) -> "PlacedAtoms":
+        """Of one atom, which stays a dimension."""
+        return PlacedAtoms(*(t[:, i : i + 1] for t in self))
 
 
 class Rigid(NamedTuple):
@@ -199,6 +230,22 @@ def _grow(bond: Tensor, angle: Tensor, torsion: Tensor, t: InternalTables) -> Te
         here = (t.level[:, columns] == level)[..., None]
         x = x.index_copy(1, columns, torch.where(here, new, x[:, columns]))
     return x
+
+
+def place(i: int, raw: Tensor, x: Tensor, atoms: PlacedAtoms) -> Tensor:
+    """Position (B, 3) of atom `i` in the order of placement, of which `atoms` is, among those before it: x (B, ≥ i, 3).
+
+    The first three are in the frame of the root, as in `_grow`. Shape: raw (B, 3), bond, angle and torsion. Units: nm.
+    """
+    bond, angle, torsion = (part[:, None] for part in raw.unbind(-1))
+    p, g, q = (take(x, atoms.references[..., k])[:, 0] for k in range(3))
+    if i < 3:  # N, CA, C
+        ex, ey, _ = torch.eye(3, dtype=x.dtype, device=x.device)
+        return p + (0 * bond, bond * ex, bond * (angle.sin() * ey - angle.cos() * ex))[i]
+    along = normalize(p - g, dim=-1)
+    out = normalize(torch.linalg.cross(g - q, along), dim=-1)
+    side = torch.linalg.cross(out, along)
+    return p + bond * (angle.sin() * (torsion.cos() * side + torsion.sin() * out) - angle.cos() * along)
 
 
 def rigid_motion(x: Tensor, t: InternalTables) -> Rigid:

@@ -44,31 +44,39 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q·k/√D) v over the tokens up to each one's own. Shape: (B, H, N, D) each."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q·k/√D + bias) v over the tokens up to each one's own.
+
+    Shape: q, k, v (B, H, N, D); bias (B, H, N, N) → (B, H, N, D).
+    """
     if torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     n, d = q.shape[-2:]
     if q.device.type != "cpu" or n > CPU_EXPLICIT_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if bias is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        past = torch.full((n, n), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype) + past)
     # On CPUs torch's fused kernel loses to plain products while the sequence is short, in bfloat16 by 6 to 8 times.
     past = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1)
     flat_q, flat_k, flat_v = (t.reshape(-1, n, d) for t in (q, k, v))
+    if bias is not None:
+        past = (bias.to(q.dtype) + past).reshape(-1, n, n)
     scores = torch.baddbmm(past, flat_q, flat_k.transpose(1, 2), alpha=d**-0.5)
     return torch.bmm(scores.softmax(-1), flat_v).view(q.shape)
 
 
 class Attention(nn.Module):
-    """Causal self-attention; queries and keys are normalised over all channels before the heads."""
+    """Causal self-attention; with `qk_norm`, queries and keys are normalised over all channels before the heads."""
 
-    def __init__(self, channels: int, head_dim: int) -> None:
+    def __init__(self, channels: int, head_dim: int, *, qk_norm: bool = True) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.q_norm = nn.LayerNorm(channels)
-        self.k_norm = nn.LayerNorm(channels)
+        self.q_norm = nn.LayerNorm(channels) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(channels) if qk_norm else nn.Identity()
         self.proj = nn.Linear(channels, channels)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,10 +84,10 @@ class Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in self.project(x))
         # Padding comes last in every ordering, so causality alone keeps real tokens from seeing it.
-        return self.proj(causal_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(causal_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -125,18 +133,18 @@ class AdaLN(nn.Module):
 class PlainLayer(nn.Module):
     """The condition is added, then attention and MLP (TarFlow). Its modulation is e itself, or None without one."""
 
-    def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
+    def __init__(self, channels: int, head_dim: int, expansion: int, *, qk_norm: bool = True) -> None:
         super().__init__()
-        self.attention = Attention(channels, head_dim)
+        self.attention = Attention(channels, head_dim, qk_norm=qk_norm)
         self.mlp = MLP(channels, expansion)
 
     def modulation(self, e: Tensor) -> Tensor:
         """The condition e (P, N, C) itself."""
         return e
 
-    def forward(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor | None, bias: Tensor | None = None) -> Tensor:
         x = x if modulation is None else x + modulation
-        x = x + self.attention(x)
+        x = x + self.attention(x, bias)
         return x + self.mlp(x)
 
 

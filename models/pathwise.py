@@ -8,21 +8,25 @@ and mostly after a few.
 Source: Vaitl et al. 2022 (arXiv 2206.09016), Vaitl et al. 2024 (arXiv 2403.15881).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .block import Block
+from .cartesian_flow import CartesianFlow
 from .conditioning import Conditioning
 from .density import log_prob_and_gradient
 from .flow import Flow
-from .internal_coordinates import rigid_motion, to_internal, to_positions
+from .internal_coordinates import rigid_motion, take, to_internal, to_positions
+from .internal_flow import InternalFlow, internal, placed
 from .layers import Modulation, reorder
 from .tables import PeptideTables
-from .transform import CoordinateMasks
 
 TOLERANCE = 1e-5  # of v, relative to the largest entry of its row
+ROUNDS = 2  # as many as make it exact, and again: what the first ones overshoot by comes back as rounding
 LOST = 1e-2  # rows that are still changing by more are left out
 
 
@@ -48,61 +52,79 @@ class FlowModel:
 
     def pathwise(self, x: Tensor, cotangent: Tensor) -> Tensor:
         """See `losses.Model`."""
-        return pathwise(self.flow, x, cotangent, self.conditioning)
+        return pathwise(self.flow, x, cotangent, self.conditioning, self.temperature_ratio)
 
 
-def pathwise(flow: Flow, x: Tensor, cotangent: Tensor, c: Conditioning) -> Tensor:
+def pathwise(flow: Flow, x: Tensor, cotangent: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
     """A number whose gradient by the parameters is Σ cotangentᵀ ∂x/∂θ, for samples x = T_θ(z) with z fixed.
 
     Its value means nothing. Rows for which v cannot be found, and rows that are not finite, count as zero. The rigid
     motion has no parameters. Shape: x, cotangent (B, N, 3) → ().
     """
-    x, u, g = x.detach(), x.detach().flatten(1), cotangent.detach()
+    x, g = x.detach(), cotangent.detach()
     good = torch.isfinite(x).flatten(1).all(1) & torch.isfinite(g).flatten(1).all(1)
     g = torch.where(good[:, None, None], g, 0.0)
-    if c.internal is None:
-        u, g = flow._tokens(x, c), flow._tokens(g, c)
-    else:
-        # To internal coordinates, in which the blocks work: g becomes the cotangent of these, by the chain rule. The
-        # map itself has no parameters, and the rigid motion is held fixed.
-        with torch.no_grad():
-            u, _ = to_internal(x * flow.scale_nm, c.internal)
-            rigid = rigid_motion(x, c.internal)
-        with torch.enable_grad():
-            leaf = u.requires_grad_()
-            made, _ = to_positions(leaf, rigid, c.internal, flow.scale_nm)
-            (g,) = torch.autograd.grad(made, leaf, g)
-        u, g = u.detach(), torch.where(good[:, None, None], g, 0.0)
-    total = g.new_zeros(())
+    if isinstance(flow, InternalFlow):
+        return _internal_path(flow, x, g, good, c, temperature_ratio)
+    assert isinstance(flow, CartesianFlow)
+    total, u, g = g.new_zeros(()), flow.tokens(x, c), flow.tokens(g, c)
     # Block by block from the data's side: with J the product of the blocks' Jacobians, each has one small system to
     # solve, and its v is the g of the next.
     for k, block in enumerate(flow.blocks):
-        here = reorder(u, c.order[k])
-        z, v = solve(block, here, reorder(g, c.order[k]), c.modulations[k], c.coordinate_masks[k], c.mask)
+        transform = partial(block.by_coordinate, modulations=c.modulations[k], mask=c.mask)
+        z, v = solve(transform, reorder(u, c.order[k]), reorder(g, c.order[k]), ROUNDS * u.shape[1])
         total = total - (v * z).sum()
         u, g = reorder(z.detach(), c.inverse_order[k]), reorder(v, c.inverse_order[k])
     return total
 
 
+def _internal_path(
+    flow: InternalFlow, x: Tensor, g: Tensor, good: Tensor, c: Conditioning, temperature_ratio: float
+) -> Tensor:
+    """`pathwise` for internal coordinates: g becomes their cotangent by the chain rule, the rigid motion held fixed."""
+    t, atoms, order = internal(c), placed(c), c.order[0]
+
+    def positions(y: Tensor) -> Tensor:
+        made, _ = to_positions(reorder(y, c.inverse_order[0]), rigid, t, flow.scale_nm)
+        return made
+
+    def transform(y: Tensor) -> tuple[Tensor, Tensor]:
+        x_nm = reorder(take(positions(y) * flow.scale_nm, t.permutation), order)
+        features = flow.features(y, x_nm, c)
+        z = flow.network.to_normal(y, features, atoms, temperature_ratio)
+        density = flow.network.log_density(y, features, atoms, temperature_ratio)
+        log_slope = density + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
+        return z, torch.where(atoms.present, log_slope, 0.0)
+
+    with torch.no_grad():
+        y, _ = to_internal(x * flow.scale_nm, t)
+        y, rigid = reorder(y, order), rigid_motion(x, t)
+    with torch.enable_grad():
+        leaf = y.requires_grad_()
+        (g,) = torch.autograd.grad(positions(leaf), leaf, g)
+    g = torch.where(good[:, None, None], g, 0.0)
+    z, v = solve(transform, y.detach(), g, ROUNDS * 3 * y.shape[1])
+    return -(v * torch.where(good[:, None, None], z, 0.0)).sum()
+
+
 def solve(
-    block: Block,
+    transform: Callable[[Tensor], tuple[Tensor, Tensor]],
     u: Tensor,
     g: Tensor,
-    modulations: list[Modulation | Tensor | None],
-    coordinate_masks: CoordinateMasks | None,
-    mask: Tensor | None,
+    rounds: int,
     tolerance: float = TOLERANCE,
 ) -> tuple[Tensor, Tensor]:
-    """z = F(u) of one block, with gradients to its parameters, and v with Jᵀ v = g, J = ∂F/∂u.
+    """z = F(u), with gradients to the parameters, and v with Jᵀ v = g, J = ∂F/∂u.
 
-    Shape: u, g (B, T, D) in the block's ordering → z, v (B, T, D).
+    `transform` returns z and the logarithm of the Jacobian's diagonal; the rest of J is strictly triangular, in `rounds`
+    groups of coordinates. Shape: u, g (B, T, D) → z, v (B, T, D).
     """
     u = u.detach().requires_grad_()
-    z, log_slope = block.by_coordinate(u, modulations, coordinate_masks, mask)
+    z, log_slope = transform(u)
     inverse = torch.exp(-log_slope.detach())
     v, change = inverse * g, torch.zeros_like(g)
-    # D⁻¹Jᵀ − 1 is strictly triangular, so nilpotent: each round makes one more token exact, the last one first.
-    for _ in range(u.shape[1]):
+    # D⁻¹Jᵀ − 1 is strictly triangular, so nilpotent: each round makes one more group exact, the last one first.
+    for _ in range(rounds):
         (product,) = torch.autograd.grad(z, u, v, retain_graph=True)
         change = inverse * (g - product)
         v = v + change

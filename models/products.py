@@ -16,6 +16,16 @@ PACKED_FROM = 128  # inputs; below, starting oneDNN costs more than a float32 pr
 TYPICAL_ROWS = 64  # the layout is chosen for these; a constant, so that the layout and the bits do not depend on use
 
 
+def dtype_of(precision: str, weight: Tensor) -> torch.dtype:
+    """The dtype of products in a precision: `float32` is that of the weights.
+
+    Raises: ValueError for another name.
+    """
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f"precision={precision!r} is unknown: choose float32 or bf16")
+    return torch.bfloat16 if precision == "bf16" else weight.dtype
+
+
 def _packs(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

@@ -75,12 +75,12 @@ class PeptideTables:
         encodings: dict[str, Any] = {
             name: torch.from_numpy(np.stack([padded(p.encodings[name]) for p in peptides])) for name in ENCODINGS
         }
-        orderings = np.stack([[ordering(p.orderings[name]) for p in peptides] for name in ordering_names])
+        orderings = np.array([[ordering(p.orderings[name]) for p in peptides] for name in ordering_names], np.int64)
         return cls(
             **encodings,
             seq_len=torch.tensor([int(p.encodings["seq_len"][0]) for p in peptides]),
             n_atoms=torch.tensor([len(p.encodings["atom_type"]) for p in peptides]),
-            orderings=torch.from_numpy(orderings),
+            orderings=torch.from_numpy(orderings.reshape(len(ordering_names), len(peptides), length)),
             internal=InternalTables.of(peptides, geometry) if geometry else None,
         )
 

@@ -91,7 +91,7 @@ class Peptide:
 
         `geometry`: version of the table of usual values, that with which the flow was trained; None for this one's.
 
-        Shape: z_matrix, mean, scale (N, 3); rotatable, level, permutation (N,). Units: nm, rad.
+        Shape: z_matrix, mean, scale (N, 3); rotatable, level, permutation, placement (N,). Units: nm, rad.
         Raises: ValueError for residues outside the twenty, or a version that is not known.
         """
         if not self.encodings:

@@ -20,6 +20,7 @@ from .stereo import exchange, exchangeable
 IntArray = npt.NDArray[np.int64]
 
 BACKBONE = ("N", "CA", "C")
+HEAVY_BACKBONE = (*BACKBONE, "O", "OXT")
 GEOMETRY = Path(__file__).parent / "geometry.json"
 
 # Pairs that the table geometry_before_iupac.json has the other way round than IUPAC, by the first of the two: leucine's
@@ -121,10 +122,27 @@ def internal_coordinates(
         "z_matrix": z_matrix,
         "rotatable": rotatable,
         "level": levels(z_matrix),
+        "placement": placement_order(names, z_matrix),
         "permutation": permutation(residues, names, iupac, version),
         "mean": mean,
         "scale": scale,
     }
+
+
+def placement_order(names: Sequence[tuple[int, str]], z_matrix: IntArray) -> IntArray:
+    """Order (N,) in which each atom comes after those that place it: the backbone first, then residue by residue.
+
+    `names`: residue number and name of each atom.
+    """
+    waiting = sorted(range(len(names)), key=lambda i: (names[i][1] not in HEAVY_BACKBONE, names[i][0], i))
+    order: list[int] = []
+    placed = {-1}
+    while waiting:
+        i = next(i for i in waiting if placed.issuperset(z_matrix[i].tolist()))
+        waiting.remove(i)
+        order.append(i)
+        placed.add(i)
+    return np.array(order, np.int64)
 
 
 def levels(z_matrix: IntArray) -> IntArray:

@@ -30,7 +30,8 @@ def lone_peptide(name: str, n_atoms: int) -> Any:
 def random_flow(seed: int = 0, **config: Any) -> Flow:
     """A float64 flow whose every parameter is away from its initial value."""
     torch.manual_seed(seed)
-    flow = Flow(FlowConfig(**({"channels": 16, "head_dim": 8, "blocks": 2, "layers_per_block": 2} | config)))
+    blocks = 1 if config.get("coordinates") == "internal" else 2
+    flow = Flow(FlowConfig(**({"channels": 16, "head_dim": 8, "blocks": blocks, "layers_per_block": 2} | config)))
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -69,9 +69,8 @@ class Learner:
         flow.activation_checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:
-            for block in flow.blocks:
-                for layer in block.layers:
-                    layer.compile(dynamic=True)  # batches differ in length
+            for layer in flow.transformer_layers:
+                layer.compile(dynamic=True)  # batches differ in length
         self.ema = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.optimizer, self.schedule = make_optimizer(
             flow.parameters(),

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.block_decoder import attend
-from boltzray.models.flow_decoder import Decoder, Precision, split_on_oom
+from boltzray.models.block_decoder import BlocksDecoder
+from boltzray.models.conditioning import Precision
+from boltzray.models.flow_decoder import Decoder, split_on_oom
 from boltzray.models.products import Product
 from boltzray.samplers.snis import snis
 from golden_flows import peptide, random_flow
@@ -101,7 +103,7 @@ def test_bits_do_not_depend_on_what_was_drawn_before(archives: dict[str, Any], p
 def test_a_batch_that_does_not_fit_is_split(archives: dict[str, Any]) -> None:
     flow = tame_flow()
     c = flow.condition(peptide(archives["prose_small"], "AA"))
-    decoder = Decoder(flow.blocks, c, "float32")
+    decoder = Decoder(BlocksDecoder(flow.blocks, c, "float32"), alone=True, records=False)
     z, sizes = torch.randn(11, 23, 3, dtype=torch.float64), []
 
     def with_room_for_three(z: Tensor) -> tuple[Tensor, Tensor]:

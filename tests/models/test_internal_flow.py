@@ -15,24 +15,20 @@ from boltzray.molecules import Peptide
 from boltzray.molecules.zmatrix import geometry_version
 
 SCALE = 0.2  # nm
-KINDS: list[dict[str, Any]] = [
-    {"adaptive": True, "lookahead": True},
-    {"adaptive": True, "lookahead": False},
-    {"adaptive": False, "lookahead": False},
-]
+KINDS: list[dict[str, Any]] = [{}, {"layers_per_block": 1, "components": 1}, {"dihedral_components": 3}]
 
 
 def random_flow(**config: Any) -> models.Flow:
     torch.manual_seed(3)
-    defaults = {"channels": 16, "head_dim": 8, "blocks": 3, "layers_per_block": 1}
-    flow = models.Flow(models.FlowConfig(**defaults | config, coordinates="internal", spline_bins=6), SCALE).double()
+    defaults = {"channels": 16, "head_dim": 8, "blocks": 1, "layers_per_block": 2}
+    flow = models.Flow(models.FlowConfig(**defaults | config, coordinates="internal"), SCALE).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return flow
 
 
-def conformations(peptide: Peptide, n: int, size_nm: float = 0.003) -> Tensor:
+def conformations(peptide: Peptide, n: int, size_nm: float = 0.001) -> Tensor:
     """Shaken copies of the peptide, turned and shifted."""
     rng = np.random.default_rng(1)
     x = peptide.positions - peptide.positions.mean(0) + size_nm * rng.standard_normal((n, peptide.n_atoms, 3))
@@ -128,7 +124,7 @@ def test_padded_is_unpadded_and_a_batch_is_its_rows() -> None:
 def test_a_new_flow_knows_the_usual_geometry() -> None:
     """Without any training, draws have bonds of the right length; a Cartesian flow needs an hour for that."""
     peptide = Peptide.from_sequence("AF")
-    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1, coordinates="internal"))
+    flow = models.Flow(models.FlowConfig(channels=16, head_dim=8, blocks=1, layers_per_block=1, coordinates="internal"))
     x, log_q = flow.sample(flow.condition(peptide), 500, torch.Generator().manual_seed(0))
     assert x.isfinite().all()
     assert log_q.isfinite().all()
@@ -157,10 +153,12 @@ def test_saved_and_loaded_with_the_same_table_of_geometry_only(tmp_path: Path) -
     ("change", "message"),
     [
         ({"coordinates": "polar"}, "cartesian or internal"),
-        ({"coordinates": "internal", "spline_bins": 1}, "spline_bins"),
+        ({"coordinates": "internal", "blocks": 1, "components": 0}, "components"),
+        ({"coordinates": "internal", "blocks": 4}, "blocks=1"),
         (
             {
                 "coordinates": "internal",
+                "blocks": 1,
                 "system": "AAA",
                 "system_atoms": 33,
                 "adaptive": False,

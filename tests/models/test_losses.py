@@ -170,7 +170,7 @@ def test_clashes_and_failures_do_not_decide(name: str) -> None:
 def subject(request: Any, root: Path) -> tuple[Any, Peptide]:
     """A small flow away from the identity, in float64, and a peptide."""
     torch.set_default_dtype(torch.float32)
-    flow = random_flow(coordinates=request.param, spline_bins=4, layers_per_block=1)
+    flow = random_flow(coordinates=request.param, layers_per_block=1)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.mul_(0.5)

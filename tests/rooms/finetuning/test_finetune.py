@@ -42,7 +42,7 @@ def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flow of internal coordinates that has learned nothing: its draws have finite energies."""
     torch.manual_seed(0)
     config = models.FlowConfig(
-        channels=16, head_dim=8, blocks=2, layers_per_block=1, coordinates="internal", spline_bins=4
+        channels=16, head_dim=8, blocks=1, layers_per_block=1, coordinates="internal"
     )
     flow = models.Flow(config, scale_nm=0.2)
     with torch.no_grad():
