@@ -51,10 +51,11 @@ class InternalDecoder:
         y, x, log_density = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(batch)
         h_in = z.new_zeros(batch, channels)
         for i, atoms in enumerate(self.atoms):
-            biases = network.attention_biases(F.pad(network.seen(x, x[:, :i], atoms), (0, 0, 1, 0)))
+            pairs = F.pad(network.seen(x, x[:, :i], atoms), (0, 0, 1, 0))[:, 0].transpose(0, 1)
+            biases = F.linear(pairs, network.biases.weight).chunk(len(self.layers), -1)
             h = h_in
             for layer, bias, (keys, values) in zip(self.layers, biases, cache, strict=True):
-                h = layer(h, i, keys, values, bias[:, :, 0].permute(2, 0, 1))
+                h = layer(h, i, keys, values, bias)
             y_i, log_density_i = self._draw(i, z[:, i : i + 1], network.norm(h)[:, None])
             y[:, i] = y_i[:, 0]
             log_density = log_density + log_density_i

@@ -17,8 +17,8 @@ TURN = 2 * math.pi
 LOG_DEVIATION = (-5.0, 3.0)  # least and most on the line, in units of the coordinate's usual deviation
 LOG_DEVIATION_TURN = (-5.0, math.log(1.2))  # on the circle, rad: wider ones would need more images
 IMAGES = (-1, 0, 1)  # turns; at the widest, those beyond hold 2e-7 of the mass
-HALVINGS = {torch.float32: 22, torch.float64: 44}  # of the bracket
-POLISHINGS = 2  # then, by Newton's method
+HALVINGS = 10  # of the bracket of a quantile
+NEWTON_STEPS = {torch.float32: 4, torch.float64: 7}  # then, within it
 
 
 class Mixture(NamedTuple):
@@ -56,21 +56,24 @@ class Mixture(NamedTuple):
         distance = (distance[..., None] + self._images()) * torch.exp(-self.log_deviation)[..., None]
         return torch.logsumexp((each[..., None] - 0.5 * distance.square()).flatten(-2), -1)
 
-    def tails(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Mass below and mass above v (...), each exact where it is small."""
+    def mass_below(self, v: Tensor) -> Tensor:
+        """Mass below v (...), on the circle from −π on, exact where it is small."""
         inverse = torch.exp(-self.log_deviation)
         t = (v[..., None] - self.mean) * inverse
-        share = self.log_share.exp()
         if not self.circular:
-            return (share * _below(t)).sum(-1), (share * _below(-t)).sum(-1)
+            return (self.log_share.exp() * _below(t)).sum(-1)
         shift = self._images() * inverse[..., None]
-        low, high = ((end - self.mean) * inverse for end in (-math.pi, math.pi))
-        below, above = (_mass(a[..., None] + shift, b[..., None] + shift).sum(-1) for a, b in ((low, t), (t, high)))
-        return (share * below).sum(-1), (share * above).sum(-1)
+        start = (-math.pi - self.mean) * inverse
+        return (self.log_share.exp() * _mass(start[..., None] + shift, t[..., None] + shift).sum(-1)).sum(-1)
+
+    def mirrored(self, sign: Tensor) -> "Mixture":
+        """The density of sign · v, where sign (...) is 1 or −1."""
+        return self._replace(mean=self.mean * sign[..., None])
 
     def to_normal(self, v: Tensor) -> Tensor:
         """The standard normal number with as much mass below."""
-        below, above = self.tails(v)
+        below = self.mass_below(v)
+        above = self.mirrored(-torch.ones_like(v)).mass_below(-v)
         tiny = torch.finfo(v.dtype).tiny
         lower = below <= above
         z = torch.special.ndtri(torch.where(lower, below, above).clamp(tiny, 0.5))
@@ -78,23 +81,22 @@ class Mixture(NamedTuple):
 
     def from_normal(self, z: Tensor) -> Tensor:
         """Inverse of `to_normal`, to rounding; without gradients."""
-        mass, upper = _below(-z.abs()), z > 0
+        # Mirrored so that the mass below is the smaller one: near 1 it would be rounded away.
+        sign = torch.where(z > 0, -1.0, 1.0).to(z.dtype)
+        z, own = z * sign, self.mirrored(sign)
+        mass = _below(z)
         if self.circular:
             low, high = torch.full_like(z, -math.pi), torch.full_like(z, math.pi)
         else:  # the quantile of a mixture is between those of its components
-            each = self.mean + z[..., None] * self.log_deviation.exp()
+            each = own.mean + z[..., None] * own.log_deviation.exp()
             low, high = each.amin(-1), each.amax(-1)
-        halvings = HALVINGS.get(z.dtype, 22)
-        for step in range(halvings + POLISHINGS):
-            v = 0.5 * (low + high)
-            if step >= halvings:
-                below, above = self.tails(v)
-                excess = torch.where(upper, mass - above, below - mass)
-                v = torch.clamp(v - excess / self.log_density(v).exp(), low, high)
-            below, above = self.tails(v)
-            too_high = torch.where(upper, above < mass, below > mass)
-            low, high = torch.where(too_high, low, v), torch.where(too_high, v, high)
-        return v
+        v = 0.5 * (low + high)
+        for step in range(HALVINGS + NEWTON_STEPS.get(z.dtype, 4)):
+            excess = own.mass_below(v) - mass
+            low, high = torch.where(excess > 0, low, v), torch.where(excess > 0, v, high)
+            v = 0.5 * (low + high) if step < HALVINGS else v - excess / own.log_density(v).exp()
+            v = torch.clamp(v, low, high)
+        return v * sign
 
     def _images(self) -> Tensor:
         return TURN * torch.tensor(IMAGES, dtype=self.mean.dtype, device=self.mean.device)

@@ -37,7 +37,7 @@ def measure(peptide: Peptide, positions_nm: npt.ArrayLike) -> Table:
     z_matrix, _ = build_z_matrix(names, bonds)
     frames = np.asarray(positions_nm, np.float64)
     residues = [residue.name for residue in peptide.topology.residues()]
-    own_names = permutation(residues, names, iupac_names(residues, names, frames[0]), version="")
+    own_names = permutation(names, iupac_names(residues, names, frames[0]))
     trajectory = mdtraj.Trajectory(frames[:, own_names], mdtraj.Topology.from_openmm(peptide.topology))
     chains = np.column_stack([np.arange(len(names)), z_matrix])
     measured = np.zeros((len(names), 3, 2))

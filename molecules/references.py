@@ -224,6 +224,11 @@ def published_split(sequence: str) -> str | None:
     return _splits().get(sequence)
 
 
+def published_sequences(split: str, residues: int) -> list[str]:
+    """The published peptides of split `val` or `test` with so many residues, in alphabetical order."""
+    return sorted(s for s, kind in _splits().items() if kind == split and len(s) == residues)
+
+
 def check_letters(sequence: str) -> None:
     """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
     if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):

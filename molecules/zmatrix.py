@@ -15,26 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .stereo import exchange, exchangeable
+from .stereo import iupac_order
 
 IntArray = npt.NDArray[np.int64]
 
 BACKBONE = ("N", "CA", "C")
 HEAVY_BACKBONE = (*BACKBONE, "O", "OXT")
 GEOMETRY = Path(__file__).parent / "geometry.json"
-
-# Pairs that the table geometry_before_iupac.json has the other way round than IUPAC, by the first of the two: leucine's
-# methyls and proline's ring by the way they were built, side chains' NH2 groups by chance.
-BEFORE_IUPAC = "150d8cdf02c3f883"
-_EXCHANGED = {
-    BEFORE_IUPAC: {
-        "LEU": {"first": {"CD1"}, "middle": {"CD1"}, "last": {"CD1"}},
-        "PRO": {"first": {"H2", "HG2", "HD2"}, "middle": {"HB2", "HG2", "HD2"}, "last": {"HB2", "HG2", "HD2"}},
-        "ARG": {"first": {"HH21"}, "middle": {"HH11", "HH21"}},
-        "ASN": {"middle": {"HD21"}, "last": {"HD21"}},
-        "GLN": {"first": {"HE21"}},
-    }
-}
 
 
 def build_z_matrix(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, int]]) -> tuple[IntArray, IntArray]:
@@ -88,24 +75,14 @@ def torsions(positions_nm: npt.NDArray[np.floating], z_matrix: IntArray) -> npt.
     return np.where(z_matrix[:, 2] >= 0, angle, 0.0)
 
 
-def permutation(
-    residues: Sequence[str], names: Sequence[tuple[int, str]], iupac: Sequence[tuple[int, str]], version: str
-) -> IntArray:
-    """Index (N,) of the atom that a flow gets in place of each: the one that has its name in the flow's convention.
+def permutation(names: Sequence[tuple[int, str]], iupac: Sequence[tuple[int, str]]) -> IntArray:
+    """Index (N,) of the atom that a flow gets in place of each: the one that has its name in IUPAC's convention.
 
-    Files exchange the names of prochiral atoms; a flow has learned one convention, IUPAC's, or that of the table
-    `version`. `names`: residue number and name of each atom in the file; `iupac`: its IUPAC name, by where it stands.
+    Files exchange the names of prochiral atoms. `names`: residue number and name of each atom in the file; `iupac`: its
+    IUPAC name, by where it stands.
     """
-    at: list[dict[str, int]] = [{} for _ in residues]
-    for i, (place, name) in enumerate(iupac):
-        at[place][name] = i
-    exchanged = _EXCHANGED.get(version, {})
-    for number, (residue, where) in enumerate(zip(residues, at, strict=True)):
-        pairs = exchanged.get(residue, {}).get(place_in_chain(number, len(residues)), set())
-        for one in exchangeable(residue):
-            if one.first[0] in pairs:
-                exchange(where, one)
-    return np.array([at[place][name] for place, name in names], np.int64)
+    at = {key: i for i, key in enumerate(iupac)}
+    return np.array([at[key] for key in names], np.int64)
 
 
 def internal_coordinates(
@@ -122,19 +99,19 @@ def internal_coordinates(
         "z_matrix": z_matrix,
         "rotatable": rotatable,
         "level": levels(z_matrix),
-        "placement": placement_order(names, z_matrix),
-        "permutation": permutation(residues, names, iupac, version),
+        "placement": placement_order(residues, names, z_matrix),
+        "permutation": permutation(names, iupac),
         "mean": mean,
         "scale": scale,
     }
 
 
-def placement_order(names: Sequence[tuple[int, str]], z_matrix: IntArray) -> IntArray:
+def placement_order(residues: Sequence[str], names: Sequence[tuple[int, str]], z_matrix: IntArray) -> IntArray:
     """Order (N,) in which each atom comes after those that place it: the backbone first, then residue by residue.
 
-    `names`: residue number and name of each atom.
+    It depends on names and not on the order of the file. `names`: residue number and name of each atom.
     """
-    waiting = sorted(range(len(names)), key=lambda i: (names[i][1] not in HEAVY_BACKBONE, names[i][0], i))
+    waiting = sorted(iupac_order(residues, names).tolist(), key=lambda i: names[i][1] not in HEAVY_BACKBONE)
     order: list[int] = []
     placed = {-1}
     while waiting:

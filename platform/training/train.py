@@ -16,7 +16,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import is_url
-from boltzray.molecules.zmatrix import BEFORE_IUPAC, geometry_version
+from boltzray.molecules.zmatrix import geometry_version
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
@@ -108,7 +108,7 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
     geometry = _geometry(job, out)
-    if geometry and geometry != BEFORE_IUPAC:  # runs of that version do not say it
+    if geometry:
         settings["geometry"] = geometry
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
         found = json.loads((out / "train.json").read_text()).get("data_fingerprint")
@@ -154,7 +154,7 @@ def _geometry(job: TrainJob, out: Path) -> str | None:
         return None
     if not (out / "train.json").exists():
         return geometry_version()
-    return str(json.loads((out / "train.json").read_text()).get("geometry", BEFORE_IUPAC))
+    return str(json.loads((out / "train.json").read_text()).get("geometry", geometry_version()))
 
 
 def _trainer(

@@ -9,7 +9,9 @@ from boltzray.molecules import Peptide
 from boltzray.molecules.geometry import measure
 from boltzray.molecules.references import load_reference
 from boltzray.molecules.residues import LETTERS
+from boltzray.molecules.stereo import atom_names
 from boltzray.molecules.zmatrix import levels
+from tests.naming import written
 
 SIX = 6  # degrees of freedom of a rigid body
 
@@ -83,3 +85,18 @@ def test_usual_values_are_those_of_other_dynamics(data: Path) -> None:
     turn = (mean - internal["mean"] + np.pi) % (2 * np.pi) - np.pi
     assert np.abs(turn / internal["scale"])[stiff].max() < 0.5
     assert np.abs(np.log(spread / internal["scale"]))[stiff].max() < np.log(4 / 3)
+
+
+@pytest.mark.parametrize("sequence", ["AA", "PGW", "ACDEFGHI"])
+def test_atoms_are_placed_after_what_places_them_in_an_order_of_names(sequence: str) -> None:
+    peptide = Peptide.from_sequence(sequence)
+    internal = peptide.internal()
+    order = internal["placement"]
+    place = np.argsort(order)
+    before = np.where(internal["z_matrix"] >= 0, place[internal["z_matrix"]], -1)
+    assert (before < place[:, None]).all()
+    names = [atom.name for atom in peptide.topology.atoms()]
+    assert [names[i] for i in order[:3]] == ["N", "CA", "C"]
+    other = Peptide.from_pdb(written(peptide, "gromacs", reordered=True)).iupac()
+    ours, theirs = ([atom_names(p)[i] for i in p.internal()["placement"]] for p in (peptide.iupac(), other))
+    assert ours == theirs
