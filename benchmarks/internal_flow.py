@@ -52,7 +52,8 @@ def main() -> None:
     flow = models.Flow(config, SCALE_NM)
     peptides = {s: Peptide.from_sequence(s) for s in o.sequences}
     count = sum(p.numel() for p in flow.parameters())
-    print(f"{count / 1e6:.2f} M parameters\n\n| peptide | atoms | training, frames/s | draws/s | draws/s, bf16 |\n{'|---' * 5}|")
+    print(f"{count / 1e6:.2f} M parameters\n")
+    print(f"| peptide | atoms | training, frames/s | draws/s | draws/s, bf16 |\n{'|---' * 5}|")
     collator, rng = Collator(flow, peptides), np.random.default_rng(0)
     learner = Learner(flow, TrainConfig(steps=10_000, batch=o.batch, lr=1e-5), device=torch.device("cpu"))
     for sequence, peptide in peptides.items():
@@ -62,7 +63,10 @@ def main() -> None:
         rows = collator.tables.rows(torch.full((o.batch,), collator.index[sequence]))
         trained = per_second(lambda x=x, rows=rows: learner.step(x, rows), o.batch, 2 * o.repeats)
         c = flow.condition(peptide)
-        drawn = [per_second(lambda p=p, c=c: flow.sample(c, o.draws, precision=p), o.draws, o.repeats) for p in ("float32", "bf16")]
+        drawn = [
+            per_second(lambda p=p, c=c: flow.sample(c, o.draws, precision=p), o.draws, o.repeats)
+            for p in ("float32", "bf16")
+        ]
         print(f"| {sequence} | {peptide.n_atoms} | {trained:.0f} | {drawn[0]:.0f} | {drawn[1]:.0f} |", flush=True)
 
 

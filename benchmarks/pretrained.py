@@ -1,11 +1,11 @@
 """Judge a shipped flow on peptides that it has never seen, without a cluster: the tables of the cards.
 
     OMP_NUM_THREADS=1 python benchmarks/pretrained.py boltzray://dipeptides-small AA CE CL DG DI --seeds 3
-    OMP_NUM_THREADS=1 python benchmarks/pretrained.py boltzray://dipeptides-small --published 2 --data outputs/references
+    OMP_NUM_THREADS=1 python benchmarks/pretrained.py FLOW --published 2 --data outputs/references
 
-`--published 2`: the published test peptides of 2 residues. Each peptide is drawn and weighted, with every seed; ± is the
-spread over seeds, of the mean its error over peptides. ESS counts all weights; "radial" with the centre of mass of the
-published weights, "published" as published: radial, the largest 0.2 % dropped. With `--data`, peptides that have a
+`--published 2`: the published test peptides of 2 residues. Each peptide is drawn and weighted, with every seed; ± is
+the spread over seeds, of the mean its error over peptides. ESS counts all weights; "radial" with the centre of mass of
+the published weights, "published" as published: radial, the largest 0.2 % dropped. With `--data`, peptides that have a
 reference there are compared with it, next to the distance of its own halves (energies in kT). Prints Markdown.
 """
 
@@ -92,8 +92,8 @@ def main() -> None:
         table = np.array(rows)
         counts = np.isfinite(table).sum(0).clip(min=1)
         print_row("mean ± its error", np.nanmean(table, 0), np.nanstd(table, 0, ddof=1) / np.sqrt(counts))
-        trusted = (table[:, 3] < TRUSTED).mean()
-        print(f"\nmedian ESS {np.median(table[:, 0]):.3f}; k̂ < {TRUSTED} for {100 * trusted:.0f} % of {len(table)} peptides")
+        trusted = 100 * (table[:, 3] < TRUSTED).mean()
+        print(f"\nmedian ESS {np.median(table[:, 0]):.3f}; k̂ < {TRUSTED} for {trusted:.0f} % of {len(table)} peptides")
 
 
 def print_row(name: str, values: np.ndarray, errors: np.ndarray | None) -> None:

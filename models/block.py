@@ -97,9 +97,7 @@ class Block(nn.Module):
             h = layer(h, modulation)
         return self._transform(u, h, mask)
 
-    def checkpointed(
-        self, u: Tensor, e: Tensor | None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def checkpointed(self, u: Tensor, e: Tensor | None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`forward` with activation checkpointing: layers and modulations are computed again in the backward pass."""
         h = self._embed(u)
         for layer in self.layers:
@@ -111,9 +109,7 @@ class Block(nn.Module):
         h: Tensor = self.proj_in(u) + self.positions(u.shape[1])
         return h
 
-    def _transform(
-        self, u: Tensor, h: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _transform(self, u: Tensor, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         p = nn.functional.pad(self.head(h[:, :-1]), (0, 0, 1, 0))  # the first token gets zeros: it passes
         if mask is not None:
             p = p * mask[..., None]  # padding stands last in every ordering, so the mask needs no reordering

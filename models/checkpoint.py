@@ -162,8 +162,8 @@ def _config(folder: Path, stored: Mapping[str, Any]) -> FlowConfig:
         settings.pop("spline_bins")
         if settings["coordinates"] == "internal":
             raise ValueError(
-                f"{folder} is a flow of internal coordinates as earlier versions made them, in affine blocks: the present "
-                "one is an autoregressive density, and better. Train it again (python jobs/train.py model=internal)"
+                f"{folder} is a flow of internal coordinates as earlier versions made them, in affine blocks: those "
+                "of today are autoregressive densities: train it again (python jobs/train.py model=internal)"
             )
     return FlowConfig(**settings)
 

@@ -21,8 +21,8 @@ class Conditioning:
     """The part of the network that depends on the peptide alone.
 
     Shape: order, inverse_order (K, P, T); mask (P, T) of real tokens, None when there is no padding; n_atoms (P,);
-    modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition; of
-    internal coordinates, the embeddings of each atom as the last and as the next one (P, N, C).
+    modulations: for each block, for each layer, tensors (P, T, C) in the block's ordering, or None without condition;
+    of internal coordinates, the embeddings of each atom as the last and as the next one (P, N, C).
     conditions: with activation checkpointing each block's condition (P, T, C), for forward passes; no modulations.
     internal, placed: of internal coordinates, z-matrices, and the same in the order of placement (the only ordering).
     decoders: the inverse, prepared on its first use, for each precision and temperature.

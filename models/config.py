@@ -62,7 +62,9 @@ class FlowConfig:
             published = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
             object.__setattr__(self, "orderings", SYSTEM_ORDERINGS if self.system else published)
         if self.coordinates not in ("cartesian", "internal") or min(self.components, self.dihedral_components) < 1:
-            raise ValueError(f"coordinates={self.coordinates!r}: choose cartesian or internal, with 1 or more components")
+            raise ValueError(
+                f"coordinates={self.coordinates!r}: choose cartesian or internal, with 1 or more components"
+            )
         if self.coordinates == "internal" and self.blocks != 1:
             raise ValueError(
                 f"a flow of internal coordinates has one block, not {self.blocks}: set blocks=1 and its depth as "

@@ -5,7 +5,6 @@ Shapes: B samples, P conditions (1 or B), N atoms. Coordinates are normalised: p
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from .tables import PeptideLike, PeptideTables
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 
 
-class Flow(nn.Module, ABC):
+class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
     `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow` or an
@@ -56,31 +55,30 @@ class Flow(nn.Module, ABC):
         return next(self.parameters()).device
 
     @property
-    @abstractmethod
     def transformer_layers(self) -> list[nn.Module]:
         """Its transformer layers, of all blocks."""
+        raise NotImplementedError
 
-    @abstractmethod
     def tables(self, peptides: Sequence[PeptideLike]) -> PeptideTables:
         """Peptides as the flow needs them. Raises: ValueError for one that it cannot take."""
+        raise NotImplementedError
 
-    @abstractmethod
     def conditioning(self, tables: PeptideTables) -> Conditioning:
         """Everything that depends on the peptides alone, with gradients to the parameters."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def condition(self, peptide: PeptideLike) -> Conditioning:
         """The conditioning of one peptide, computed once for any number of samples."""
         return self.conditioning(self.tables([peptide]))
 
-    @abstractmethod
     def forward(self, x: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
         """Latents and log|det ∂z/∂x|.
 
         Shape: x (B, N, 3) → z (B, N, 3), logdet (B,).
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def inverse(self, z: Tensor, c: Conditioning, precision: Precision = "float32") -> tuple[Tensor, Tensor]:
         """Coordinates and log|det ∂x/∂z|, token by token, without gradients.
 
@@ -89,12 +87,12 @@ class Flow(nn.Module, ABC):
 
         Shape: z (B, N, 3) → x (B, N, 3), logdet (B,).
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
         """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -106,6 +104,7 @@ class Flow(nn.Module, ABC):
 
         Shape: z (n, N, 3) → x (n, N, 3) normalised, log_q (n,).
         """
+        raise NotImplementedError
 
     def sample(
         self, c: Conditioning, n: int, generator: torch.Generator | None = None, precision: Precision = "float32"

@@ -38,8 +38,8 @@ class Decoder:
     """What decodes latents for one condition, made fit for batches of any size.
 
     `run` is a pure function of the latents, prepared for one precision of matrix products, keys and values: `float32`
-    leaves the flow's own dtype (float64 too), `bf16` halves it. What it returns belongs together in either. A batch that
-    the device's memory does not hold is split, unless its rows have conditions of their own (`alone=False`). With
+    leaves the flow's own dtype (float64 too), `bf16` halves it. What it returns belongs together in either. A batch
+    that the device's memory does not hold is split, unless its rows have conditions of their own (`alone=False`). With
     `records` (on CUDA) the whole is a recorded graph, one for each batch size; where recording fails, it runs as usual.
     """
 

@@ -47,7 +47,9 @@ class InternalDecoder:
         """Shape: z (B, N, 3) → y (B, N, 3), zero where there is no coordinate; log-density (B,)."""
         network, (batch, n, _) = self.network, z.shape
         channels, heads = network.proj_in.out_features, network.biases.out_features // len(self.layers)
-        cache = torch.empty((len(self.layers), 2, n, batch, heads, channels // heads), dtype=self.dtype, device=z.device)
+        cache = torch.empty(
+            (len(self.layers), 2, n, batch, heads, channels // heads), dtype=self.dtype, device=z.device
+        )
         y, x, log_density = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(batch)
         h_in = z.new_zeros(batch, channels)
         for i, atoms in enumerate(self.atoms):

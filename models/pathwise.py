@@ -116,8 +116,8 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """z = F(u), with gradients to the parameters, and v with Jᵀ v = g, J = ∂F/∂u.
 
-    `transform` returns z and the logarithm of the Jacobian's diagonal; the rest of J is strictly triangular, in `rounds`
-    groups of coordinates. Shape: u, g (B, T, D) → z, v (B, T, D).
+    `transform` returns z and the logarithm of the Jacobian's diagonal; the rest of J is strictly triangular. At most
+    `rounds` products. Shape: u, g (B, T, D) → z, v (B, T, D).
     """
     u = u.detach().requires_grad_()
     z, log_slope = transform(u)

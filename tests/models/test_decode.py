@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boltzray import models
-from boltzray.models.block_decoder import attend
-from boltzray.models.block_decoder import BlocksDecoder
+from boltzray.models.block_decoder import BlocksDecoder, attend
 from boltzray.models.conditioning import Precision
 from boltzray.models.flow_decoder import Decoder, split_on_oom
 from boltzray.models.products import Product

@@ -41,9 +41,7 @@ MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_vari
 def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flow of internal coordinates that has learned nothing: its draws have finite energies."""
     torch.manual_seed(0)
-    config = models.FlowConfig(
-        channels=16, head_dim=8, blocks=1, layers_per_block=1, coordinates="internal"
-    )
+    config = models.FlowConfig(channels=16, head_dim=8, blocks=1, layers_per_block=1, coordinates="internal")
     flow = models.Flow(config, scale_nm=0.2)
     with torch.no_grad():
         for parameter in flow.parameters():
