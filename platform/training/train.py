@@ -219,8 +219,8 @@ def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, poll: Callable
         while not wait([fitting], timeout=POLL_S).done:
             poll()
             with warn_on_error("reading the progress"):
-                latest = tracker.latest()
-                if latest.get("step", 0.0) > first:
+                latest = tracker.latest()  # of which some may still be on their way to the database
+                if latest.get("step", 0.0) > first and {"loss", "samples_per_s"} <= latest.keys():
                     speed = f"{latest['samples_per_s']:.0f} frames/s"
                     update(latest["step"], f"step {latest['step']:.0f}/{steps}  loss {latest['loss']:.3f}  {speed}")
     return fitting.result()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from boltzray.models.flow import Flow
 from boltzray.models.optimizer import make_optimizer
@@ -71,7 +71,7 @@ class Learner:
         if config.compile:
             for layer in flow.transformer_layers:
                 layer.compile(dynamic=True)  # batches differ in length
-        self.ema = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.ema = AveragedModel(flow, multi_avg_fn=self._average)
         self.optimizer, self.schedule = make_optimizer(
             flow.parameters(),
             lr=config.lr,
@@ -128,6 +128,15 @@ class Learner:
         """Keep gradients with the worker: they are reduced once, with those of the last microbatch."""
         assert isinstance(self.model, nn.parallel.DistributedDataParallel)
         return self.model.no_sync()
+
+    @torch.no_grad()
+    def _average(self, averages: Sequence[Tensor], latest: Sequence[Tensor], _: Any) -> None:
+        """Move the averages toward the latest weights: over the last tenth of the steps, until `ema` limits it.
+
+        With `ema` alone a short run's average would mostly be its start.
+        """
+        kept = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
+        torch._foreach_lerp_(list(averages), list(latest), 1.0 - kept)
 
     def check(self) -> None:
         """Raises: FloatingPointError after too many steps in a row without a finite gradient."""
