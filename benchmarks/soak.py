@@ -36,7 +36,8 @@ JOBS = {
         "samples.npz",
     ),
     "train": (
-        f"jobs/train.py data.path={ROOT}/tests/data model=internal model.channels=32 model.blocks=2 train.steps=500 "
+        f"jobs/train.py data.path={ROOT}/tests/data model=internal model.channels=32 "
+        "model.layers_per_block=2 train.steps=500 "
         "train.batch=32 workers.workers=2 checkpoint_every=100 validation.every=0",
         "checkpoint/model.safetensors",
     ),

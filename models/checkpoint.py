@@ -1,9 +1,6 @@
 """Flows on disk: a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance)."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +10,33 @@ from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.storage import replacing
 from boltzray.molecules.zmatrix import knows_geometry
 
-from .config import FlowConfig
+from .description import Description, check_scale, parse, sha256, to_json
 from .flow import Flow
 from .hub import locate
 from .pth import load_public
 from .public import fill
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
-FORMAT_VERSION = 1
 
 
 def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
     """Write a checkpoint folder, whole or not at all.
 
     `provenance` is kept as it is under that key of flow.json (data fingerprint, step, versions …).
+
+    Raises: ValueError for a scale of lengths that no molecule has.
     """
     from safetensors.torch import save_file
 
+    check_scale(flow.scale_nm)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
-    description = {
-        "format": FORMAT_VERSION,
-        "config": asdict(flow.config),
-        "scale_nm": flow.scale_nm,
-        "atom_order": flow.atom_order,
-        **({"geometry": flow.geometry} if flow.geometry else {}),
-        "provenance": dict(provenance or {}),
-    }
     # The inner one gets its name first: a folder with a description has its weights, and that marks it as whole.
     with replacing(folder / DESCRIPTION) as text, replacing(folder / WEIGHTS) as weights:
         save_file(state, weights)
-        text.write_text(json.dumps(description, indent=1))
+        about = flow.config, flow.scale_nm, flow.atom_order, flow.geometry
+        text.write_text(to_json(*about, weights, provenance or {}))
     return folder
 
 
@@ -89,23 +81,23 @@ def outline(path: str | Path) -> Flow:
     return load(path, mapped=True).to("meta")
 
 
-def describe(folder: str | Path) -> dict[str, Any]:
+def describe(folder: str | Path) -> Description:
     """Contents of a checkpoint's flow.json.
 
-    Raises: FileNotFoundError where there is none, ValueError for another format.
+    Raises: FileNotFoundError where there is none, ValueError for content that is not a flow's.
     """
     path = Path(folder) / DESCRIPTION
     if not path.exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {DESCRIPTION}")
-    description: dict[str, Any] = json.loads(path.read_text())
-    if description.get("format") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format {description.get('format')}, this version reads {FORMAT_VERSION}")
-    return description
+    try:
+        return parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def trained_lengths(path: str | Path) -> list[int]:
     """Residues of the peptides that a flow was trained on, ascending; empty where that is not known."""
-    trained = describe(path)["provenance"].get("sequences") if Path(path).is_dir() else None
+    trained = describe(path).provenance.get("sequences") if Path(path).is_dir() else None
     return sorted({n_residues(sequence) for sequence in trained or ()})
 
 
@@ -124,8 +116,7 @@ def length_warning(path: str | Path, sequence: str) -> str | None:
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, to tell whether results were made with them."""
     path = Path(path)
-    with (path / WEIGHTS if path.is_dir() else path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path / WEIGHTS if path.is_dir() else path)
 
 
 def _load_folder(folder: Path, mapped: bool) -> Flow:
@@ -135,37 +126,30 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
     description = describe(folder)
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
-    config = _config(folder, description["config"])
-    geometry = description.get("geometry")
+    try:
+        config, geometry = description.flow_config(), description.geometry
+    except ValueError as error:
+        raise ValueError(f"{folder / DESCRIPTION}: {error}") from None
     if config.coordinates == "internal" and not knows_geometry(str(geometry)):
         raise ValueError(
             f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
             "version of BoltzRay that trained it, or train again"
         )
+    damaged = f"{folder / WEIGHTS} is damaged ({{}}): take an earlier checkpoint"
+    if description.weights_sha256 and not mapped and sha256(folder / WEIGHTS) != description.weights_sha256:
+        raise ValueError(damaged.format("it is not the file that flow.json was written with"))
     try:
         state = load_file(folder / WEIGHTS)
         if not mapped:  # what is loaded is the file itself: it may be gone while the flow is still in use
             state = {name: value.clone() for name, value in state.items()}
     except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): take an earlier checkpoint") from error
+        raise ValueError(damaged.format(error)) from error
     with torch.device("meta"):
-        flow = Flow(config, description["scale_nm"], geometry)
+        flow = Flow(config, description.scale_nm, geometry)
     if config.system:  # earlier versions trained single systems in the order of the file
-        flow.atom_order = description.get("atom_order", "file")
-    fill(flow, state, str(folder), {name: name for name in flow.state_dict()})
+        flow.atom_order = description.atom_order or "file"
+    fill(flow, state, str(folder), {name: name for name in flow.state_dict()}, finite=not mapped)
     return flow.eval()
-
-
-def _config(folder: Path, stored: Mapping[str, Any]) -> FlowConfig:
-    settings = {**stored, "orderings": tuple(stored["orderings"])}
-    if "spline_bins" in settings:  # of flows until November 2026, which had splines in blocks of internal coordinates
-        settings.pop("spline_bins")
-        if settings["coordinates"] == "internal":
-            raise ValueError(
-                f"{folder} is a flow of internal coordinates as earlier versions made them, in affine blocks: those "
-                "of today are autoregressive densities: train it again (python jobs/train.py model=internal)"
-            )
-    return FlowConfig(**settings)
 
 
 def _agree(folder: Path, given: Mapping[str, Any], flow: Flow) -> None:

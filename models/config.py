@@ -14,6 +14,7 @@ PROSE_ORDERINGS = (
     "n2c_residue-by-residue_variant",
 )
 TARFLOW_ORDERINGS = ("n2c_residue-by-residue_standard", "n2c_residue-by-residue_standard_flip")
+LARGEST = 65536  # of each size: more is a slip, and would end in a lack of memory
 SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists them
 
 
@@ -51,8 +52,9 @@ class FlowConfig:
     dihedral_components: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.head_dim, self.blocks, self.layers_per_block) < 1:
-            raise ValueError("channels, head_dim, blocks and layers_per_block must be at least 1")
+        sizes = (self.channels, self.head_dim, self.blocks, self.layers_per_block)
+        if not 1 <= min(sizes) <= max(sizes) <= LARGEST:
+            raise ValueError(f"channels, head_dim, blocks and layers_per_block must be at least 1, at most {LARGEST}")
         if self.channels % self.head_dim or self.channels % 2:
             raise ValueError(
                 f"channels={self.channels} must be even and a multiple of head_dim={self.head_dim}: "

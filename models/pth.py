@@ -27,7 +27,8 @@ def load_public(
         scale_nm = SCALES_NM.get(int(match[1]))
         if scale_nm is None:
             raise ValueError(f"{path}: the scale is known up to {list(SCALES_NM)} residues alone: give scale_nm=")
-    return from_public(state, head_dim=head_dim, scale_nm=scale_nm, system=system or "", source=str(path))
+    given = {"head_dim": head_dim, "scale_nm": scale_nm, "system": system or ""}
+    return from_public(state, **given, source=str(path), finite=not mapped)  # type: ignore[arg-type]
 
 
 def write_public(flow: Flow, path: str | Path) -> Path:

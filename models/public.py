@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .config import FlowConfig
+from .description import check_scale
 from .flow import Flow
 
 SCALES_NM = {2: 0.21, 4: 0.28, 8: 0.35}  # σ of the published data by longest peptide
@@ -93,8 +94,11 @@ def from_public(
     scale_nm: float | None = None,
     system: str = "",
     source: str = "the state dict",
+    finite: bool = True,
 ) -> Flow:
     """A flow from a public state dict. `head_dim`: 64, or the whole width of a smaller network, unless given.
+
+    `finite`: look whether all weights are.
 
     Raises: ValueError naming a key that is missing, left over or misshapen; or what must be given besides.
     """
@@ -106,13 +110,20 @@ def from_public(
         scale_nm = SCALES_NM[8]
     with torch.device("meta"):
         flow = Flow(config, scale_nm)
+    check_scale(scale_nm)
     flow.atom_order = "file" if config.system else "iupac"
-    fill(flow, state, source, {name: public_name(name, adaptive=config.adaptive) for name in flow.state_dict()})
+    names = {name: public_name(name, adaptive=config.adaptive) for name in flow.state_dict()}
+    fill(flow, state, source, names, finite=finite)
     return flow.eval()
 
 
-def fill(flow: Flow, state: Mapping[str, Tensor], source: str, names: Mapping[str, str]) -> None:
-    """Give a flow on the meta device its weights; `names` says what each is called in `state`."""
+def fill(
+    flow: Flow, state: Mapping[str, Tensor], source: str, names: Mapping[str, str], *, finite: bool = True
+) -> None:
+    """Give a flow on the meta device its weights; `names` says what each is called in `state`.
+
+    `finite`: look whether all are, which reads them. Raises: ValueError with the name of one that does not fit.
+    """
     expected = flow.state_dict()
     missing = [names[name] for name in expected if names[name] not in state]
     extra = sorted(state.keys() - set(names.values()))
@@ -127,6 +138,8 @@ def fill(flow: Flow, state: Mapping[str, Tensor], source: str, names: Mapping[st
             raise ValueError(f"{source}: {names[name]} has shape {shapes}")
         if not value.is_floating_point() or value.layout != torch.strided:
             raise ValueError(f"{source}: {names[name]} holds {value.dtype}, {value.layout}: expected plain floats")
+        if finite and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{source}: {names[name]} holds NaN or infinity: take an earlier checkpoint")
         weights[name] = value.reshape(want.shape).to(torch.float32)
     flow.load_state_dict(weights, assign=True)
 

@@ -44,7 +44,7 @@ def convert(job: ConvertJob) -> Path:
     else:
         provenance = {"converted_from": job.input, "sha256": models.checkpoint.fingerprint(source)}
         if source.is_dir():
-            provenance |= models.checkpoint.describe(source)["provenance"]
+            provenance |= models.checkpoint.describe(source).provenance
         models.save(flow, output, provenance)
         say(f"{output}: {millions:.2f} M parameters, σ = {flow.scale_nm:g} nm")
     return output

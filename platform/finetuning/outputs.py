@@ -43,7 +43,7 @@ def write_final_samples(
 
 def provenance(job: FinetuneJob, parent: Path, target: Target, peptide: Peptide, record: RoundRecord) -> dict[str, Any]:
     """Provenance of the flow that was given, and of its finetuning until the round of `record`."""
-    before = models.checkpoint.describe(parent)["provenance"] if parent.is_dir() else {}
+    before = models.checkpoint.describe(parent).provenance if parent.is_dir() else {}
     return {
         **before,
         "temperature_k": target.trained_at_k,  # what its latents' unit variance stands for

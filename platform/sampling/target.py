@@ -58,4 +58,4 @@ def trained_at_k(checkpoint: Path) -> float:
     """Temperature of the data that a flow was trained on; public weights do not record theirs."""
     if not checkpoint.is_dir():
         return PUBLISHED_K
-    return float(models.checkpoint.describe(checkpoint)["provenance"].get("temperature_k", PUBLISHED_K))
+    return float(models.checkpoint.describe(checkpoint).provenance.get("temperature_k", PUBLISHED_K))

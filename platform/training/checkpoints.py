@@ -84,7 +84,7 @@ def export(checkpoint: Checkpoint, out: Path, score: float | None = None) -> Non
     """Put the flow of a training checkpoint at out/checkpoint; with a score, at out/best too if it is the best."""
     with checkpoint.as_directory() as folder:
         flow = models.load(Path(folder) / FLOW)
-        found = models.checkpoint.describe(Path(folder) / FLOW)["provenance"]
+        found = models.checkpoint.describe(Path(folder) / FLOW).provenance
     models.save(flow, out / "checkpoint", found)
     if score is not None:
         keep_best(out, flow, found, score)
@@ -93,7 +93,7 @@ def export(checkpoint: Checkpoint, out: Path, score: float | None = None) -> Non
 def latest_step(out: Path) -> int:
     """Steps behind out/checkpoint, 0 if there is none."""
     try:
-        return int(models.checkpoint.describe(out / "checkpoint")["provenance"]["step"])
+        return int(models.checkpoint.describe(out / "checkpoint").provenance["step"])
     except (FileNotFoundError, json.JSONDecodeError):
         return 0
 
@@ -101,7 +101,7 @@ def latest_step(out: Path) -> int:
 def keep_best(out: Path, flow: Flow, provenance: Mapping[str, Any], score: float) -> bool:
     """Put a flow at out/best if its `score`, which is better when lower, is the lowest so far."""
     best = out / "best"
-    if best.exists() and models.checkpoint.describe(best)["provenance"]["score"] <= score:
+    if best.exists() and models.checkpoint.describe(best).provenance["score"] <= score:
         return False
     models.save(flow, best, {**provenance, "score": score})
     return True

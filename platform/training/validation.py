@@ -168,7 +168,7 @@ class Validator:
                 self._record()
 
     def _start(self) -> None:
-        found = models.checkpoint.describe(self.out / "checkpoint")["provenance"]
+        found = models.checkpoint.describe(self.out / "checkpoint").provenance
         self.done = int(found["step"])
         self.subject = models.load(self.out / "checkpoint"), found
         c = self.config

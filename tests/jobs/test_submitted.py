@@ -27,7 +27,7 @@ TRAIN = [
     "train.batch=16",
     "model.channels=16",
     "model.head_dim=8",
-    "model.blocks=2",
+    "model.layers_per_block=2",
     "checkpoint_every=20",
 ]
 

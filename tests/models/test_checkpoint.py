@@ -201,3 +201,84 @@ def test_lengths_do_not_count_caps(tmp_path: Path) -> None:
     assert models.checkpoint.trained_lengths(path) == [2, 3]
     assert models.checkpoint.length_warning(path, "ACE-AAA-NME") is None
     assert "ACE-AAAA-NME has 4" in str(models.checkpoint.length_warning(path, "ACE-AAAA-NME"))
+
+
+def changed(folder: Path, change: Any) -> Path:
+    """The folder, its flow.json changed in place, or replaced by what is no mapping."""
+    path = folder / "flow.json"
+    if callable(change):
+        description = json.loads(path.read_text())
+        change(description)
+        path.write_text(json.dumps(description))
+    else:
+        path.write_text(change)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("null", "no description of a flow"),
+        ("[]", "no description of a flow"),
+        ("", "no JSON"),
+        ('{"format": 1', "no JSON"),
+        ("{}", "format None"),
+        (lambda d: d.update(format="1"), "format '1'"),
+        (lambda d: d.pop("config"), r"config: Missing|config: Field required"),
+        (lambda d: d.update(config=[]), r"config: Input should be a valid dictionary|config: .*object"),
+        (lambda d: d["config"].update(blocks="8"), r"config\.blocks: Input should be a valid integer \(got '8'\)"),
+        (lambda d: d["config"].update(blocks=10**9), r"config: channels, head_dim, blocks .* at most 65536"),
+        (lambda d: d["config"].update(blocks=0), r"at least 1"),
+        (lambda d: d["config"].update(size=3), r"unknown key 'size'"),
+        (lambda d: d["config"].update(coordinates="polar"), r"config\.coordinates"),
+        (lambda d: d.update(scale_nm="0.2"), r"scale_nm: Input should be a valid number \(got '0.2'\)"),
+        (lambda d: d.update(scale_nm=0), r"scale_nm=0 is no length of a molecule"),
+        (lambda d: d.update(scale_nm=-1.0), r"scale_nm=-1 is no length"),
+        (lambda d: d.update(scale_nm=4.08e34), r"scale_nm=4.08e\+34 is no length"),
+        (lambda d: d.update(scale_nm=float("nan")), r"scale_nm"),
+        (lambda d: d.update(atom_order="random"), r"atom_order"),
+        (lambda d: d.update(provenance=3), r"provenance"),
+    ],
+)
+def test_a_description_that_is_no_flow_s_is_refused_in_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    folder = changed(models.save(random_flow().float(), tmp_path / "flow"), change)
+    for read in (models.load, models.checkpoint.outline):
+        with pytest.raises(ValueError, match=message) as found:
+            read(folder)
+        assert str(found.value).startswith(str(folder / "flow.json"))
+        assert "\n" not in str(found.value)
+
+
+def test_weights_are_those_that_were_saved_and_finite(tmp_path: Path) -> None:
+    flow = random_flow().float()
+    folder = models.save(flow, tmp_path / "flow")
+    weights = folder / "model.safetensors"
+    whole = bytearray(weights.read_bytes())
+    whole[-5] ^= 1  # one bit of the last number
+    weights.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged \(it is not the file that flow\.json"):
+        models.load(folder)
+    changed(folder, lambda d: d.pop("weights_sha256"))  # as earlier versions wrote it
+    models.load(folder)
+    with torch.no_grad():
+        flow.blocks[1].proj_in.bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"blocks\.1\.proj_in\.bias holds NaN or infinity"):
+        models.load(models.save(flow, tmp_path / "nan"))
+    flow.scale_nm = 4.08e34
+    with pytest.raises(ValueError, match="no length of a molecule"):
+        models.save(flow, tmp_path / "large")
+    assert not (tmp_path / "large").exists()
+
+
+def test_flows_of_affine_blocks_on_internal_coordinates_are_told(tmp_path: Path) -> None:
+    def as_before(description: dict[str, Any]) -> None:
+        description["config"] |= {"coordinates": "internal", "blocks": 4, "spline_bins": 16}
+        del description["config"]["components"], description["config"]["dihedral_components"]
+
+    folder = changed(models.save(random_flow().float(), tmp_path / "flow"), as_before)
+    with pytest.raises(ValueError, match=r"as earlier versions made them.* train it again"):
+        models.load(folder)
+    folder = changed(
+        models.save(random_flow().float(), tmp_path / "cartesian"), lambda d: d["config"].update(spline_bins=16)
+    )
+    models.load(folder)

@@ -26,7 +26,7 @@ def test_bundled_flows_are_small_and_described() -> None:
         assert f"{count / 1e6:.1f} M parameters" in card
         for topic in ("Apache-2.0", "force field", "hardware", "Limits", "jobs/train.py", "±"):
             assert topic in card, (name, topic)
-        provenance = models.checkpoint.describe(BUNDLED_FOLDER / name)["provenance"]
+        provenance = models.checkpoint.describe(BUNDLED_FOLDER / name).provenance
         assert provenance["sequences"]
         assert f"{provenance['step']:,} steps" in card
         assert "/" not in str(provenance).replace("+cpu", "")  # no paths of the machine that made it
@@ -46,7 +46,7 @@ def test_draws_are_worth_something_as_they_come(sequence: str, floor: float) -> 
     """Zero-shot draws of a peptide of the published test set, weighted: ESS far above a flow that knows nothing."""
     path = models.locate(DEFAULT_CHECKPOINT)
     flow, peptide = models.load(path), Peptide.from_sequence(sequence)
-    assert sequence not in models.checkpoint.describe(path)["provenance"]["sequences"]
+    assert sequence not in models.checkpoint.describe(path).provenance["sequences"]
     x, log_q = flow.sample(flow.condition(peptide), 512, torch.Generator().manual_seed(0))
     found = BatchedEnergy(peptide, TEMPERATURE_K).evaluate((x * flow.scale_nm).double(), gradient=False)
     target = torch.where(found.ok, com_log_density(x)[0] - found.energy, -math.inf)

@@ -107,7 +107,7 @@ def test_what_a_run_leaves(job: FinetuneJob, data: Path, flow_folder: Path) -> N
     assert peptide.sequence == "AA"
     assert len(samples.log_weights) == 120
     assert samples.diagnostics["ess"] == seen[-1]["ess"]
-    about = models.checkpoint.describe(out / "checkpoint")["provenance"]
+    about = models.checkpoint.describe(out / "checkpoint").provenance
     assert about["finetune"]["parent_sha256"] == models.checkpoint.fingerprint(flow_folder)
     assert about["finetune"]["objective"]["terms"] == {"alpha2": 1.0}
     assert (about["finetune"]["budget"], about["finetune"]["rounds"], about["finetune"]["sequence"]) == (360, 2, "AA")

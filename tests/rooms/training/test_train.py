@@ -106,7 +106,7 @@ def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbe
 
 
 def test_a_run_leaves_what_others_need(undisturbed: Path) -> None:
-    found = models.checkpoint.describe(undisturbed / "checkpoint")["provenance"]
+    found = models.checkpoint.describe(undisturbed / "checkpoint").provenance
     assert found["step"] == STEPS
     assert found["temperature_k"] == 310.0
     assert found["sequences"] == ["FS", "GP"]
@@ -118,7 +118,7 @@ def test_a_run_leaves_what_others_need(undisturbed: Path) -> None:
     assert STEPS in validated, "the last checkpoint is validated"
     assert set(dict(tracker.history("val_ess_AA"))) == set(validated)
     assert all(value > 0 for _, value in tracker.history("val_energy_w2_AA"))
-    best = models.checkpoint.describe(undisturbed / "best")["provenance"]
+    best = models.checkpoint.describe(undisturbed / "best").provenance
     assert best["score"] == min(validated.values())
     kept = [path for path in (undisturbed / "ray_train").glob("checkpoint_*") if path.is_dir()]
     assert len(kept) == 2
