@@ -90,8 +90,11 @@ def main() -> None:
         print_row(sequence, found.mean(0), found.std(0, ddof=1) if len(seeds) > 1 else None)
     if len(rows) > 1:
         table = np.array(rows)
-        counts = np.isfinite(table).sum(0).clip(min=1)
-        print_row("mean ± its error", np.nanmean(table, 0), np.nanstd(table, 0, ddof=1) / np.sqrt(counts))
+        known = np.isfinite(table).sum(0)
+        means, spreads = np.full(len(known), np.nan), np.full(len(known), np.nan)
+        some = known > 1  # peptides without a reference have no distances
+        means[some], spreads[some] = np.nanmean(table[:, some], 0), np.nanstd(table[:, some], 0, ddof=1)
+        print_row("mean ± its error", means, spreads / np.sqrt(known.clip(min=1)))
         trusted = 100 * (table[:, 3] < TRUSTED).mean()
         print(f"\nmedian ESS {np.median(table[:, 0]):.3f}; k̂ < {TRUSTED} for {trusted:.0f} % of {len(table)} peptides")
 
