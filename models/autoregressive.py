@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import EXPANSION
 from .config import FlowConfig
-from .internal_coordinates import PlacedAtoms
+from .internal_coordinates import PlacedAtoms, take
 from .layers import PlainLayer
 from .mixture import Mixture
 
@@ -105,7 +105,7 @@ class Autoregressive(nn.Module):
 
         Shape: x_nm (B, ≥, 3), the atoms that `atoms` (P, n, …) refer to; others (B, m, 3) → (B, n, m, PAIR_CHANNELS).
         """
-        p, g, q = (_rows(x_nm, atoms.references[..., k]) for k in range(3))
+        p, g, q = (take(x_nm, atoms.references[..., k]) for k in range(3))
         along = normalize(p - g, dim=-1)
         out = normalize(torch.linalg.cross(g - q, along), dim=-1)
         axes = torch.stack([along, torch.linalg.cross(out, along), out], dim=-1) * atoms.present[..., 2, None, None]
@@ -151,8 +151,3 @@ def inputs(y: Tensor, rotatable: Tensor) -> Tensor:
     stiff = torch.where(rotatable, zero, torsion)
     sine, cosine = torch.where(rotatable, torsion.sin(), zero), torch.where(rotatable, torsion.cos(), zero)
     return torch.stack([y[..., 0], y[..., 1], stiff, sine, cosine], dim=-1)
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` (P, n) of x (B, m, 3)."""
-    return x[:, index[0]] if len(index) == 1 else x.gather(1, index[..., None].expand(-1, -1, 3))
