@@ -1,4 +1,4 @@
-"""What every flow offers: a density over the atoms of peptides, which draws come from.
+"""The interface of every flow: a density over the atoms of peptides, which draws come from.
 
 Shapes: B samples, P conditions (1 or B), N atoms. Coordinates are normalised: positions in nm minus their mean, over
 `scale_nm`.
@@ -6,6 +6,7 @@ Shapes: B samples, P conditions (1 or B), N atoms. Coordinates are normalised: p
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from .conditioning import Conditioning, Precision
 from .config import FlowConfig
 from .tables import PeptideLike, PeptideTables
 
+KINDS = {"cartesian": (".cartesian_flow", "CartesianFlow"), "internal": (".internal_flow", "InternalFlow")}
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 
 
@@ -35,10 +37,8 @@ class Flow(nn.Module):
     def __new__(cls, config: FlowConfig | None = None, *_: Any, **__: Any) -> "Flow":
         """Choose the kind; without a configuration, as copies are made, it is `cls`."""
         if cls is Flow and config is not None:
-            from .cartesian_flow import CartesianFlow
-            from .internal_flow import InternalFlow
-
-            cls = InternalFlow if config.coordinates == "internal" else CartesianFlow
+            module, name = KINDS[config.coordinates]
+            cls = getattr(import_module(module, __package__), name)  # by name: their files need this one
         return super().__new__(cls)
 
     def __init__(self, config: FlowConfig, scale_nm: float = 1.0, geometry: str | None = None) -> None:
@@ -51,7 +51,7 @@ class Flow(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """The device that its parameters are on."""
         return next(self.parameters()).device
 
     @property

@@ -35,7 +35,7 @@ def split_on_oom(run: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Decoder:
-    """What decodes latents for one condition, made fit for batches of any size.
+    """Decoding of latents for one condition, fit for batches of any size.
 
     `run` is a pure function of the latents, prepared for one precision of matrix products, keys and values: `float32`
     leaves the flow's own dtype (float64 too), `bf16` halves it. What it returns belongs together in either. A batch
