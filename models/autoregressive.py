@@ -22,7 +22,7 @@ from .mixture import Mixture
 
 FEATURES = 5  # bond, angle, stiff torsion; sine and cosine of a rotatable dihedral
 PAIR_CHANNELS = 16
-SHELLS_NM, SHELL_WIDTH_NM = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.15), 0.15  # distances that pairs tell apart
+NEAREST_NM, FARTHEST_NM, SHELLS, SHELL_WIDTH_NM = 0.1, 1.15, 8, 0.15  # distances that pairs tell apart
 SMALL_NM = 0.05
 
 
@@ -54,7 +54,7 @@ class Autoregressive(nn.Module):
         c = config.channels
         self.proj_in = nn.Linear(FEATURES, c)
         self.current, self.following = nn.Linear(c, c, bias=False), nn.Linear(c, c)
-        self.pairs = nn.Linear(3 + len(SHELLS_NM), PAIR_CHANNELS)
+        self.pairs = nn.Linear(3 + SHELLS, PAIR_CHANNELS)
         self.layers = nn.ModuleList(
             PlainLayer(c, config.head_dim, EXPANSION, qk_norm=False) for _ in range(config.layers_per_block)
         )
@@ -111,7 +111,8 @@ class Autoregressive(nn.Module):
         axes = torch.stack([along, torch.linalg.cross(out, along), out], dim=-1) * atoms.present[..., 2, None, None]
         away = others[:, None] - p[:, :, None]
         distance = away.norm(dim=-1, keepdim=True)
-        shells = (distance - away.new_tensor(SHELLS_NM)) / SHELL_WIDTH_NM
+        centers = torch.linspace(NEAREST_NM, FARTHEST_NM, SHELLS, dtype=away.dtype, device=away.device)
+        shells = (distance - centers) / SHELL_WIDTH_NM
         direction = away @ axes / (distance + SMALL_NM)
         features: Tensor = gelu(self.pairs(torch.cat([direction, torch.exp(-shells.square())], dim=-1)))
         return features

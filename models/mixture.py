@@ -16,7 +16,7 @@ from torch import Tensor
 TURN = 2 * math.pi
 LOG_DEVIATION = (-5.0, 3.0)  # least and most on the line, in units of the coordinate's usual deviation
 LOG_DEVIATION_TURN = (-5.0, math.log(1.2))  # on the circle, rad: wider ones would need more images
-IMAGES = (-1, 0, 1)  # turns; at the widest, those beyond hold 2e-7 of the mass
+IMAGES = 1  # turns to either side; at the widest, those beyond hold 2e-7 of the mass
 HALVINGS = 10  # of the bracket of a quantile
 NEWTON_STEPS = {torch.float32: 4, torch.float64: 7}  # then, within it
 
@@ -99,7 +99,8 @@ class Mixture(NamedTuple):
         return v * sign
 
     def _images(self) -> Tensor:
-        return TURN * torch.tensor(IMAGES, dtype=self.mean.dtype, device=self.mean.device)
+        # Made on the device: a copy from the host cannot be part of a recorded graph.
+        return TURN * torch.arange(-IMAGES, IMAGES + 1, dtype=self.mean.dtype, device=self.mean.device)
 
 
 def _below(x: Tensor) -> Tensor:
