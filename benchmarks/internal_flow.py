@@ -59,9 +59,10 @@ def main() -> None:
     for sequence, peptide in peptides.items():
         shaken = peptide.positions + 0.002 * rng.standard_normal((o.batch, peptide.n_atoms, 3))
         # Rows of tables of their own, as in a batch of many peptides.
-        x, _ = collator([sequence] * o.batch, list(augment(shaken, SCALE_NM, rng)))
+        batch = collator([sequence] * o.batch, list(augment(shaken, SCALE_NM, rng)))
         rows = collator.tables.rows(torch.full((o.batch,), collator.index[sequence]))
-        trained = per_second(lambda x=x, rows=rows: learner.step(x, rows), o.batch, 2 * o.repeats)
+        batch = batch._replace(tables=rows)
+        trained = per_second(lambda batch=batch: learner.train_step([batch]), o.batch, 2 * o.repeats)
         c = flow.condition(peptide)
         drawn = [
             per_second(lambda p=p, c=c: flow.sample(c, o.draws, precision=p), o.draws, o.repeats)

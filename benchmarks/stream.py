@@ -160,11 +160,11 @@ def main() -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         data = inspect_data(DataConfig(scale_nm=0.35, inspected_shards=1), str(folder))
         collator = Collator(Flow(MODEL, 0.35), {p.sequence: p for p in data.peptides})
-        content = read_shard(data.shards[0], data.n_atoms)
+        content = read_shard(data.shards[0], ray.get(data.known).n_atoms)
         columns = folder / "0000.parquet"
         write_columns(columns, content, "")
         raw, raw_columns = (
-            max(alone(partial(read, path, data.n_atoms)) for _ in range(3))
+            max(alone(partial(read, path, ray.get(data.known).n_atoms)) for _ in range(3))
             for read, path in ((read_shard, data.shards[0]), (read_columns, str(columns)))
         )
         mean = np.mean([len(frame.positions) for frame in content.frames])

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boltzray.data.bucketing import Microbatch, cut, gather
-from boltzray.data.collate import Collator
+from boltzray.data.collate import CollatedBatch, Collator
 from boltzray.models import Flow, FlowConfig, layers
 from boltzray.models.augment import augment
 from boltzray.models.tables import PeptideTables
@@ -68,14 +68,15 @@ def dense_attention(sizes: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]
     return attention
 
 
-def padded(x: Tensor, tables: PeptideTables, n_blocks: int) -> tuple[Tensor, PeptideTables]:
+def padded(batch: CollatedBatch, n_blocks: int) -> CollatedBatch:
     """The batch with every row as long as the longest peptide there could be."""
+    x, tables = batch.x, batch.tables
     extra = LONGEST - x.shape[1]
     tail = torch.arange(x.shape[1], LONGEST).expand(n_blocks, len(tables.n_atoms), -1)
     encodings = {k: F.pad(getattr(tables, k), (0, extra)) for k in ("atom_type", "aa_type", "aa_pos")}
     orderings = torch.cat([tables.orderings, tail], dim=-1)
     rows = PeptideTables(**encodings, seq_len=tables.seq_len, n_atoms=tables.n_atoms, orderings=orderings)
-    return F.pad(x, (0, 0, 0, extra)), rows
+    return batch._replace(x=F.pad(x, (0, 0, 0, extra)), tables=rows)
 
 
 def product_rate(device: torch.device, channels: int) -> tuple[float, str]:
@@ -122,13 +123,14 @@ def main() -> None:
     sizes = np.array([len(x) for x in frames])
     starts, values = np.concatenate([[0], np.cumsum(3 * sizes)[:-1]]), np.concatenate([x.ravel() for x in frames])
 
-    def batches(rows: list[np.ndarray]) -> list[tuple[Tensor, PeptideTables]]:
-        parts: list[Microbatch] = gather(rows, chosen, sizes, starts, values)
+    def batches(rows: list[np.ndarray]) -> list[CollatedBatch]:
+        unknown = np.full(len(frames), np.nan, np.float32)
+        parts: list[Microbatch] = gather(rows, chosen, sizes, starts, values, unknown)
         return [collator.batch(part) for part in parts]
 
     plain = batches(np.split(np.arange(len(frames)), arguments.steps))
     variants = {
-        "padded to 178, dense mask": [padded(*batch, config.blocks) for batch in plain],
+        "padded to 178, dense mask": [padded(batch, config.blocks) for batch in plain],
         "padded to the batch's longest": plain,
         "buckets, frames even": batches(cut(sizes, arguments.steps, "frames", 1, rng)),
         "buckets, atoms even": batches(cut(sizes, arguments.steps, "atoms", 1, rng)),
@@ -147,7 +149,7 @@ def main() -> None:
     for name, items in variants.items():
         total = 0.0
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            for x, tables in items:
+            for x, tables, *_ in items:
                 attend(name, tables)
                 log_q = learner.model(x.to(device), tables.to(device))
                 total -= float(log_q.sum())
@@ -155,9 +157,9 @@ def main() -> None:
     for _ in range(arguments.repeats + arguments.compile):
         for name, items in variants.items():
             start = clock()
-            for x, tables in items:
-                attend(name, tables)
-                statistics = learner.step(x, tables)
+            for batch in items:
+                attend(name, batch.tables)
+                statistics = learner.train_step([batch])
             float(statistics["loss"])  # waits for the device
             seconds[name].append(clock() - start)
             print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)

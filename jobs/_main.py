@@ -1,9 +1,12 @@
 """Run a job from the command line: Hydra composes, the configuration is typed, errors are one line."""
 
 import codecs
+import errno
 import locale
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from contextlib import suppress
 from functools import partial
@@ -52,12 +55,25 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
             with suppress(OSError):  # the terminal is closed
                 print(f"\n{STOPPED}", file=sys.stderr, flush=True)
             raise SystemExit(exit_code()) from None
-        if not isinstance(error, ERRORS):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            line = _disk_full(error)
+        elif isinstance(error, ERRORS):
+            line = _one_line(error)
+        else:
             raise
         if os.environ.get("BOLTZRAY_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _disk_full(error: OSError) -> str:
+    """Which disks have how much space: the error of a write names no file."""
+    folders = [Path(os.environ.get("BOLTZRAY_HOME") or Path.cwd()), Path(tempfile.gettempdir())]
+    if error.filename:
+        folders.insert(0, Path(error.filename).parent)
+    free = ", ".join(f"{shutil.disk_usage(f).free / 1e6:.0f} MB in {f}" for f in dict.fromkeys(folders) if f.is_dir())
+    return f"no space is left on a disk (free: {free}): free some and give the same command again, which goes on"
 
 
 def _use_utf8() -> None:

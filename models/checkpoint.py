@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from boltzray.molecules.sequences import n_residues
-from boltzray.molecules.storage import replacing
+from boltzray.molecules.storage import replacing, sha256
 from boltzray.molecules.zmatrix import knows_geometry
 
-from .description import Description, check_scale, parse, sha256, to_json
+from .description import Description, check_scale, parse, to_json
 from .flow import Flow
 from .hub import locate
 from .pth import load_public

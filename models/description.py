@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from boltzray.molecules.storage import sha256
+
 from .config import FlowConfig
 
 FORMAT_VERSION = 1
@@ -15,7 +17,10 @@ SCALES_NM = (0.01, 10.0)  # of one atom's vibration, and of a large protein: a s
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Contents of flow.json. `weights_sha256`: of the weights' file; earlier versions did not write it."""
+    """Contents of flow.json.
+
+    `weights_sha256`: of the weights' file; `sha256`: of all else here. Earlier versions did not write them.
+    """
 
     format: int
     config: dict[str, Any]
@@ -24,6 +29,7 @@ class Description:
     geometry: str | None = None
     weights_sha256: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
 
     def flow_config(self) -> FlowConfig:
         """The configuration. Raises: ValueError for one that no flow can have."""
@@ -53,6 +59,8 @@ def parse(text: str | bytes) -> Description:
         raise ValueError(f"it has format {values.get('format')!r}, this version reads {FORMAT_VERSION}")
     found = _checked(Description, values, "")
     check_scale(found.scale_nm)
+    if found.sha256 and found.sha256 != _sum(values):
+        raise ValueError("it is not what was written there: restore it, or, after an edit, delete its sha256")
     return found
 
 
@@ -81,13 +89,13 @@ def to_json(
         "weights_sha256": sha256(weights),
         "provenance": dict(provenance),
     }
-    return json.dumps(values, indent=1)
+    return json.dumps(values | {"sha256": _sum(values)}, indent=1)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of all values but itself, in whatever order and layout."""
+    others = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:

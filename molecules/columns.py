@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .distance_limits import DistanceLimits
 from .storage import join, list_files, read_bytes, replacing
-from .tars import Problem, ShardContent, add_frame, quoted, read_shard
+from .tars import Problem, ShardContent, add_frame, changed_bytes, quoted, read_shard
 
 COLUMNS = "columnar"
 PREPARED = "prepared.json"
+IMPLAUSIBLE = "a bond or an angle that is torn or crushed"
 _SCHEMA = pa.schema(
     {"key": pa.string(), "sequence": pa.dictionary(pa.int32(), pa.string()), "positions": pa.large_binary()}
 )
@@ -52,12 +54,14 @@ def source_of(path: Path) -> str:
         return ""
 
 
-def read_columns(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
+def read_columns(path: str | Path, n_atoms: Mapping[str, int], sha256: str = "") -> ShardContent:
     """The frames of a shard of columns, checked as those of a tar are, and the problems that its tar had.
 
     Raises: OSError when the file cannot be opened; never for what is in it.
     """
     name, data = str(path).rsplit("/", 1)[-1], read_bytes(path)
+    if changed := changed_bytes(name, data, sha256):
+        return ShardContent([], [changed])
     try:
         table = pq.read_table(pa.BufferReader(data), columns=["key", "positions"])
         lines = json.loads((table.schema.metadata or {})[b"problems"])
@@ -79,9 +83,38 @@ def read_columns(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
     return content
 
 
-def read_frames(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
-    """The frames of a shard of either kind: see `read_shard` and `read_columns`."""
-    return read_columns(path, n_atoms) if str(path).endswith(".parquet") else read_shard(path, n_atoms)
+def read_frames(
+    path: str | Path, n_atoms: Mapping[str, int], limits: Mapping[str, DistanceLimits] | None = None, sha256: str = ""
+) -> ShardContent:
+    """The plausible frames of a shard of either kind: see `read_shard`, `read_columns` and `leave_out`.
+
+    `sha256`: of its bytes, where that is known and is to be checked.
+    """
+    read = read_columns if str(path).endswith(".parquet") else read_shard
+    return leave_out(read(path, n_atoms, sha256), str(path).rsplit("/", 1)[-1], limits or {})
+
+
+def leave_out(content: ShardContent, shard: str, limits: Mapping[str, DistanceLimits]) -> ShardContent:
+    """Leave out frames whose name was there before, and those with distances beyond the limits of their peptide."""
+    rows: dict[str, list[int]] = {}
+    for row, frame in enumerate(content.frames):
+        if frame.sequence in limits:
+            rows.setdefault(frame.sequence, []).append(row)
+    reasons: dict[int, str] = {}
+    for sequence, own in rows.items():
+        broken = limits[sequence].broken(np.stack([content.frames[row].positions for row in own]))
+        reasons |= {own[i]: IMPLAUSIBLE for i in np.flatnonzero(broken)}
+    if len({frame.key for frame in content.frames}) < len(content.frames):
+        seen: set[str] = set()
+        for row, frame in enumerate(content.frames):
+            if frame.key in seen:
+                reasons.setdefault(row, "given twice")
+            seen.add(frame.key)
+    if not reasons:
+        return content
+    problems = [Problem(shard, quoted(content.frames[row].key), reasons[row]) for row in sorted(reasons)]
+    kept = [frame for row, frame in enumerate(content.frames) if row not in reasons]
+    return ShardContent(kept, content.problems + problems)
 
 
 def read_prepared(data_dir: str | Path) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from .bonds import check_structure
 from .file_residue import FileResidue, pdb_lines
 from .kinds import ACID_HYDROGENS, POINTER
 from .residues import CAPS, expected_atoms
 from .stereo import exchange, exchangeable
 from .structure_file import StructureFile
 
-_BRIDGE = 0.25  # nm between the sulphurs of a disulphide
+_BRIDGE = 0.3  # nm between the sulphurs of a disulphide: OpenMM bonds those that are nearer
 
 
 def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarray, list[str]]:
@@ -47,6 +48,10 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
         hydrogens_missing += len(missing) - len(heavy)
     pdb = app.PDBFile(io.StringIO("\n".join(pdb_lines(residues)) + "\n"))
     topology, positions = pdb.topology, pdb.positions
+    if found.has_coordinates:
+        check_structure(_nm(positions), topology, source)
+    elif heavy_missing or hydrogens_missing:
+        raise ValueError(f"{source} has no coordinates, and lacks atoms: give all atoms, or coordinates to add them to")
     if heavy_missing:
         topology, positions = _add_heavy(residues)
         listed = ", ".join(heavy_missing[:6]) + (" …" if len(heavy_missing) > 6 else "")
@@ -59,7 +64,13 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
         count = "1 hydrogen was" if hydrogens_missing == 1 else f"{hydrogens_missing} hydrogens were"
         count = count if with_hydrogens else "all hydrogens were"
         notes.append(f"{count} missing and added (charged ends, HIS as HIE)")
-    return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64), notes
+    if notes:
+        check_structure(_nm(positions), topology, source)
+    return topology, _nm(positions), notes
+
+
+def _nm(positions: unit.Quantity) -> np.ndarray:
+    return np.array(positions.value_in_unit(unit.nanometer), np.float64)
 
 
 def _check_bridges(residues: Sequence[FileResidue], source: str) -> None:

@@ -21,6 +21,7 @@ from .runs import (
     Progress,
     State,
     chunk_path,
+    load_start,
     load_state,
     path_before,
     record,
@@ -58,7 +59,7 @@ def simulate(
     core = current_core() if core is None else core
     if first == 0 and not warmup_path(directory).exists():
         with pinned(core), _divergence_named("the warm-up", config):
-            state = _warm_up(system, peptide.positions, config, seed)
+            state = _warm_up(system, load_start(directory) if config.start else peptide.positions, config, seed)
         save_state(warmup_path(directory), state)
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         started = time.perf_counter()
@@ -77,17 +78,20 @@ def minimised(peptide: "Peptide", config: MDConfig) -> npt.NDArray[np.float64]:
         return _minimise(context, peptide.positions)
 
 
-def _minimise(context: openmm.Context, positions_nm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _minimise(context: openmm.Context, positions_nm: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     context.setPositions(positions_nm)
     openmm.LocalEnergyMinimizer.minimize(context)
     positions: npt.NDArray[np.float64] = context.getState(positions=True).getPositions(asNumpy=True)._value
     return positions
 
 
-def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.float64], config: MDConfig, seed: int) -> State:
-    """Minimise, draw velocities, equilibrate: one frame."""
+def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.floating], config: MDConfig, seed: int) -> State:
+    """Minimise, unless the start is a flow's draw, draw velocities, equilibrate: one frame."""
     context, velocity_seed = langevin_context(system, config, (0,), seed)
-    _minimise(context, positions_nm)
+    if config.start:
+        context.setPositions(positions_nm.astype(np.float64))
+    else:
+        _minimise(context, positions_nm)
     context.setVelocitiesToTemperature(config.temperature_k, velocity_seed)
     if config.hot_steps:
         context.getIntegrator().setTemperature(config.hot_temperature_k)

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .constants import COVALENT_NM
+from .bonds import LONG, SHORT, bonds_of
 from .frame_file import FrameFile
-from .frame_statistics import Array, bond_lengths, in_chunks, repeated, rounded, vibrations
+from .frame_statistics import bond_lengths, in_chunks, repeated, rounded, vibrations
 from .observables import chiral_centres, chirality_signs
 from .peptide import Peptide
 from .periodic import make_whole
 from .stereo import atom_map
 
 MAX_BAD_FRACTION = 0.1  # of a file's frames that may be left out: more is a fault of the file
-SHORT, LONG = 0.6, 1.5  # of the sum of radii: C=O has 0.87, and heat adds a few per cent
 ALIKE = (0.7, 1.4)  # the same, for lengths that are divided by their common factor
 LOOKED_AT = 5  # frames, for the names of prochiral atoms
 APART_NM = 1.0  # atoms of a bond over the edge of a box are further apart: no box is smaller
@@ -46,7 +45,7 @@ class _Frames:
         self.total = len(found.positions)
         self.notes: list[str] = []
         self.left_out: dict[str, int] = {}
-        self.bonds, self.usual = _bonds(peptide)
+        self.bonds, self.usual = bonds_of(peptide.topology)
 
     def leave_out(self, bad: NDArray[np.bool_], reason: str, hint: str) -> None:
         """Drop frames, and note it. Raises: ValueError when they are too many."""
@@ -221,11 +220,3 @@ def _exchange_prochiral(frames: _Frames) -> None:
             f"equivalent atoms have each other's names in {frames.pdb}, and were exchanged: {', '.join(names[:4])}"
             f"{' and others' if len(names) > 4 else ''}"
         )
-
-
-def _bonds(peptide: Peptide) -> tuple[NDArray[np.int64], Array]:
-    """Bonds (B, 2), and their usual lengths (B,) in nm."""
-    atoms = list(peptide.topology.atoms())
-    bonds = np.array([sorted((a.index, b.index)) for a, b in peptide.topology.bonds()], np.int64)
-    radius = np.array([COVALENT_NM.get(atom.element.symbol, 0.1) for atom in atoms])
-    return bonds, radius[bonds].sum(axis=1)

@@ -162,8 +162,6 @@ def _assemble(
 ) -> Peptide:
     """Check handedness, and attach encodings and orderings."""
     residues = list(topology.residues())
-    if len(residues) < 2:
-        raise ValueError(f"{source} has {len(residues)} residue(s): give a peptide of at least two")
     names = [residue.name for residue in residues]
     covered = all(name in tables.ONE_LETTER for name in names)
     for residue in residues:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openmm.app import Topology
 
-from .constants import COVALENT_NM
+from .bonds import bonds_of
 from .observables import Tica
 from .peptide import Peptide
 from .references import ReferenceTrajectory
@@ -75,16 +75,15 @@ def check_bonds(positions_nm: NDArray[np.floating], topology: Topology) -> None:
 
     Raises: ValueError naming the bond that is farthest from what its elements have.
     """
-    bonds = list(topology.bonds())
-    first, second = (np.array([bond[k].index for bond in bonds]) for k in (0, 1))
+    bonds, usual = bonds_of(topology)
     chosen = np.linspace(0, len(positions_nm) - 1, min(CHECKED_FRAMES, len(positions_nm))).astype(int)
     frames = positions_nm[chosen].astype(np.float64)
-    lengths = np.linalg.norm(frames[:, first] - frames[:, second], axis=-1).mean(0)
-    usual = np.array([sum(COVALENT_NM.get(atom.element.symbol, 0.1) for atom in bond[:2]) for bond in bonds])
+    lengths = np.linalg.norm(frames[:, bonds[:, 0]] - frames[:, bonds[:, 1]], axis=-1).mean(0)
     off = np.abs(lengths / usual - 1)
     worst = int(off.argmax())
     if not off[worst] <= BOND_TOLERANCE:
-        one, two = (f"{atom.residue.name}{atom.residue.index + 1}-{atom.name}" for atom in bonds[worst][:2])
+        atoms = list(topology.atoms())
+        one, two = (f"{a.residue.name}{a.residue.index + 1}-{a.name}" for a in (atoms[i] for i in bonds[worst]))
         raise ValueError(
             f"its bonds are not those of the peptide ({one} to {two}: {lengths[worst]:.3f} nm on average, "
             f"{usual[worst]:.3f} is usual): its atoms are in another order, or not in nm"

@@ -1,6 +1,5 @@
 """The file `SEQ_reference.json` beside a reference trajectory: how it was made, and whether it has converged."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .convergence import MIN_RUNS, StateEstimate, estimate_states, kish
-from .storage import replacing
+from .storage import replacing, sha256
 from .torsion_states import HasStates, occupied, states_of
 
 MAX_R_HAT, MIN_EFFECTIVE_FRAMES = 1.05, 100.0
@@ -76,7 +75,7 @@ class ReferenceRecord:
 
     def is_of(self, npz: Path) -> bool:
         """Return True if this is the trajectory that the record was written for."""
-        return _sha256(npz) == self.npz_sha256
+        return sha256(npz) == self.npz_sha256
 
     def write(self, npz: Path) -> None:
         """Write the record beside a trajectory, whole or not at all."""
@@ -159,7 +158,7 @@ def record_of(
         converged=not reasons,
         reasons=tuple(reasons),
         versions=_versions(),
-        npz_sha256=_sha256(npz),
+        npz_sha256=sha256(npz),
     )
 
 
@@ -239,11 +238,6 @@ def _made(kind: Any, values: Mapping[str, Any]) -> Any:
             value = tuple(math.nan if x is None else convert(x) for x in value)
         found[one.name] = value
     return kind(**found)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

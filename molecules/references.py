@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +17,7 @@ from .forcefield import DEFAULT_FORCEFIELD
 from .independent_runs import checked_run_lengths, run_lengths_at
 from .observables import Tica
 from .sequences import n_residues
-from .storage import replacing
+from .storage import BAD_ARCHIVE, replacing
 from .subsample import checked_log_weights, normalised_weights, systematic_rows, weighted_subsample
 
 SPLITS = ("train", "val", "test")
@@ -150,16 +148,7 @@ def load_reference(path: str | Path | IO[bytes]) -> ReferenceTrajectory:
             lengths = archive["run_lengths"] if "run_lengths" in archive else np.array([], dtype=np.int64)
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        IndexError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except BAD_ARCHIVE as error:
         raise ValueError(f"{path} is not a reference trajectory ({error}); it needs 'positions' (T, N, 3)") from None
     if positions.ndim != 3 or positions.shape[2] != 3:
         raise ValueError(f"{path}: positions have shape {positions.shape}, expected (T, N, 3)")

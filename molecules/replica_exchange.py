@@ -5,7 +5,6 @@ that moves through the rungs; walker w starts on rung w.
 """
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .runs import MDConfig, chunk_path, run_name
-from .storage import replacing
+from .storage import BAD_ARCHIVE, replacing
 
 METHOD = "replica exchange"
 MAX_RUNGS = 128
@@ -130,7 +129,7 @@ def load_chunk(path: Path) -> LadderChunk:
     try:
         with np.load(path) as arrays:
             return LadderChunk(*(arrays[name] for name in ("positions", "velocities", "energy_kT", "walkers")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BAD_ARCHIVE as error:
         raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .forcefield import DEFAULT_FORCEFIELD, check_forcefield
-from .storage import replacing
+from .storage import BAD_ARCHIVE, replacing
 
 if TYPE_CHECKING:
     from .peptide import Peptide
@@ -22,7 +21,10 @@ Frames = npt.NDArray[np.float32]
 State = tuple[Frames, Frames]  # positions nm, velocities nm/ps
 
 # Of runs from before these could be chosen.
-_EARLIER = {"engine": "openmm", "hot_ps": 0.0, "hot_temperature_k": 600.0, "hydrogen_mass_da": None}
+_EARLIER = {
+    "engine": "openmm", "hot_ps": 0.0, "hot_temperature_k": 600.0, "hydrogen_mass_da": None, "start": "",
+    "start_draws": 128,
+}  # fmt: skip
 MAX_HYDROGEN_DA = 4.0  # leaves the carbon of a methyl 3 Da
 
 
@@ -30,7 +32,8 @@ MAX_HYDROGEN_DA = 4.0  # leaves the carbon of a methyl 3 Da
 class MDConfig:
     """Langevin dynamics (LangevinMiddle), a frame every `interval_ps`. Defaults: published training runs.
 
-    All replicas start from one minimised structure. `hot_ps` at `hot_temperature_k` before the warm-up lets them part.
+    All replicas start from one minimised structure, and `hot_ps` at `hot_temperature_k` before the warm-up lets them
+    part; or each starts from one of `start_draws` of its own of the flow `start`, a checkpoint, chosen by weight.
     `hydrogen_mass_da` (3, say) slows the fastest vibrations for steps of 2 fs: averages of positions do not depend on
     masses, the kinetics does.
     """
@@ -45,6 +48,8 @@ class MDConfig:
     frames_per_chunk: int = 100
     forcefield: str = DEFAULT_FORCEFIELD
     hydrogen_mass_da: float | None = None
+    start: str = ""
+    start_draws: int = 128
 
     def __post_init__(self) -> None:
         check_forcefield(self.forcefield)
@@ -56,8 +61,9 @@ class MDConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: give zero or a positive number")
         if self.hydrogen_mass_da is not None and not 1.0 <= self.hydrogen_mass_da <= MAX_HYDROGEN_DA:
             raise ValueError(f"hydrogen_mass_da={self.hydrogen_mass_da}: give 1 to {MAX_HYDROGEN_DA:g}, or null")
-        if self.frames_per_chunk < 1:
-            raise ValueError(f"frames_per_chunk={self.frames_per_chunk}: give at least 1")
+        for name in ("frames_per_chunk", "start_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
         if self.steps_per_frame < 1 or not np.isclose(self.steps_per_frame * self.timestep_fs, self.interval_ps * 1000):
             raise ValueError(
                 f"interval_ps={self.interval_ps} is not a whole number of steps of {self.timestep_fs} fs: "
@@ -180,6 +186,28 @@ def warmup_path(directory: Path) -> Path:
     return directory / "warmup.npz"
 
 
+def start_path(directory: Path) -> Path:
+    """Path of the positions (N, 3) in nm that the warm-up starts from, of a run that starts from a flow's draws."""
+    return directory / "start.npy"
+
+
+def load_start(directory: Path) -> Frames:
+    """Positions (N, 3) in nm at `start_path`. Raises: ValueError if the file is missing or damaged."""
+    path = start_path(directory)
+    try:
+        positions: Frames = np.load(path)
+        return positions
+    except BAD_ARCHIVE as error:
+        raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
+
+
+def save_start(directory: Path, positions_nm: Frames) -> None:
+    """Write positions (N, 3) in nm at `start_path`, whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with replacing(start_path(directory)) as temporary, temporary.open("wb") as file:
+        np.save(file, positions_nm)
+
+
 def path_before(directory: Path, index: int) -> Path:
     """The file with whose last frame chunk `index` starts."""
     return chunk_path(directory, index - 1) if index else warmup_path(directory)
@@ -190,7 +218,7 @@ def load_state(path: Path) -> State:
     try:
         with np.load(path) as arrays:
             return arrays["positions"], arrays["velocities"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BAD_ARCHIVE as error:
         raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
 
 

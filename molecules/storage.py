@@ -1,7 +1,13 @@
 """Files of a data folder, on this machine or behind a URL that fsspec knows (hf://, s3://, gs://, memory://)."""
 
+import hashlib
+import json
 import os
+import shutil
+import struct
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +71,72 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+# What reading an archive of arrays raises where it is damaged: a flipped bit makes it encrypted, or enormous.
+BAD_ARCHIVE = (
+    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, MemoryError, RuntimeError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+class DamagedFile(ValueError):
+    """A file that is not what was written: cut off, changed, or another one's."""
+
+
+@contextmanager
+def sealing(path: Path) -> Iterator[Path]:
+    """As `replacing`, and leave a seal beside the file by which `check_seal` tells whether it is still the same."""
+    with replacing(path) as temporary:
+        yield temporary
+        before = _seal(path).read_text().split()[:1] if _seal(path).exists() else []
+        sums = [sha256(temporary), *before]  # of a file that a crash leaves as it was, the second holds
+        with replacing(_seal(path)) as beside:
+            beside.write_text("\n".join(sums) + "\n")
+
+
+def seal(path: Path) -> None:
+    """Seal a file that is there, and is complete."""
+    with replacing(_seal(path)) as temporary:
+        temporary.write_text(sha256(path) + "\n")
+
+
+def check_seal(path: Path) -> None:
+    """Compare a file with its seal. One without a seal is of an earlier version, and passes.
+
+    Raises: DamagedFile if it is not what was written; FileNotFoundError.
+    """
+    if _seal(path).exists() and sha256(path) not in _seal(path).read_text().split():
+        raise DamagedFile(f"{path} is damaged: it is not what was written there")
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file, whose seal is checked if it has one. Raises: DamagedFile, FileNotFoundError."""
+    check_seal(path)
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged: it holds no JSON ({error})") from None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that it is made again. Returns its new name."""
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    path.replace(aside)
+    _seal(path).unlink(missing_ok=True)
+    return aside
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 def _open(url: str) -> tuple[Any, str]:

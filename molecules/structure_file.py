@@ -14,11 +14,12 @@ from scipy.spatial import cKDTree
 from .file_residue import FileResidue, rename_heavy, rename_hydrogens
 from .kinds import POINTER, is_modified, refuse_residue
 from .residues import CAPS, ONE_LETTER
-from .structure_text import parse_structure
+from .structure_text import HIGHEST, LOWEST, parse_structure
 
 STANDARD_NAMES = {"HIE": "HIS", "HSE": "HIS", "HISE": "HIS", "HISB": "HIS", "NMA": "NME"}  # other states are refused
 _WATER = {"HOH", "WAT", "H2O", "SOL", "TIP", "TIP3", "TP3", "TIP4", "TIP5", "TIP3P", "SPC", "DOD", "OPC", "T3P", "T4P"}
 _METALS = {"ZN", "FE", "CU", "NI", "CO", "MN", "CD", "HG", "PT", "AU", "AG", "PB", "RU", "PD", "MO", "W"}
+MAX_RESIDUE_ATOMS = 99
 _BONDED, _BONDED_METAL = 0.19, 0.28  # nm between heavy atoms: less is a bond; water comes no closer than 0.25
 
 
@@ -26,12 +27,13 @@ _BONDED, _BONDED_METAL = 0.19, 0.28  # nm between heavy atoms: less is a bond; w
 class StructureFile:
     """One peptide of a file, its atoms in the order of the file. `notes`: what was left out or chosen.
 
-    `n_atoms`: of the file's first model, with solvent and all locations.
+    `n_atoms`: of the file's first model, with solvent and all locations. `has_coordinates`: else all are at one point.
     """
 
     residues: list[FileResidue]
     notes: list[str]
     n_atoms: int
+    has_coordinates: bool
 
 
 def read_structure(content: bytes, source: str) -> StructureFile:
@@ -44,6 +46,8 @@ def read_structure(content: bytes, source: str) -> StructureFile:
     if len(structure) > 1:
         notes.append(f"the first of {len(structure)} models was taken")
     found = _residues_of(structure[0], long_names, notes)
+    if not all(LOWEST / 10 < np.min(r.positions) <= np.max(r.positions) < HIGHEST / 10 for r in found):
+        raise ValueError(f"{source} has coordinates that are not finite, or huge: repair them")
     peptide = [r for r in found if not _is_solvent(r)]
     left_out = [r for r in found if _is_solvent(r)]
     if not peptide:
@@ -51,12 +55,15 @@ def read_structure(content: bytes, source: str) -> StructureFile:
     for residue in peptide:
         if residue.name not in ONE_LETTER and residue.name not in CAPS:
             refuse_residue(residue.name, f"{residue} of {source}")
+        _check_atoms(residue, source)
     if left_out:
         _check_apart(peptide, left_out, source)
         kinds = ", ".join(sorted({r.name for r in left_out}))
         count = "1 molecule" if len(left_out) == 1 else f"{len(left_out)} molecules"
         notes.append(f"{count} of solvent or ions {'was' if len(left_out) == 1 else 'were'} left out ({kinds})")
     _check_chains(peptide, source)
+    if len(peptide) < 2:
+        raise ValueError(f"{source} has {len(peptide)} residue(s): give a peptide of at least two")
     has_coordinates = bool(np.ptp(np.concatenate([np.array(r.positions) for r in peptide])))
     if has_coordinates:  # a file without any is as good as another to sample from
         _check_geometry(peptide, source)
@@ -67,7 +74,7 @@ def read_structure(content: bytes, source: str) -> StructureFile:
         loose += _drop(residue, residue.hydrogens().get("", [])) if has_coordinates else 0
     if loose:
         notes.append(f"{loose} hydrogens are on no atom, and were placed anew")
-    return StructureFile(peptide, notes, sum(len(one) for chain in structure[0] for one in chain))
+    return StructureFile(peptide, notes, structure[0].count_atom_sites(), has_coordinates)
 
 
 def _residues_of(model: gemmi.Model, long_names: dict[str, str], notes: list[str]) -> list[FileResidue]:
@@ -81,11 +88,13 @@ def _residues_of(model: gemmi.Model, long_names: dict[str, str], notes: list[str
             name = _standard(long_names.get(name, name))
             found = FileResidue(name, str(one.seqid), f"{chain.name or 'A'}{number}")
             best: dict[str, float] = {}
+            taken: set[str] = set()
             for atom in one:
                 best[atom.name] = max(best.get(atom.name, -1.0), atom.occ)
             for atom in one:
-                if atom.has_altloc() and (atom.name in found.names or atom.occ < best[atom.name]):
+                if atom.has_altloc() and (atom.name in taken or atom.occ < best[atom.name]):
                     continue
+                taken.add(atom.name)
                 found.names.append(atom.name.strip().upper())
                 found.elements.append("H" if atom.is_hydrogen() else atom.element.name.upper())
                 found.positions.append(np.array(atom.pos.tolist()) / 10)
@@ -108,13 +117,15 @@ def _residues_of(model: gemmi.Model, long_names: dict[str, str], notes: list[str
 
 def _one_of_each_place(chain: gemmi.Chain) -> Iterator[gemmi.Residue]:
     """Residues of a chain; of two kinds at one place, as alternate locations, the more occupied one."""
-    places: dict[str, list[gemmi.Residue]] = {}
-    for one in chain:
-        places.setdefault(str(one.seqid), []).append(one)
-    for one in chain:
-        here = [other for other in places[str(one.seqid)] if all(atom.has_altloc() for atom in other)]
-        if len(here) < 2 or one is max(here, key=lambda other: max(atom.occ for atom in other)) or one not in here:
-            yield one
+    places: dict[str, list[int]] = {}
+    residues = list(chain)
+    for i, one in enumerate(residues):
+        if all(atom.has_altloc() for atom in one):
+            places.setdefault(str(one.seqid), []).append(i)
+    left_out: set[int] = set()
+    for here in places.values():
+        left_out |= set(here) - {max(here, key=lambda i: max(atom.occ for atom in residues[i]))}
+    yield from (one for i, one in enumerate(residues) if i not in left_out)
 
 
 def _standard(name: str) -> str:
@@ -162,6 +173,21 @@ def _is_solvent(residue: FileResidue) -> bool:
     return kind in (gemmi.ResidueKind.HOH, gemmi.ResidueKind.BUF) and "CA" not in residue.names
 
 
+def _check_atoms(residue: FileResidue, source: str) -> None:
+    """Take elements from names, which begin with theirs. Raises: ValueError for those that contradict, and for many.
+
+    Programs that know no names write the first two letters of one (CA) as its element, or none.
+    """
+    if len(residue.names) > MAX_RESIDUE_ATOMS:
+        raise ValueError(f"{residue} of {source} has {len(residue.names)} atoms, more than any: give each atom once")
+    for i, (name, element) in enumerate(zip(residue.names, residue.elements, strict=True)):
+        letters = name.lstrip("0123456789'\"*")[:2]
+        if element in ("X", letters):
+            residue.elements[i] = letters[:1]
+        elif element != letters[:1] and (element, letters[:1]) != ("H", "D"):
+            raise ValueError(f"{residue} of {source} has atom {name} of element {element}: correct the file's elements")
+
+
 def _check_chains(peptide: Sequence[FileResidue], source: str) -> None:
     chains: dict[str, list[FileResidue]] = {}
     for residue in peptide:
@@ -176,16 +202,12 @@ def _check_apart(peptide: Sequence[FileResidue], left_out: Sequence[FileResidue]
     """Raises: ValueError where what would be left out is bonded to the peptide."""
     owners = [residue for residue in peptide for element in residue.elements if element != "H"]
     heavy = [xyz for r in peptide for xyz, element in zip(r.positions, r.elements, strict=True) if element != "H"]
-    tree = cKDTree(np.array(heavy))
-    for residue in left_out:
-        for element, xyz in zip(residue.elements, residue.positions, strict=True):
-            if element == "H":
-                continue
-            distance, nearest = tree.query(xyz)
-            if 0 < distance < (_BONDED_METAL if element in _METALS else _BONDED):
-                raise ValueError(
-                    f"{residue} of {source} is bonded to {owners[nearest]} ({10 * distance:.1f} Å): {POINTER}"
-                )
+    others = [(r, element) for r in left_out for element in r.elements]
+    tree = cKDTree(np.array(heavy).reshape(-1, 3))
+    distances, nearest = tree.query(np.array([xyz for r in left_out for xyz in r.positions]))
+    for (residue, element), distance, i in zip(others, distances, nearest, strict=True):
+        if element != "H" and 0 < distance < (_BONDED_METAL if element in _METALS else _BONDED):
+            raise ValueError(f"{residue} of {source} is bonded to {owners[i]} ({10 * distance:.1f} Å): {POINTER}")
 
 
 def _check_geometry(peptide: Sequence[FileResidue], source: str) -> None:

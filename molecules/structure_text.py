@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gemmi
-import numpy as np
 
-MAX_BYTES = 200_000_000
+MAX_BYTES = 100_000_000  # unpacked: 99,999 atoms have 8 MB in PDB format
+LOWEST, HIGHEST = -999, 9999  # Å: coordinates that the columns of a PDB file hold
 MAX_ATOMS = 99_999  # with solvent; what the serial numbers of a PDB file count to
+_TOO_MANY = f"{{}} has more than {MAX_ATOMS} atoms: give one peptide, and its solvent"
 
 
 class ParsedFile(NamedTuple):
@@ -50,6 +51,8 @@ def parse_structure(content: bytes, source: str) -> ParsedFile:
         raise ValueError(f"{source} is no readable PDB or mmCIF file ({' '.join(str(error).split())})") from error
     if not len(structure) or not any(len(chain) for chain in structure[0]):
         raise ValueError(f"{source} has no ATOM lines: give a PDB or mmCIF file with the atoms of one peptide")
+    if structure[0].count_atom_sites() > MAX_ATOMS:
+        raise ValueError(_TOO_MANY.format(source))
     return ParsedFile(structure, long_names)
 
 
@@ -80,21 +83,22 @@ def _pdb_lines(text: str, source: str) -> tuple[str, dict[str, str]]:
     digits stands for each.
     """
     kept: list[str] = []
-    long_names: dict[str, str] = {}
+    short_names: dict[str, str] = {}
     serial = 0
     for line in text.splitlines():
         record = line[:6].upper()
         if record.startswith(("ATOM", "HETATM")):
             line = line if line[:6] == record else line.upper()
+            if not line.isascii():  # columns are bytes to gemmi
+                line = line.encode("ascii", "replace").decode()
             _check_coordinates(line, source)
             serial += 1
             if serial > MAX_ATOMS:
-                raise ValueError(f"{source} has more than {MAX_ATOMS} atoms: give one peptide, and its solvent")
+                raise ValueError(_TOO_MANY.format(source))
             if line[20] != " ":
-                name = line[17:21].strip()
-                known = {long: short for short, long in long_names.items()}
-                short = known.get(name, f"{len(long_names):03d}")
-                long_names[short] = name
+                short = short_names.setdefault(line[17:21].strip(), f"{len(short_names):03d}")
+                if len(short) > 3:
+                    raise ValueError(f"{source} has more than 1000 names of residues: check columns 18 to 21")
                 line = f"{line[:17]}{short} {line[21:]}"
             kept.append(f"{line[:6]}{serial:5d}{line[11:]}")
         elif record.startswith("MODEL"):
@@ -104,7 +108,7 @@ def _pdb_lines(text: str, source: str) -> tuple[str, dict[str, str]]:
             kept.append(record.strip())
     if not serial:
         raise ValueError(f"{source} has no ATOM lines: give a PDB or mmCIF file with the atoms of one peptide")
-    return "\n".join(kept) + "\n", long_names
+    return "\n".join(kept) + "\n", {short: long for long, short in short_names.items()}
 
 
 def _check_coordinates(line: str, source: str) -> None:
@@ -115,5 +119,5 @@ def _check_coordinates(line: str, source: str) -> None:
             f"{source} is no readable PDB file ({error}): check its ATOM lines, whose columns 31 to 54 hold x, y, z: "
             f"{line.rstrip()!r}"
         ) from error
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{source} has coordinates that are not finite: repair {line.rstrip()!r}")
+    if not all(LOWEST < x < HIGHEST for x in numbers):  # nor NaN
+        raise ValueError(f"{source} has coordinates that are not finite, or huge: repair {line.rstrip()!r}")

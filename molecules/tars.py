@@ -3,6 +3,7 @@
 They come from anywhere: nothing is unpacked to disk, and bad content is a named problem, not an exception.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from .storage import read_bytes
 
 BLOCK = 512
+CHANGED = "damaged: its bytes are not those that were written (sha256 of the manifest): copy or write it again"
 _MEMBER = re.compile(r"(?:\./)?(([A-Za-z-]+)_[^/\\]*)\.bin")
 _PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
 _PROBLEM = re.compile(r"""(.*?): (?:('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"): )?(.*)""", re.DOTALL)
@@ -65,15 +67,25 @@ class ShardContent(NamedTuple):
     problems: list[Problem]
 
 
-def read_shard(path: str | Path, n_atoms: Mapping[str, int]) -> ShardContent:
+def changed_bytes(shard: str, data: bytes, sha256: str) -> Problem | None:
+    """The problem of a shard whose bytes are not those that were written; no `sha256`, no problem."""
+    if not sha256 or hashlib.sha256(data).hexdigest() == sha256:
+        return None
+    return Problem(shard, "", CHANGED)
+
+
+def read_shard(path: str | Path, n_atoms: Mapping[str, int], sha256: str = "") -> ShardContent:
     """Read every sound frame of a tar, which may lie behind a URL.
 
-    A damaged header costs its member: reading goes on at the next sound one.
+    A damaged header costs its member: reading goes on at the next sound one. With `sha256`, that of its bytes, any
+    damage costs the whole shard.
 
     Raises: OSError when the file cannot be opened; never for what is in it.
     """
     data, shard = read_bytes(path), str(path).rsplit("/", 1)[-1]
     content = ShardContent([], [])
+    if changed := changed_bytes(shard, data, sha256):
+        return ShardContent([], [changed])
 
     def problem(member: str, reason: str) -> None:
         content.problems.append(Problem(shard, quoted(member), reason))

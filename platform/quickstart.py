@@ -1,9 +1,10 @@
 """Sample a peptide with a bundled flow that has never seen it, then finetune the flow to it."""
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from boltzray.molecules.storage import read_json
 
 from .evaluation.evaluate import SampleJob, sample_and_report
 from .finetuning.config import FinetuneJob
@@ -56,7 +57,7 @@ def quickstart(job: QuickstartJob) -> None:
 
 def _table(before: Path, after: Path) -> None:
     """Print the three ensembles side by side, and write them to quickstart.json."""
-    first, last = (json.loads((folder / "metrics.json").read_text()) for folder in (before, after))
+    first, last = (read_json(folder / "metrics.json") for folder in (before, after))
     rows = {
         "flow as it comes, weighted": first["SNIS"],
         "the same, annealed (SMC)": first["SMC"],

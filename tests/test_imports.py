@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "boltzray.sampling": BELOW | {"boltzray.runtime"},
     "boltzray.report": BELOW | {"boltzray.runtime"},
 }
-MAY_IMPORT["boltzray.simulation"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "data", "report")}
-MAY_IMPORT["boltzray.evaluation"] = MAY_IMPORT["boltzray.simulation"] | {"boltzray.simulation", "boltzray.sampling"}
+MAY_IMPORT["boltzray.simulation"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "data", "report", "sampling")}
+MAY_IMPORT["boltzray.evaluation"] = MAY_IMPORT["boltzray.simulation"] | {"boltzray.simulation"}
 MAY_IMPORT["boltzray.finetuning"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "sampling", "evaluation")}
 MAY_IMPORT["boltzray.sweeping"] = MAY_IMPORT["boltzray.finetuning"] | {"boltzray.finetuning", "boltzray.report"}
 ROOMS = set(MAY_IMPORT)

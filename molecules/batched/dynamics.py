@@ -150,7 +150,8 @@ def simulate(
     step = langevin_step(energy, config.timestep_fs, config.friction_per_ps)
     starts = [runs.warmup_path(folder) for folder in folders]
     if missing[0] == 0 and not all(start.exists() for start in starts):
-        x = padded(_minimised(owners, config), energy)
+        given = [runs.load_start(folder) for folder in folders] if config.start else _minimised(owners, config)
+        x = padded(given, energy)
         noise = Noise([generator(seed, 0) for seed in seeds], x)
         state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
         if config.hot_steps:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..constants import KB, PUBLISHED_K
 from ..energy_batch import MAX_RADIUS_NM, EnergyBatch, TensorEnergyBatch, checked_positions
+from ..storage import BAD_ARCHIVE
 from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class BatchedEnergy(nn.Module):
             energy = cls.__new__(cls)
             nn.Module.__init__(energy)
             energy._fill(float(tables.pop("temperature_k")), tables)
-        except (ValueError, TypeError, KeyError, EOFError, AttributeError, BadZipFile) as error:
+        except FileNotFoundError:
+            raise
+        except (*BAD_ARCHIVE, AttributeError) as error:
             raise ValueError(f"{path} holds no batched energy: write it with BatchedEnergy.save") from error
         return energy
 

@@ -10,10 +10,14 @@ Integers = NDArray[np.integer]
 
 
 class Microbatch(NamedTuple):
-    """Frames of one batch that go through the network together. Shape: peptide (n,); x (Σ 3 N,), flat."""
+    """Frames of one batch that go through the network together.
+
+    Shape: peptide (n,); x (Σ 3 N,), flat; energy_kT (n,), NaN where unknown.
+    """
 
     peptide: Integers
     x: NDArray[np.float32]
+    energy_kT: NDArray[np.float32]
 
 
 def cut(n_atoms: Integers, steps: int, constant: str, world: int, rng: np.random.Generator) -> list[Integers]:
@@ -50,9 +54,14 @@ def gather(
     n_atoms: Integers,
     starts: Integers,
     values: NDArray[np.float32],
+    energy_kT: NDArray[np.float32],
 ) -> list[Microbatch]:
     """The rows of each microbatch → its frames, out of flat `values` where frame i begins at `starts[i]`."""
     return [
-        Microbatch(peptide[rows], np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in rows]))
+        Microbatch(
+            peptide[rows],
+            np.concatenate([values[starts[i] : starts[i] + 3 * n_atoms[i]] for i in rows]),
+            energy_kT[rows],
+        )
         for rows in microbatches
     ]

@@ -14,16 +14,18 @@ import ray
 
 from boltzray.molecules.columns import read_frames, read_prepared
 from boltzray.molecules.constants import PUBLISHED_K
+from boltzray.molecules.distance_limits import DistanceLimits
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.sequences import n_residues, parse_sequence
 from boltzray.molecules.shards import read_manifest, shard_sizes
 from boltzray.molecules.storage import join, list_files, read_bytes
-from boltzray.molecules.tars import Problem
+from boltzray.molecules.tars import CHANGED, Problem, ShardContent
 
 from ..runtime.config import fingerprint
 from ..runtime.peptide_names import Sequences, expanded
 from ..runtime.progress import say
 from ..runtime.tasks import in_tasks
-from .peptide_tables import PeptideTable, peptides_of
+from .peptide_tables import Conditions, PeptideTable, peptides_of
 
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
@@ -40,7 +42,8 @@ class DataConfig:
     `bucket_steps`: the frames of so many steps are sorted by atom count before they are cut into batches; 1 for not.
     `constant`: every batch has `train.batch` frames; or as many atoms as that many frames have on average.
     `max_bad_share`: fraction of frames that may be bad. `inspected_shards`: read before training, evenly spaced.
-    `temperature_k`: of the simulations, read off the folder unless given.
+    `temperature_k`: of the simulations, read off the folder unless given. `verify`: compare the bytes of each shard
+    with the manifest's, where there is one, when it is read for the first time.
     """
 
     path: str = "data"
@@ -53,6 +56,7 @@ class DataConfig:
     max_bad_share: float = 0.001
     inspected_shards: int = 32
     temperature_k: float | None = None
+    verify: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share < 1:
@@ -92,21 +96,47 @@ class FolderListing:
     pdbs: dict[str, str]
     chosen: list[str]
     temperature_k: float
+    forcefield: str
+
+
+@dataclass(frozen=True)
+class KnownPeptides:
+    """Numbers of atoms and limits of distances of a folder's peptides, by which its shards are read."""
+
+    n_atoms: dict[str, int]
+    limits: dict[str, DistanceLimits]
+
+    @classmethod
+    def of(cls, peptides: Mapping[str, PeptideTable]) -> "KnownPeptides":
+        """Take it from the tables of peptides by sequence."""
+        limits = {sequence: table.limits for sequence, table in peptides.items() if table.limits}
+        return cls({sequence: table.n_atoms for sequence, table in peptides.items()}, limits)
+
+    def read(self, path: str, expected: int = 0, sha256: str = "") -> ShardContent:
+        """Read the sound frames of a shard, of which `expected` should be there: see `read_frames`."""
+        content = read_frames(path, self.n_atoms, self.limits, sha256)
+        if content.problems and content.problems[0].reason == CHANGED:
+            return ShardContent([], [content.problems[0]._replace(frames=max(1, expected))])
+        members = len(content.frames) + len(content.problems)
+        return ShardContent(content.frames, [*content.problems, *missing_frames(path, expected, members)])
 
 
 @dataclass(frozen=True)
 class Catalogue:
     """A data set as found.
 
-    `peptides` to train on, in the order that numbers them; `n_atoms` of all that the folder knows. `expected`:
-    members of each shard where that is known, else 0. `n_frames`: of an epoch, an estimate unless `exact`; `max_bad` of
-    them may be bad. `geometry`: version of the usual bonds and angles, for a flow of internal coordinates.
+    `peptides` to train on, in the order that numbers them; `known` of all that the folder has, in Ray's store.
+    `expected`: members of each shard where that is known, else 0; `sha256` of its bytes, where it is to be checked.
+    `n_frames`: of an epoch, an estimate unless `exact`; `max_bad` of them may be bad. `geometry`: version of the usual
+    bonds and angles, for a flow of internal coordinates. `structures`: PDB texts by sequence, in Ray's store, where
+    energies of frames are wanted.
     """
 
     peptides: tuple[PeptideTable, ...]
-    n_atoms: dict[str, int]
+    known: Any
     shards: list[str]
     expected: list[int]
+    sha256: list[str]
     n_frames: int
     exact: bool
     scale_nm: float
@@ -115,6 +145,7 @@ class Catalogue:
     max_bad: int
     fingerprint: str
     geometry: str | None = None
+    structures: Any = None
 
     @property
     def sequences(self) -> list[str]:
@@ -135,22 +166,27 @@ class Catalogue:
 
 
 def inspect_shard(
-    path: str, expected: int, n_atoms: dict[str, int], chosen: frozenset[str], *, first: bool = False
+    path: str,
+    expected: int,
+    known: KnownPeptides,
+    chosen: frozenset[str],
+    *,
+    first: bool = False,
+    sha256: str = "",
 ) -> ShardStats:
     """Read one shard, count its frames of the `chosen` peptides, and list what is wrong with it.
 
     `first`: keep the first frame of each peptide.
     """
-    content = read_frames(path, n_atoms)
+    content = known.read(path, expected, sha256)
     used = [frame.positions for frame in content.frames if frame.sequence in chosen]
     squares = sum(float(np.square(x - x.mean(axis=0), dtype=np.float64).sum()) for x in used)
     members = len(content.frames) + len(content.problems)
-    problems = [*content.problems, *missing_frames(path, expected, members)]
     seen: dict[str, np.ndarray] = {}
     if first:
         for frame in content.frames:
             seen.setdefault(frame.sequence, np.array(frame.positions))
-    return ShardStats(members, len(used), squares, sum(x.size for x in used), problems, seen)
+    return ShardStats(members, len(used), squares, sum(x.size for x in used), content.problems, seen)
 
 
 def missing_frames(path: str, expected: int, members: int) -> list[Problem]:
@@ -164,10 +200,11 @@ def list_folder(config: DataConfig, folder: str) -> FolderListing:
     Raises: ValueError when there is nothing to train on.
     """
     shards, pdbs = shard_sizes(folder), read_pdbs(folder)
-    chosen = _chosen(config, pdbs)
+    chosen = _chosen(config, pdbs, training_pdbs(folder))
     manifest = read_prepared(folder).get("shards") or read_manifest(folder)
-    listing = FolderListing(shards, manifest, pdbs, chosen, config.temperature_k or folder_temperature(folder))
-    if not config.sequences and (left_out := _left_out(config, listing)):
+    temperature = config.temperature_k or folder_temperature(folder)
+    listing = FolderListing(shards, manifest, pdbs, chosen, temperature, frames_forcefield(folder))
+    if not config.sequences and (left_out := _too_long(config, listing)):
         say(f"note{left_out} to train on them")
     return listing
 
@@ -184,13 +221,17 @@ def inspect_data(
     """
     listing = listing or list_folder(config, folder)
     shards, manifest, chosen = list(listing.shards), listing.manifest, listing.chosen
-    peptides = peptides_of(listing.pdbs, geometry)
-    n_atoms = {sequence: peptide.n_atoms for sequence, peptide in peptides.items()}
-    expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in shards]
+    conditions = Conditions(temperature_k=listing.temperature_k, forcefield=listing.forcefield, geometry=geometry)
+    peptides = peptides_of(listing.pdbs, conditions)
+    facts = [manifest.get(PurePath(path).name, {}) for path in shards]
+    expected = [int(fact.get("samples", 0)) for fact in facts]
+    sha256 = [str(fact.get("sha256", "")) if config.verify else "" for fact in facts]
     picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
-    known = ray.put((n_atoms, frozenset(chosen)))
+    known, wanted = ray.put(KnownPeptides.of(peptides)), frozenset(chosen)
     stats: list[ShardStats] = in_tasks(
-        "look at shards", _inspect, [(known, shards[i], expected[i], i in picked[:FIRST_SHARDS]) for i in picked]
+        "look at shards",
+        _inspect,
+        [(known, shards[i], expected[i], wanted, i in picked[:FIRST_SHARDS], sha256[i]) for i in picked],
     )
     frames: dict[str, np.ndarray] = {}
     for shard in stats:
@@ -222,9 +263,10 @@ def inspect_data(
     identity = [[*source, count] for source, count in zip(sources, expected, strict=True)]
     return Catalogue(
         peptides=tuple(peptides[s].ordered_by(frames[s]) if s in frames else peptides[s] for s in chosen),
-        n_atoms=n_atoms,
+        known=known,
         shards=shards,
         expected=expected,
+        sha256=sha256,
         n_frames=n_frames,
         exact=len(picked) == len(shards),
         scale_nm=config.scale_nm or round(float(np.sqrt(variance)), 4),
@@ -242,8 +284,19 @@ def _usual_length(members: Sequence[int]) -> int:
     return value if times >= 3 and 2 * times > len(members) else 0
 
 
-def _inspect(known: tuple[dict[str, int], frozenset[str]], path: str, expected: int, first: bool) -> ShardStats:
-    return inspect_shard(path, expected, *known, first=first)
+def _inspect(
+    known: KnownPeptides, path: str, expected: int, chosen: frozenset[str], first: bool, sha256: str
+) -> ShardStats:
+    return inspect_shard(path, expected, known, chosen, first=first, sha256=sha256)
+
+
+def training_pdbs(folder: str) -> set[str]:
+    """Sequences whose PDB is in split train; those of other splits are not trained on unless they are named."""
+    found = {PurePath(path).stem for path in list_files(folder, "pdbs/train/*.pdb")}
+    for path in list_files(folder, "pdb_tarfiles/train.tar") if not found else ():
+        with tarfile.open(fileobj=io.BytesIO(read_bytes(path))) as tar:
+            found = {PurePath(member.name).stem for member in tar if member.name.endswith(".pdb")}
+    return found
 
 
 def read_pdbs(folder: str) -> dict[str, str]:
@@ -264,8 +317,11 @@ def read_pdbs(folder: str) -> dict[str, str]:
     return found
 
 
-def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
-    """Sequences to train on. Raises: ValueError for one that has no PDB, or where `max_residues` leaves none."""
+def _chosen(config: DataConfig, pdbs: dict[str, str], of_split: set[str]) -> list[str]:
+    """Sequences to train on: those named, or all `of_split` train, or, where nothing is of that split, all.
+
+    Raises: ValueError for one that has no PDB, or where `max_residues` leaves none.
+    """
     chosen = set()
     for given in expanded(config.sequences):
         sequence = given if given in pdbs else parse_sequence(given)  # of a file, residues outside the twenty as well
@@ -274,9 +330,9 @@ def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
             raise ValueError(f"data.sequences names {sequence}, which has no PDB: there are {known}")
         chosen.add(sequence)
     if not config.sequences:
-        chosen = {sequence for sequence in pdbs if n_residues(sequence) <= config.max_residues}
+        chosen = {sequence for sequence in of_split or pdbs if n_residues(sequence) <= config.max_residues}
     if not chosen:
-        shortest = min(pdbs, key=n_residues)
+        shortest = min(of_split or pdbs, key=n_residues)
         raise ValueError(
             f"data.max_residues={config.max_residues} leaves out every peptide of the folder, from {shortest} "
             f"on: give data.max_residues={n_residues(shortest)} or more"
@@ -285,16 +341,28 @@ def _chosen(config: DataConfig, pdbs: dict[str, str]) -> list[str]:
 
 
 def _left_out(config: DataConfig, listing: FolderListing) -> str:
-    """For an error: the peptides that `sequences` or `max_residues` leave out, and the key that brings them back."""
+    """For an error: the peptides that are left out, and the key that brings them back."""
     others = sorted(listing.pdbs.keys() - set(listing.chosen), key=n_residues)
     if not others:
         return ""
-    some = f"{', '.join(others[:5])}{' …' if len(others) > 5 else ''}"
     if config.sequences:
-        return f": data.sequences leaves out {some}"
-    return (
-        f": data.max_residues={config.max_residues} leaves out {some}, give data.max_residues={n_residues(others[-1])}"
-    )
+        return f": data.sequences leaves out {_some(others)}"
+    if too_long := _too_long(config, listing):
+        return too_long
+    return f": {_some(others)} are not of split train: name them in data.sequences to train on them"
+
+
+def _too_long(config: DataConfig, listing: FolderListing) -> str:
+    """For a note or an error: the peptides that `max_residues` leaves out, and the number that brings them back."""
+    others = sorted((s for s in listing.pdbs if n_residues(s) > config.max_residues), key=n_residues)
+    if not others:
+        return ""
+    longest = n_residues(others[-1])
+    return f": data.max_residues={config.max_residues} leaves out {_some(others)}, give data.max_residues={longest}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
 
 
 def folder_temperature(folder: str) -> float:
@@ -312,6 +380,17 @@ def folder_temperature(folder: str) -> float:
     if len(found) > 1:
         raise ValueError(f"{folder} holds frames at {sorted(found)} K: give data.temperature_k")
     return found.pop() if found else PUBLISHED_K
+
+
+def frames_forcefield(folder: str) -> str:
+    """Force field of frames that were prepared or simulated, by name; the published one where nothing says it."""
+    if prepared := read_prepared(folder):
+        return str(prepared.get("forcefield", DEFAULT_FORCEFIELD))
+    for path in list_files(folder, SOURCES):
+        return str(json.loads(read_bytes(path))["forcefield"])
+    for path in list_files(folder, "md/*/run.json"):  # of one: they do not differ
+        return str(json.loads(read_bytes(path))["settings"]["forcefield"])
+    return DEFAULT_FORCEFIELD
 
 
 def _rung_temperatures(folder: str, ladders: Mapping[str, str]) -> set[float]:

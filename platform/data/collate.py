@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,19 @@ from boltzray.models.tables import PeptideTables
 from .bucketing import Microbatch
 
 T = TypeVar("T")
+
+
+class CollatedBatch(NamedTuple):
+    """Frames as a flow takes them.
+
+    Shape: x (n, N, 3), zeros after the atoms of each; tables of 1 or n rows; energy_kT (n,), NaN where unknown;
+    peptide (n,), which frames are of the same one.
+    """
+
+    x: Tensor
+    tables: PeptideTables
+    energy_kT: Tensor
+    peptide: Tensor
 
 
 class Collator:
@@ -30,14 +43,15 @@ class Collator:
         self.sizes = self.tables.n_atoms.numpy()
         self.pin = pin
 
-    def __call__(self, sequences: Sequence[str], frames: Sequence[np.ndarray]) -> tuple[Tensor, PeptideTables]:
+    def __call__(self, sequences: Sequence[str], frames: Sequence[np.ndarray]) -> CollatedBatch:
         """Collate frames (N, 3) of the peptides named."""
         peptide = np.array([self.index[sequence] for sequence in sequences])
-        return self.batch(Microbatch(peptide, np.concatenate([frame.reshape(-1) for frame in frames])))
+        flat = np.concatenate([frame.reshape(-1) for frame in frames])
+        return self.batch(Microbatch(peptide, flat, np.full(len(peptide), np.nan, np.float32)))
 
-    def batch(self, microbatch: Microbatch) -> tuple[Tensor, PeptideTables]:
-        """Pad to the longest frame. Shape: (n, N, 3), zeros after the atoms of each; tables of 1 or n rows."""
-        peptide, flat = microbatch
+    def batch(self, microbatch: Microbatch) -> CollatedBatch:
+        """Pad to the longest frame."""
+        peptide, flat, energy_kT = microbatch
         sizes = self.sizes[peptide]
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         rows_of = np.concatenate([start + self.orders[p] for start, p in zip(starts, peptide, strict=True)])
@@ -49,8 +63,11 @@ class Collator:
             x[np.arange(sizes.max()) < sizes[:, None]] = ordered
         one = (peptide == peptide[0]).all()
         rows = self.tables.rows(torch.from_numpy(np.asarray(peptide[:1] if one else peptide, np.int64)))
-        tensor, rows = torch.from_numpy(x), _map_tensors(rows, lambda t: t.long() if t.dtype == torch.int16 else t)
-        return (tensor.pin_memory(), _map_tensors(rows, Tensor.pin_memory)) if self.pin else (tensor, rows)
+        rows = _map_tensors(rows, lambda t: t.long() if t.dtype == torch.int16 else t)
+        tensors = [torch.from_numpy(np.array(array)) for array in (x, energy_kT, peptide)]
+        if self.pin:
+            rows, tensors = _map_tensors(rows, Tensor.pin_memory), [tensor.pin_memory() for tensor in tensors]
+        return CollatedBatch(tensors[0], rows, *tensors[1:])
 
 
 def _map_tensors(tables: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -13,10 +13,18 @@ from boltzray.molecules.tars import read_shard
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, write_json
 from ..runtime.progress import say
-from ..runtime.run_folder import RunFolder
+from ..runtime.run_folder import RunFolder, sha256
 from ..runtime.tasks import in_tasks
-from .catalogue import BAD_DATA, ShardStats, folder_temperature, inspect_shard, read_pdbs
-from .peptide_tables import peptides_of
+from .catalogue import (
+    BAD_DATA,
+    KnownPeptides,
+    ShardStats,
+    folder_temperature,
+    frames_forcefield,
+    inspect_shard,
+    read_pdbs,
+)
+from .peptide_tables import Conditions, peptides_of
 
 COPIED = ("pdbs/*/*.pdb", "pdb_tarfiles/*.tar", "trajectories_subsampled/*/*/*_subsampled.npz")
 
@@ -39,18 +47,26 @@ def _copy_into(run: RunFolder, folder: str, config: ClusterConfig) -> Path:
     with run.track() as tracker, cluster(config):
         for path, relative in _small_files(folder):
             _copy(path, out / relative)
-        peptides = peptides_of(read_pdbs(folder), None)
-        known = ray.put({sequence: peptide.n_atoms for sequence, peptide in peptides.items()})
-        expected = [int(manifest.get(PurePath(path).name, {}).get("samples", 0)) for path in sizes]
+        temperature, forcefield = folder_temperature(folder), frames_forcefield(folder)
+        peptides = peptides_of(read_pdbs(folder), Conditions(temperature_k=temperature, forcefield=forcefield))
+        known = ray.put(KnownPeptides.of(peptides))
+        facts = [manifest.get(PurePath(path).name, {}) for path in sizes]
         targets = [out / COLUMNS / f"{PurePath(path).stem}.parquet" for path in sizes]
-        calls = [(known, path, size, str(target)) for (path, size), target in zip(sizes.items(), targets, strict=True)]
+        calls = [
+            (known, path, size, str(target), str(fact.get("sha256", "")))
+            for (path, size), target, fact in zip(sizes.items(), targets, facts, strict=True)
+        ]
         stats: list[ShardStats] = in_tasks("prepare shards", _convert, calls)
         shards = {
-            target.name: {"source": [PurePath(path).name, size], "samples": count}
-            for target, (path, size), count in zip(targets, sizes.items(), expected, strict=True)
+            target.name: {
+                "source": [PurePath(path).name, size],
+                "samples": int(fact.get("samples", 0)),
+                "sha256": sha256(target),
+            }
+            for target, (path, size), fact in zip(targets, sizes.items(), facts, strict=True)
         }
-        temperature = folder_temperature(folder)
-        write_json(out / PREPARED, {"source": folder, "temperature_k": temperature, "shards": shards})
+        about = {"source": folder, "temperature_k": temperature, "forcefield": forcefield}
+        write_json(out / PREPARED, {**about, "shards": shards})
         problems = [problem for shard in stats for problem in shard.problems]
         (out / BAD_DATA).write_text("".join(f"{problem}\n" for problem in problems))
         frames = sum(shard.frames for shard in stats)
@@ -60,12 +76,12 @@ def _copy_into(run: RunFolder, folder: str, config: ClusterConfig) -> Path:
     return out
 
 
-def _convert(n_atoms: dict[str, int], path: str, size: int, target: str) -> ShardStats:
+def _convert(known: KnownPeptides, path: str, size: int, target: str, sha256: str) -> ShardStats:
     """One tar → one file of columns, unless it is there already."""
     source = f"{PurePath(path).name} of {size} bytes"
     if source_of(Path(target)) != source:
-        write_columns(Path(target), read_shard(path, n_atoms), source)
-    return inspect_shard(target, 0, n_atoms, frozenset(n_atoms))
+        write_columns(Path(target), read_shard(path, known.n_atoms, sha256), source)
+    return inspect_shard(target, 0, known, frozenset(known.n_atoms))
 
 
 def _small_files(folder: str) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from boltzray.molecules.distance_limits import DistanceLimits
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.stereo import iupac_names, iupac_order
 
@@ -12,12 +14,22 @@ from ..runtime.tasks import in_tasks
 PEPTIDES_A_TASK = 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Conditions of the frames of a folder; `geometry`: version of usual bonds and angles that a flow wants, if any."""
+
+    temperature_k: float
+    forcefield: str = DEFAULT_FORCEFIELD
+    geometry: str | None = None
+
+
 @dataclass(frozen=True)
 class PeptideTable:
     """Tables of a peptide for a flow, small enough to send to every worker.
 
     They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
-    of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry.
+    of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry. `limits` of distances,
+    in the order of the folder.
     """
 
     sequence: str
@@ -28,10 +40,11 @@ class PeptideTable:
     residues: list[str] = field(default_factory=list)
     names: list[tuple[int, str]] = field(default_factory=list)
     internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    limits: DistanceLimits | None = None
 
     @classmethod
-    def of(cls, given: Peptide, geometry: str | None) -> "PeptideTable":
-        """Make the tables; `geometry` is the version for a flow of internal coordinates."""
+    def of(cls, given: Peptide, conditions: Conditions) -> "PeptideTable":
+        """Make the tables."""
         peptide = given.iupac()
         return cls(
             sequence=peptide.sequence,
@@ -41,7 +54,10 @@ class PeptideTable:
             iupac_order=given.iupac_order.astype(np.int16),
             residues=[residue.name for residue in given.topology.residues()],
             names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
-            internals={geometry: _small(peptide.internal(geometry))} if geometry else {},
+            internals={conditions.geometry: _small(peptide.internal(conditions.geometry))}
+            if conditions.geometry
+            else {},
+            limits=DistanceLimits.of(given, conditions.temperature_k, conditions.forcefield),
         )
 
     def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":
@@ -63,15 +79,15 @@ def _small(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v.astype(np.int16) if np.issubdtype(v.dtype, np.integer) else v for k, v in arrays.items()}
 
 
-def peptides_of(pdbs: dict[str, str], geometry: str | None) -> dict[str, PeptideTable]:
+def peptides_of(pdbs: dict[str, str], conditions: Conditions) -> dict[str, PeptideTable]:
     """Tables of all peptides by sequence; of many as Ray tasks."""
     items = sorted(pdbs.items())
-    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), geometry) for i in range(0, len(items), PEPTIDES_A_TASK)]
+    calls = [(dict(items[i : i + PEPTIDES_A_TASK]), conditions) for i in range(0, len(items), PEPTIDES_A_TASK)]
     tables = in_tasks("read peptides", tabulate, calls) if len(calls) > 1 else [tabulate(*calls[0])]
     return {peptide.sequence: peptide for some in tables for peptide in some}
 
 
-def tabulate(pdbs: dict[str, str], geometry: str | None) -> list[PeptideTable]:
+def tabulate(pdbs: dict[str, str], conditions: Conditions) -> list[PeptideTable]:
     """Tables of peptides from PDB texts by sequence."""
     found = []
     for sequence, text in pdbs.items():
@@ -79,5 +95,5 @@ def tabulate(pdbs: dict[str, str], geometry: str | None) -> list[PeptideTable]:
             peptide = Peptide.from_pdb(text)
         except ValueError as error:
             raise ValueError(f"{sequence}.pdb: {error}") from error
-        found.append(replace(PeptideTable.of(peptide, geometry), sequence=sequence))
+        found.append(replace(PeptideTable.of(peptide, conditions), sequence=sequence))
     return found

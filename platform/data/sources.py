@@ -7,7 +7,6 @@ prepared/NAME.npy     their frames (T, N, 3) in order of time, float32, nm; the 
 Shards are written from all of these, whichever job was last.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ from boltzray.molecules.runs import load_trajectory
 from boltzray.molecules.sequences import n_residues
 from boltzray.molecules.shards import read_manifest, write_shards
 from boltzray.molecules.stereo import atom_names
+from boltzray.molecules.storage import read_json
 
 from ..runtime.config import write_json
 from .catalogue import RUNS, SOURCES
@@ -80,7 +80,7 @@ def read_sources(folder: Path) -> SourceTable | None:
     path = folder / SOURCES
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = read_json(path)
     sources = {name: Source(**facts) for name, facts in found["sources"].items()}
     return SourceTable(temperature_k=found["temperature_k"], forcefield=found["forcefield"], sources=sources)
 
@@ -100,7 +100,7 @@ def check_addable(folder: Path) -> None:
 
 def folder_forcefield(folder: Path) -> str | None:
     """Force field of a folder's frames, None where it has none. Raises: ValueError when they differ."""
-    found = {json.loads(path.read_text())["settings"]["forcefield"] for path in folder.glob("md/*/run.json")}
+    found = {read_json(path)["settings"]["forcefield"] for path in folder.glob("md/*/run.json")}
     if table := read_sources(folder):
         found.add(table.forcefield)
     if len(found) > 1:
@@ -205,7 +205,7 @@ def refresh_reference(folder: Path, peptide: Peptide, temperature_k: float, forc
     if any(run.rung is not None for run in runs.values()):
         return
     trajectories = [run.frames(folder / "md" / name) for name, run in runs.items()]
-    settings = [json.loads((folder / "md" / name / "run.json").read_text())["settings"] for name in runs]
+    settings = [read_json(folder / "md" / name / "run.json")["settings"] for name in runs]
     times_ns = [len(x) * run["interval_ps"] / 1000 for x, run in zip(trajectories, settings, strict=True)]
     trajectories += held_out_frames(folder, sequence)
     if trajectories:
@@ -239,7 +239,7 @@ def _sources(folder: Path) -> dict[str, Source]:
 def read_runs(folder: Path) -> dict[str, Run]:
     """The simulated runs of a folder, by directory below md/."""
     path = folder / RUNS
-    return {name: Run(*run) for name, run in json.loads(path.read_text()).items()} if path.exists() else {}
+    return {name: Run(*run) for name, run in read_json(path).items()} if path.exists() else {}
 
 
 def write_runs(folder: Path, runs: Mapping[str, Run]) -> None:

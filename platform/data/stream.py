@@ -95,13 +95,13 @@ class BatchServer:
                 self.formed[group, rank] = RankBatches(start, problems=problems, failure=self.failure)
             return
         start = self._position()._replace(group=group)
-        peptide, starts, values = self._take(n_frames)
+        peptide, starts, values, energy_kT = self._take(n_frames)
         n_atoms = self.sizes[peptide]
         rng = np.random.default_rng(np.random.SeedSequence(self.plan.seed, spawn_key=(2, group)))
         batches = cut(n_atoms, self.plan.bucket_steps, self.plan.constant, self.world, rng)
         for rank in range(self.world):
             steps = [
-                gather(split(rows, rank, self.world, self.plan.accumulate), peptide, n_atoms, starts, values)
+                gather(split(rows, rank, self.world, self.plan.accumulate), peptide, n_atoms, starts, values, energy_kT)
                 for rows in batches
             ]
             self.formed[group, rank] = RankBatches(start, steps, problems)
@@ -136,19 +136,21 @@ class BatchServer:
         first = self.pending[0]
         return StreamState(0, first.frames.window.epoch, first.frames.window.number, first.used)
 
-    def _take(self, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
-        """The next `n` frames: number of the peptide, where each begins in the flat values, the values."""
-        peptides, values = [], []
+    def _take(self, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """The next `n` frames: number of the peptide, where each begins in the flat values, the values, the energy."""
+        peptides, values, energies = [], [], []
         while n:
             window = self.pending[0]
             rows = slice(window.used, window.used + min(n, window.remaining))
             peptides.append(window.frames.peptide[rows])
+            energies.append(window.frames.energy_kT[rows])
             values.append(window.frames.x[window.offsets[rows.start] : window.offsets[rows.stop]])
             n, window.used = n - (rows.stop - rows.start), rows.stop
             if not window.remaining:
                 self.pending.popleft()
         peptide = np.concatenate(peptides)
-        return peptide, np.concatenate([[0], np.cumsum(3 * self.sizes[peptide])[:-1]]), np.concatenate(values)
+        starts = np.concatenate([[0], np.cumsum(3 * self.sizes[peptide])[:-1]])
+        return peptide, starts, np.concatenate(values), np.concatenate(energies)
 
 
 class StepMicrobatches(NamedTuple):

@@ -6,21 +6,22 @@ task of Ray Data makes it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 from numpy.typing import NDArray
 
 from boltzray.models.augment import augment
-from boltzray.molecules.columns import read_frames
 from boltzray.molecules.tars import Problem, ShardContent
 
-from .catalogue import Catalogue, missing_frames
+from .catalogue import Catalogue, KnownPeptides
+from .frame_energies import frame_energies
 from .prefetch import prefetch
 
 READERS = 4  # windows that are read at once
@@ -40,7 +41,10 @@ class StreamState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """Settings that decide which frames stand in which batch. `batch`: frames a step, over all workers."""
+    """Settings that decide which frames stand in which batch. `batch`: frames a step, over all workers.
+
+    `energies`: of each frame, are computed as it is read.
+    """
 
     batch: int
     seed: int
@@ -48,6 +52,7 @@ class BatchPlan:
     bucket_steps: int = 1
     constant: str = "frames"
     accumulate: int = 1
+    energies: bool = False
 
 
 class Window(NamedTuple):
@@ -74,28 +79,30 @@ def windows(shards: int, plan: BatchPlan, start: StreamState) -> Iterator[Window
 class WindowFrames:
     """A window's frames, shuffled and augmented, and what was bad in its shards.
 
-    Shape: peptide (n,), numbers in the catalogue; x (Σ 3 N,), normalised and flat.
+    Shape: peptide (n,), numbers in the catalogue; x (Σ 3 N,), normalised and flat; energy_kT (n,), NaN if unknown.
     """
 
     window: Window
     peptide: NDArray[np.int32]
     x: NDArray[np.float32]
+    energy_kT: NDArray[np.float32]
     problems: list[Problem]
 
 
 def read_window(window: Window, data: Catalogue, plan: BatchPlan) -> WindowFrames:
     """Read, shuffle and augment a window."""
     number = {sequence: i for i, sequence in enumerate(data.sequences)}
+    known = _fetched(data.known)
     peptides: list[int] = []
     frames: list[NDArray[np.float32]] = []
     problems: list[Problem] = []
     for i in window.shards:
         try:
-            content = read_frames(data.shards[i], data.n_atoms)
+            # Later epochs need not: a bit that has flipped since is most likely seen by the limits.
+            content = known.read(data.shards[i], data.expected[i], data.sha256[i] if window.epoch == 0 else "")
         except OSError as error:
             content = ShardContent([], [Problem(PurePath(data.shards[i]).name, "", f"cannot be read: {error}")])
-        members = len(content.frames) + len(content.problems)
-        problems += [*content.problems, *missing_frames(data.shards[i], data.expected[i], members)]
+        problems += content.problems
         used = [(number[frame.sequence], frame.positions) for frame in content.frames if frame.sequence in number]
         peptides += [peptide for peptide, _ in used]
         frames += [positions for _, positions in used]
@@ -109,7 +116,18 @@ def read_window(window: Window, data: Catalogue, plan: BatchPlan) -> WindowFrame
         places = offsets[rows][:, None] + np.arange(3 * n)
         x = augment(np.stack([frames[shuffled[row]] for row in rows]), data.scale_nm, rng)
         values[places] = x.reshape(len(rows), -1)
-    return WindowFrames(window, np.asarray(peptides, np.int32)[shuffled], values, problems)
+    energies = np.full(len(frames), np.nan, np.float32)
+    if plan.energies:
+        sequences = [data.sequences[peptide] for peptide in peptides]
+        energies = frame_energies(sequences, frames, data.structures, data.temperature_k)
+    return WindowFrames(window, np.asarray(peptides, np.int32)[shuffled], values, energies[shuffled], problems)
+
+
+@lru_cache(2)
+def _fetched(known: Any) -> KnownPeptides:
+    """Of very many peptides it takes longer than to read a shard."""
+    found: KnownPeptides = ray.get(known)
+    return found
 
 
 def _table(row: pa.Table, data: Catalogue, plan: BatchPlan) -> pa.Table:
@@ -119,6 +137,7 @@ def _table(row: pa.Table, data: Catalogue, plan: BatchPlan) -> pa.Table:
     columns = {
         "peptide": pa.array(frames.peptide),
         "x": pa.array(frames.x),
+        "energy_kT": pa.array(frames.energy_kT),
         "problems": pa.array([problem._asdict() for problem in frames.problems], _PROBLEM),
     }
     lists = {k: pa.LargeListArray.from_arrays(np.array([0, len(v)], np.int64), v) for k, v in columns.items()}
@@ -137,7 +156,9 @@ def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[Wind
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Every task gets a copy of its arguments: not the peptides' tables.
-    names = tuple(replace(peptide, encodings={}, orderings={}, names=[], internals={}) for peptide in data.peptides)
+    names = tuple(
+        replace(peptide, encodings={}, orderings={}, names=[], internals={}, limits=None) for peptide in data.peptides
+    )
     table = partial(_table, data=replace(data, peptides=names, problems=[]), plan=plan)
     size = 12 * data.n_frames * plan.shards_per_window / len(data.shards)
     size *= float(np.mean([peptide.n_atoms for peptide in data.peptides]))
@@ -151,6 +172,6 @@ def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[Wind
             assert isinstance(block, pa.Table)
             for i in range(len(block)):
                 window = Window(block["epoch"][i].as_py(), block["number"][i].as_py(), [])
-                peptide, x = (block[name][i].values.to_numpy() for name in ("peptide", "x"))
+                peptide, x, energy = (block[name][i].values.to_numpy() for name in ("peptide", "x", "energy_kT"))
                 problems = [Problem(**problem) for problem in block["problems"][i].as_py()]
-                yield WindowFrames(window, peptide, x, problems)
+                yield WindowFrames(window, peptide, x, energy, problems)

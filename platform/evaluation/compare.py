@@ -1,6 +1,5 @@
 """Comparison of samplers at equal budgets of energies on one peptide: MD, SNIS, SMC, and SNIS of finetuned flows."""
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.metrics import compare, noise_floor
 from boltzray.molecules.observables import project
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.storage import check_seal, read_json
 from boltzray.samplers import HMC, SMCConfig
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
@@ -29,6 +29,7 @@ from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder
 from ..runtime.tracking import Tracker, provenance, warn_on_error
 from ..sampling.atom_order import OrderedPeptide
+from ..sampling.block_files import load_part
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, start_actors
 from ..sampling.peptide_source import PeptideSource
@@ -212,8 +213,7 @@ def _measure_all(out: Path, reference: Reference, peptide: Peptide, frames: int)
 
 def _measure(path: str, inputs: tuple[Reference, Peptide], frames: int) -> dict[str, float]:
     reference, peptide = inputs
-    with np.load(path) as file:
-        arrays = dict(file)
+    arrays = load_part(Path(path), "positions_nm", "energy_kT", "log_weights")
     assert reference.tica is not None
     return compare(
         reference.positions_nm,
@@ -230,7 +230,8 @@ def _measure(path: str, inputs: tuple[Reference, Peptide], frames: int) -> dict[
 
 
 def _run(path: Path) -> BudgetRun:
-    metrics = json.loads(path.with_suffix(".json").read_text())
+    metrics = read_json(path.with_suffix(".json"))
+    check_seal(path)
     with np.load(path) as file:
         effective = float(file["effective"])
         if math.isfinite(effective):

@@ -1,6 +1,5 @@
 """Conformations of one sampler at each budget, several times over; files that are there are not made again."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import ray
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.runs import MDConfig, load_trajectory
+from boltzray.molecules.storage import read_json
 from boltzray.molecules.subsample import weighted_subsample
 from boltzray.samplers import SMCConfig, normalised, snis
 from boltzray.samplers.importance_weights import Treatment
@@ -50,7 +50,7 @@ class Spent:
     def read(cls, folder: Path) -> "Spent":
         """Read it from a folder of jobs/finetune.py. Raises: FileNotFoundError when it is not finished."""
         path = folder / "rounds.json"  # four keys of a file; the room that writes it builds on this one, so no import
-        rounds = json.loads(path.read_text()) if path.exists() else []
+        rounds = read_json(path) if path.exists() else []
         if not rounds or not rounds[-1].get("final") or not (folder / "checkpoint").exists():
             raise FileNotFoundError(f"{folder} has no finished finetuning: run jobs/finetune.py, or check finetuned=")
         last = rounds[-1]
@@ -129,7 +129,7 @@ def md_at(plan: RunPlan, peptide: Peptide, slow: Any) -> None:
     """
     config = _md_config(plan)
     energy = batched(peptide, config.temperature_k, EnergyConfig())
-    ps_per_second = json.loads((plan.folder / "md" / "speed.json").read_text())
+    ps_per_second = read_json(plan.folder / "md" / "speed.json")
     for repeat in range(plan.repeats):
         trajectory = load_trajectory(plan.folder / "md" / str(repeat))
         for budget in plan.budgets:

@@ -1,7 +1,6 @@
 """Samples of one peptide against reference MD: metrics, figures and the report."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from boltzray.molecules.metrics import METRICS, compare, noise_floor
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_record import record_path
 from boltzray.molecules.references import find_pdb
+from boltzray.molecules.storage import read_json
 
 from ..report.contents import Reference, Report
 from ..report.curves import load_curves
@@ -66,7 +66,7 @@ def _evaluate_into(
     folder: Path, data: Path, intervals: int, seed: int, training: list[dict[str, Any]] | None, threads: int | None
 ) -> EvaluationResult:
     peptide, ensembles = read_samples(folder)
-    settings = json.loads((folder / "sample.json").read_text())
+    settings = read_json(folder / "sample.json")
     forcefield = settings.get("forcefield", DEFAULT_FORCEFIELD)  # files of finetuning, and of older versions, have none
     reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"], forcefield)
     if reference:

@@ -1,6 +1,5 @@
 """Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import ray
 
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.references import sequences_with_reference
+from boltzray.molecules.storage import read_json
 
 from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import ClusterConfig, cluster
@@ -171,5 +171,5 @@ def _summarise(job: EvaluateJob, out: Path, folders: dict[str, Path], failed: di
         with warn_on_error("logging to MLflow"):
             for path in files:
                 tracker.artifact(path, "summary")
-            tracker.log(json.loads((out / "means.json").read_text())["flat"])
+            tracker.log(read_json(out / "means.json")["flat"])
     say(f"\nsummary: {out / 'summary.html'}")

@@ -1,10 +1,11 @@
 """The file metrics.json: numbers and verdict of one folder of samples."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from boltzray.molecules.storage import read_json
 
 from ..report.contents import Report
 from ..report.verdict import headline, verdict
@@ -69,7 +70,7 @@ class EvaluationResult:
     def read(cls, folder: Path) -> "EvaluationResult | None":
         """Read the file of a folder, if it has one: keys that name no field are samplers."""
         path = folder / FILE
-        return cls.from_json(json.loads(path.read_text())) if path.exists() else None
+        return cls.from_json(read_json(path)) if path.exists() else None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EvaluationResult":

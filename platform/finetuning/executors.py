@@ -17,7 +17,7 @@ from boltzray.samplers import LocalPopulation, Particles, Population
 from ..runtime.actor_pool import fetch, run_on
 from ..runtime.cluster import cluster
 from ..runtime.progress import progress, say
-from ..sampling.block_files import blocks_per_part, load_part, part_path, save_part
+from ..sampling.block_files import blocks_per_part, has_part, load_part, part_path, save_part
 from ..sampling.energy_actors import LocalEnergies
 from ..sampling.flow_actors import start_actors
 from ..sampling.ray_population import Proposals, RayPopulation
@@ -79,7 +79,7 @@ class LocalExecutor:
         paths = [part_path(folder, k, "draws") for k in range(-(-n // rows))]
         with progress("draw", n) as update:
             for k, path in enumerate(paths):
-                if not path.exists():
+                if not has_part(path, min(n, (k + 1) * rows) - k * rows):
                     self._draw_part(path, k * rows, min(n, (k + 1) * rows), seed)
                 update(min(n, (k + 1) * rows), f"{min(n, (k + 1) * rows)}/{n} conformations")
         return Proposals(paths, self.block_size)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from boltzray.molecules.storage import replacing
+from boltzray.molecules.storage import DamagedFile, check_seal, sealing
 
 from .round_record import RoundRecord, read_records, write_records
 
@@ -27,10 +28,11 @@ class RoundProgress:
 
     @classmethod
     def read(cls, folder: Path, steps: int) -> "RoundProgress":
-        """The progress of a run in `folder`, of `steps` optimiser steps a round, whenever it was stopped."""
-        path = _learner_path(folder)
-        learner = torch.load(path, weights_only=True) if path.exists() else None
-        return cls(folder, steps, read_records(folder), learner)
+        """The progress of a run in `folder`, of `steps` optimiser steps a round, whenever it was stopped.
+
+        Raises: DamagedFile: what was learned cannot be made again from what is left.
+        """
+        return cls(folder, steps, read_records(folder), _read_learner(_learner_path(folder)))
 
     @property
     def index(self) -> int:
@@ -63,10 +65,21 @@ class RoundProgress:
 
     def save_learner(self, learner: LearnerState) -> None:
         """Write learner.pt; with the last step of a round the next one becomes the present."""
-        with replacing(_learner_path(self.folder)) as temporary:
+        with sealing(_learner_path(self.folder)) as temporary:
             torch.save(learner, temporary)
         self.learner = learner
 
 
 def _learner_path(folder: Path) -> Path:
     return folder / "run" / "learner.pt"
+
+
+def _read_learner(path: Path) -> LearnerState | None:
+    if not path.exists():
+        return None
+    check_seal(path)
+    try:
+        state: LearnerState = torch.load(path, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise DamagedFile(f"{path} is damaged ({str(error).splitlines()[0]}): give another out=") from None
+    return state

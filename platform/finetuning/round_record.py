@@ -1,11 +1,12 @@
 """The record of a finetuning round, as rounds.json has it."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from boltzray.molecules.storage import read_json
 
 from ..runtime.config import write_json
 
@@ -59,9 +60,9 @@ class RoundRecord:
 
 
 def read_records(folder: Path) -> list[RoundRecord]:
-    """All rounds of a finetuning's folder so far."""
+    """All rounds of a finetuning's folder so far. Raises: DamagedFile."""
     path = folder / ROUNDS
-    return [RoundRecord.from_json(entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    return [RoundRecord.from_json(entry) for entry in read_json(path)] if path.exists() else []
 
 
 def write_records(folder: Path, records: Sequence[RoundRecord]) -> None:

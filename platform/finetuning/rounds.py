@@ -32,11 +32,11 @@ import numpy as np
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.molecules.storage import replacing
 
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
 from ..sampling.atom_order import OrderedPeptide
+from ..sampling.block_files import has_part, load_part, save_part
 from ..sampling.ray_population import Proposals
 from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
@@ -199,12 +199,10 @@ class FinetuneRun:
         job, index = self.job, self.progress.index
         log_teacher = None
         if job.objective.teacher and job.objective.buffered:
-            path = self._folder(index) / "teacher.npy"
-            if not path.exists():
-                log_teacher = executor.teacher_log_prob(self.checkpoint, buffer.paths)
-                with replacing(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, log_teacher)
-            log_teacher = np.load(path)
+            path = self._folder(index) / "teacher.npz"
+            if not has_part(path, len(buffer.log_q), "log_teacher"):
+                save_part(path, log_teacher=executor.teacher_log_prob(self.checkpoint, buffer.paths))
+            log_teacher = load_part(path, "log_teacher")["log_teacher"]
         terms = term_data(buffer, job.objective, job.weights, self._seed(index))
         x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
         return RoundData(x, buffer.log_q, buffer.log_p, log_teacher, terms, self.frames)

@@ -1,6 +1,5 @@
 """The flow server of a finetuning: its weights and target change with each round, and it also learns."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from boltzray import models
 from boltzray.models.flow import Flow
 from boltzray.models.losses import TermBatch
 from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.molecules.storage import read_json
 from boltzray.samplers import Endpoints
 
 from ..runtime.config import write_json
@@ -63,7 +63,7 @@ class FinetuneServer(FlowServer):
         self._apply_round()
 
     def _apply_round(self) -> None:
-        now = RoundTarget(**json.loads((self.folder / ROUND).read_text()))
+        now = RoundTarget(**read_json(self.folder / ROUND))
         self.target = replace(self.run_target, temperature_k=now.target_k)
         self.proposal_ratio = replace(self.run_target, temperature_k=now.draw_k).temperature_ratio
         self.power = now.power

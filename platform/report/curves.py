@@ -1,6 +1,5 @@
 """Samplers at equal budgets of energies: the points of the curves, and the files that hold them."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import t
+
+from boltzray.molecules.storage import read_json
 
 from ..runtime.config import write_json
 from ..runtime.tables import write_table
@@ -108,5 +109,5 @@ def load_curves(folder: Path) -> list[Curve]:
     path = folder / "curves.json"
     if not path.exists():
         return []
-    read = json.loads(path.read_text())
+    read = read_json(path)
     return [Curve(**curve | {"points": [Point(**point) for point in curve["points"]]}) for curve in read]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from boltzray.molecules.storage import replacing
+from boltzray.molecules.storage import sealing
 
 T = TypeVar("T")
 
@@ -95,8 +95,8 @@ def fingerprint(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write JSON, whole or not at all, and sealed: `read_json` tells whether it is still the same."""
+    with sealing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, default=str))
 
 

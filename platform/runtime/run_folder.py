@@ -1,6 +1,5 @@
 """A folder of results: the settings that decide them, and the MLflow run that they belong to."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from boltzray.molecules import storage
+from boltzray.molecules.storage import read_json
 
 from . import folder_lock
 from .config import flat, results_folder, write_json
@@ -80,18 +82,13 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content; this process reads it once, unless size or time of change differ (0.6 s a GB)."""
     stat = path.stat()
     if time.time_ns() - stat.st_mtime_ns < RECENT_NS:
-        return _read_sha256(path)
+        return storage.sha256(path)
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    return _read_sha256(path)
-
-
-def _read_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return storage.sha256(path)
 
 
 def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
@@ -103,7 +100,7 @@ def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any
     path = folder / f"{name}.json"
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path)
         for key in sorted(settings.keys() | found.keys()):
             if found.get(key) == settings.get(key):
                 continue

@@ -28,16 +28,19 @@ class OrderedPeptide:
         """Ensembles of the flow in the order of the given peptide."""
         if self.peptide is self.given:
             return list(ensembles)
-        index = np.argsort(self.given.iupac_order)
-        return [replace(one, chunks=_Reordered(one.chunks, index)) for one in ensembles]
+        return [replace(one, chunks=_Reordered(one.chunks, self)) for one in ensembles]
+
+    def positions_as_given(self, positions: np.ndarray) -> np.ndarray:
+        """Positions (B, N, 3) of the flow in the order of the given peptide."""
+        return positions if self.peptide is self.given else positions[:, np.argsort(self.given.iupac_order)]
 
 
 class _Reordered:
     """Conformations with their atoms in another order, a chunk at a time; they can be gone through again."""
 
-    def __init__(self, chunks: Iterable[np.ndarray], index: np.ndarray) -> None:
-        self.chunks, self.index = chunks, index
+    def __init__(self, chunks: Iterable[np.ndarray], ordered: OrderedPeptide) -> None:
+        self.chunks, self.ordered = chunks, ordered
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for chunk in self.chunks:
-            yield chunk[:, self.index]
+            yield self.ordered.positions_as_given(chunk)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from boltzray.molecules.storage import replacing
+from boltzray.molecules.storage import BAD_ARCHIVE, DamagedFile, check_seal, sealing, set_aside
+
+from ..runtime.progress import say
 
 PART_ROWS = 4096  # of a file: at most so many are computed again after a stop
 
@@ -25,12 +27,33 @@ def part_path(folder: Path, index: int, name: str = "part") -> Path:
 
 
 def save_part(path: Path, **arrays: Any) -> None:
-    """Write arrays, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    """Write arrays, whole or not at all, and sealed."""
+    with sealing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def load_part(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Read the arrays `names` of a file; the others are not read."""
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in names}
+    """Read the arrays `names` of a file; the others are not read. Raises: DamagedFile, FileNotFoundError."""
+    check_seal(path)
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in names}
+    except FileNotFoundError:
+        raise
+    except BAD_ARCHIVE as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+
+
+def has_part(path: Path, rows: int, name: str = "log_q") -> bool:
+    """Return True if a file is there whose array `name` has `rows`; a damaged one is set aside, to be made again."""
+    try:
+        found = len(load_part(path, name)[name])
+        if found == rows:
+            return True
+        reason = f"{path} is damaged: it has {found} rows, not {rows}"
+    except FileNotFoundError:
+        return False
+    except DamagedFile as error:
+        reason = str(error)
+    say(f"note: {reason}: it is made again (kept as {set_aside(path).name})")
+    return False

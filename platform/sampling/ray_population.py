@@ -15,7 +15,7 @@ from boltzray.samplers.types import FloatArray, IntArray
 
 from ..runtime.actor_pool import completed, run_on
 from ..runtime.progress import progress
-from .block_files import blocks_per_part, load_part, part_path, save_part
+from .block_files import blocks_per_part, has_part, load_part, part_path, save_part
 from .flow_actors import Origin
 
 
@@ -40,7 +40,9 @@ class Proposals:
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
         group = blocks_per_part(block_size)
         paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
-        todo = [block for block in range(len(sizes)) if not paths[block // group].exists()]
+        rows = [sum(sizes[k * group : (k + 1) * group]) for k in range(len(paths))]
+        there = [has_part(path, count) for path, count in zip(paths, rows, strict=True)]
+        todo = [block for block in range(len(sizes)) if not there[block // group]]
 
         def call(block: int, actor: Any) -> list[Any]:
             x, log_q = actor.propose.options(num_returns=2).remote(seed, block, sizes[block])

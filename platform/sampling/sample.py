@@ -14,6 +14,7 @@ from boltzray.models.flow import Flow
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from boltzray.molecules.storage import DamagedFile, set_aside
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
@@ -28,7 +29,7 @@ from .energy_actors import EnergyConfig
 from .flow_actors import ActorsConfig, start_actors
 from .peptide_source import PeptideSource
 from .ray_population import Proposals
-from .sample_files import add_trajectory, finished, write_samples
+from .sample_files import add_trajectory, check_samples, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
 from .target import Target, trained_at_k
 
@@ -111,7 +112,7 @@ def sample(job: SampleJob) -> Path:
 
 def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: OrderedPeptide, flow: Flow) -> Path:
     out, peptide = folder.path, ordered.peptide
-    if finished(out):
+    if finished(out) and _is_whole(out):
         say(f"already sampled: {out}")
         add_trajectory(out, job.seed, job.trajectory)
         return out
@@ -142,6 +143,17 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
         write_samples(out, ordered.given, ordered.as_given(sets), job.seed, job.trajectory)
     shutil.rmtree(out / "run")
     return out
+
+
+def _is_whole(out: Path) -> bool:
+    """Return True if the files of a finished run are what was written; else say what is not, and it is made again."""
+    try:
+        check_samples(out)
+    except (DamagedFile, FileNotFoundError) as error:
+        say(f"note: {error}: sampling again")
+        set_aside(out / "sampling.json")
+        return False
+    return True
 
 
 def _sample_despite_losses(

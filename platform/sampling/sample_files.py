@@ -1,6 +1,5 @@
 """Files of a folder of samples. They are written chunk by chunk: coordinates are never all in memory for it."""
 
-import json
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,13 @@ import pyarrow.parquet as pq
 
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.peptide import Peptide
-from boltzray.molecules.storage import replacing
+from boltzray.molecules.storage import check_seal, read_json, seal, sealing
 from boltzray.molecules.subsample import weighted_subsample
 from boltzray.molecules.trajectory_file import TrajectoryFormat, save_trajectory
 from boltzray.samplers import Stage, generator, normalised, resample
 
 from ..runtime.config import write_json
+from .block_files import load_part
 
 COLUMNS = ("log_weights", "energy_kT", "log_q")
 ENSEMBLE_FRAMES = 1000
@@ -46,7 +46,7 @@ def write_samples(
     sampling.json is written last: where it is, the run is finished.
     """
     final = sets[-1]
-    with replacing(out / "topology.pdb") as temporary:
+    with sealing(out / "topology.pdb") as temporary:
         temporary.write_text(peptide.to_pdb())
     for one in sets:
         _save(out, "samples" if one is final else one.name.lower(), one, peptide.n_atoms)
@@ -93,7 +93,7 @@ def _save(out: Path, name: str, ensemble: Ensemble, n_atoms: int) -> None:
     with ExitStack() as stack:  # the .npz gets its name when all is written
         sinks: list[_Sink] = [stack.enter_context(_parquet(shards, ensemble))]
         if n * n_atoms * 12 <= NPZ_MAX_BYTES:
-            temporary = stack.enter_context(replacing(out / f"{name}.npz"))
+            temporary = stack.enter_context(sealing(out / f"{name}.npz"))
             sinks.append(stack.enter_context(_npz(temporary, ensemble, (n, n_atoms, 3))))
         for chunk in ensemble.chunks:
             for sink in sinks:
@@ -142,14 +142,15 @@ class _Parquet:
         table = pa.table(arrays | {name: values[here] for name, values in self.columns.items()})
         if self.row // SHARD_ROWS != (self.row - 1) // SHARD_ROWS or self.writer is None:
             self.close()
-            path = self.folder / f"part-{self.row // SHARD_ROWS:05d}.parquet"
-            self.writer = pq.ParquetWriter(path, table.schema.with_metadata({"sampler": self.sampler}))
+            self.path = self.folder / f"part-{self.row // SHARD_ROWS:05d}.parquet"
+            self.writer = pq.ParquetWriter(self.path, table.schema.with_metadata({"sampler": self.sampler}))
         self.writer.write_table(table.replace_schema_metadata({"sampler": self.sampler}))
         self.row += len(chunk)
 
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+            seal(self.path)
         self.writer = None
 
 
@@ -166,13 +167,14 @@ def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
     """Read all ensembles of a results folder, the final one last.
 
     Of one too large for an .npz, `READ_ROWS` rows (`molecules.subsample.weighted_subsample`).
-    Raises: FileNotFoundError when there is no finished run.
+    Raises: FileNotFoundError when there is no finished run; DamagedFile when a file is not what was written.
     """
     if not finished(out):
         raise FileNotFoundError(
             f"no sampling.json in {out}: sample first (python jobs/sample.py sequence=…), or check the path"
         )
-    details = json.loads((out / "sampling.json").read_text())
+    details = read_json(out / "sampling.json")
+    check_seal(out / "topology.pdb")
     sets = []
     for name in ("snis", "samples"):
         if not sample_paths(out, name):
@@ -183,6 +185,18 @@ def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
     return Peptide.from_pdb(out / "topology.pdb"), sets
 
 
+def check_samples(out: Path) -> None:
+    """Check that all files of a finished run are what was written. Raises: DamagedFile, FileNotFoundError."""
+    read_json(out / "sampling.json")
+    check_seal(out / "topology.pdb")
+    for name in ("snis", "samples"):
+        for path in [out / f"{name}.npz", *sorted((out / name).glob("part-*.parquet"))]:
+            if path.exists():
+                check_seal(path)
+    if not sample_paths(out, "samples"):
+        raise FileNotFoundError(f"{out} lacks its samples")
+
+
 def sample_paths(out: Path, name: str) -> list[Path]:
     """Files of one ensemble that `read_samples` reads: the .npz, or the shards where there is none."""
     path = out / f"{name}.npz"
@@ -191,9 +205,10 @@ def sample_paths(out: Path, name: str) -> list[Path]:
 
 def _read(out: Path, name: str) -> dict[str, Any]:
     paths = sample_paths(out, name)
+    for path in paths:
+        check_seal(path)
     if paths[0].suffix == ".npz":
-        with np.load(paths[0]) as arrays:
-            return dict(arrays)
+        return load_part(paths[0], "positions_nm", "sampler", *COLUMNS)
     table = pq.read_table(paths, columns=list(COLUMNS))
     columns = {column: table[column].to_numpy() for column in COLUMNS}
     chosen, weights = weighted_subsample(normalised(columns.pop("log_weights")), READ_ROWS)

@@ -3,15 +3,17 @@
 out/run/smc-000012/part-00000.npz …, state.npz, state.json
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from boltzray.molecules.storage import DamagedFile, read_json, set_aside
 from boltzray.samplers import SMCState, SMCStep
 
+from ..runtime.config import write_json
+from ..runtime.progress import say
 from .block_files import load_part, save_part
 
 
@@ -39,7 +41,7 @@ def save_checkpoint(folder: Path, population: Saves, state: SMCState, steps: Seq
     save_part(temporary / "state.npz", log_w=state.log_w, roots=state.eve)
     scalars = {name: value for name, value in state._asdict().items() if name not in ("log_w", "eve")}
     description = {"state": scalars, "steps": [step._asdict() for step in steps], "seconds": seconds}
-    (temporary / "state.json").write_text(json.dumps(description))
+    write_json(temporary / "state.json", description)
     final = folder / f"smc-{state.step:06d}"
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -50,12 +52,22 @@ def save_checkpoint(folder: Path, population: Saves, state: SMCState, steps: Seq
 
 
 def last_checkpoint(folder: Path) -> SMCCheckpoint | None:
-    """Read the latest checkpoint below `folder`, if there is one."""
-    found = sorted(folder.glob("smc-*"))
-    if not found:
-        return None
-    description = json.loads((found[-1] / "state.json").read_text())
-    arrays = load_part(found[-1] / "state.npz", "log_w", "roots")
+    """Read the latest sound checkpoint below `folder`, if there is one; a damaged one is set aside."""
+    for found in sorted(folder.glob("smc-*"), reverse=True):
+        try:
+            return _read(found)
+        except (DamagedFile, FileNotFoundError) as error:
+            say(f"note: {error}: SMC goes back to what was before (kept as {set_aside(found).name})")
+    return None
+
+
+def _read(folder: Path) -> SMCCheckpoint:
+    description = read_json(folder / "state.json")
+    arrays = load_part(folder / "state.npz", "log_w", "roots")
     state = SMCState(**description["state"], log_w=arrays["log_w"], eve=arrays["roots"])
     steps = [SMCStep(**step) for step in description["steps"]]
-    return SMCCheckpoint(state, steps, description["seconds"], sorted(found[-1].glob("part-*.npz")))
+    paths = sorted(folder.glob("part-*.npz"))
+    rows = sum(len(load_part(path, "log_q")["log_q"]) for path in paths)
+    if rows != len(state.log_w):
+        raise DamagedFile(f"{folder} is damaged: it has {rows} particles, not {len(state.log_w)}")
+    return SMCCheckpoint(state, steps, description["seconds"], paths)

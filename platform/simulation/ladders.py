@@ -1,6 +1,5 @@
 """Ladders of replica exchange as tasks: the pilot that chooses the rungs, and batches of whole ladders."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from boltzray.molecules.ladder_dynamics import LadderEngine, choose_by_pilot, pi
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.replica_exchange import ExchangeConfig, ladder_name
 from boltzray.molecules.runs import MDConfig, Progress
+from boltzray.molecules.storage import read_json
 
 from ..runtime.actor_pool import fetch
 from ..runtime.cluster import Cluster
@@ -81,7 +81,7 @@ def choose_ladders(
                 update(len(missing) - len(running), name)
     found = {}
     for name, path in paths.items():
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         if other := [
             f"{k} was {stored['settings'].get(k)} and is now {v}"
             for k, v in settings.items()

@@ -28,6 +28,7 @@ from .ladders import choose_ladders, run_ladders
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 from .outcome import Outcome, write_outcome
 from .roles import check_references, check_untrained, divide_runs
+from .starts import choose_starts
 
 REPLICAS = {"md": 64, "remd": 8}  # unless given
 HELD = {"md": 0.25, "remd": 0.5}  # fraction of them; of ladders the reference wants four or more
@@ -77,9 +78,11 @@ class SimulateJob:
         if self.method not in ("md", "remd"):
             raise ValueError(f"method={self.method!r} is unknown: choose md or remd")
         if self.method == "remd":
-            self.remd.check(self.md)
             if self.mixed:
                 raise ValueError("mixed=true is of method=md: a ladder fills a batch by itself")
+            if self.md.start:
+                raise ValueError("md.start is of method=md: ladders find the slow states by themselves")
+            self.remd.check(self.md)
         if not 0 < self.time_ns < np.inf or self.runs < 1:
             raise ValueError("time_ns must be positive, and replicas at least 1")
         if self.split == "train" and not 0 <= self.held < self.runs:
@@ -148,6 +151,8 @@ def _simulate_into(out: Path, job: SimulateJob) -> Path:
             for i, peptide in enumerate(peptides)
             for replica in _replicas(job, out, i, peptide, pdbs[peptide.sequence], ladders.get(peptide.sequence, ()))
         ]
+        if job.md.start:
+            choose_starts(replicas, job.md, job.engine == "batched" and resources.gpus > 0)
         batches = batch_replicas(replicas, job.engine, job.mixed, resources)
         say(f"simulating {', '.join(names)}: {_plan(job, batches, resources)}")
         _run_all(job, batches, resources, tracker)

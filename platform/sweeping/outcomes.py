@@ -1,6 +1,5 @@
 """Outcomes of trials, read from their folders: status, rounds, the best; tables, and the command for one again."""
 
-import json
 import math
 import re
 import shlex
@@ -8,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from boltzray.molecules.storage import read_json
 
 from ..finetuning.config import FinetuneJob
 from ..finetuning.round_record import RoundRecord, read_records
@@ -61,7 +62,7 @@ def outcome(trial: Trial) -> Outcome:
     """Read the folder of a trial."""
     records, state = read_records(trial.folder), trial.folder / STATE
     if state.exists():
-        return Outcome(trial, **({"rounds": records} | json.loads(state.read_text())))
+        return Outcome(trial, **({"rounds": records} | read_json(state)))
     return Outcome(trial, "begun" if records else "waiting", records)
 
 

@@ -16,6 +16,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from boltzray import models
 from boltzray.models.flow import Flow
+from boltzray.molecules.storage import check_seal, seal
 from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
@@ -23,6 +24,21 @@ from ..data.windows import StreamState
 from .train_step import Learner
 
 FLOW, STATE = "flow", "state.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A flow that training starts from: where it is, the SHA-256 of its weights, and what it has been trained on."""
+
+    checkpoint: str
+    sha256: str
+    sequences: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Start":
+        """Read what identifies a flow. Raises: as `models.load`."""
+        known = models.checkpoint.describe(checkpoint).provenance.get("sequences", ()) if checkpoint.is_dir() else ()
+        return cls(checkpoint=str(checkpoint), sha256=models.checkpoint.fingerprint(checkpoint), sequences=tuple(known))
 
 
 @dataclass(frozen=True)
@@ -33,16 +49,19 @@ class DataState:
     problems: list[Problem] = field(default_factory=list)
 
 
-def report_checkpoint(learner: Learner, data_state: DataState, data: Catalogue, metrics: Mapping[str, Any]) -> None:
+def report_checkpoint(
+    learner: Learner, data_state: DataState, data: Catalogue, start: Start | None, metrics: Mapping[str, Any]
+) -> None:
     """Write all that a run needs to go on, and leave it to Ray Train, which copies it while training goes on.
 
     A checkpoint counts once it is there as a whole.
     """
     folder = Path(tempfile.mkdtemp(prefix="boltzray-"))
     try:
-        models.save(learner.averaged(), folder / FLOW, provenance(learner, data))
+        models.save(learner.averaged(), folder / FLOW, provenance(learner, data, start))
         lines = [str(problem) for problem in data_state.problems]
         torch.save({**learner.state(), "start": tuple(data_state.start), "problems": lines}, folder / STATE)
+        seal(folder / STATE)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -60,18 +79,23 @@ def restore(learner: Learner) -> DataState:
     if checkpoint is None:
         return DataState()
     with checkpoint.as_directory() as folder:
+        check_seal(Path(folder) / STATE)
         state = torch.load(Path(folder) / STATE, map_location=learner.device, weights_only=True)
     learner.load_state(state)
     return DataState(StreamState(*state["start"]), [Problem.parse(line) for line in state["problems"]])
 
 
-def provenance(learner: Learner, data: Catalogue) -> dict[str, Any]:
-    """Settings and versions that the flow was made with, kept beside its weights."""
+def provenance(learner: Learner, data: Catalogue, start: Start | None = None) -> dict[str, Any]:
+    """Settings and versions that the flow was made with, kept beside its weights.
+
+    `sequences` are those of the data, and those that the flow it started from was trained on.
+    """
     return {
         "step": learner.steps_done,
         "data_fingerprint": data.fingerprint,
         "temperature_k": data.temperature_k,
-        "sequences": data.sequences,
+        "sequences": sorted({*data.sequences, *start.sequences}) if start else data.sequences,
+        **({"init_sha256": start.sha256} if start else {}),
         "train": asdict(learner.config),
         "versions": {
             "python": platform.python_version(),

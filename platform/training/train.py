@@ -1,10 +1,9 @@
 """Training on Ray Train: every worker streams its own frames; the driver watches and keeps the result."""
 
-import json
 import math
 from collections.abc import Callable
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +12,21 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from boltzray import models
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
-from boltzray.molecules.storage import is_url
+from boltzray.molecules.storage import is_url, read_json
 from boltzray.molecules.zmatrix import geometry_version
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from ..data.windows import BatchPlan
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
-from ..runtime.config import data_folder, results_folder, write_json
+from ..runtime.config import data_folder, results_folder, results_home, write_json
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import check_or_record_settings, deciding, holding
 from ..runtime.tracking import Tracker, warn_on_error
-from .checkpoints import export, latest_step
+from .checkpoints import Start, export, latest_step
 from .process_group import ProcessGroupConfig
 from .recorder import Recorder
 from .train_step import TrainConfig
@@ -38,7 +38,7 @@ POLL_S = 2.0  # of the progress, and of the validation
 # Settings that may change when a run goes on: batches do not depend on who computes them, and a fingerprint tells the
 # data.
 INCIDENTAL = (
-    "data.path",
+    *("data.path", "init"),
     *("cluster.", "workers.", "validation.", "out", "resume", "checkpoint_every", "log_every", "keep"),
     *("train.accumulate", "train.checkpointing", "train.compile", "data.max_bad_share"),
 )
@@ -69,11 +69,13 @@ class WorkersConfig:
 class TrainJob:
     """Train a flow on the shards of a data folder.
 
+    `init`: a checkpoint to start from, with its size, its scale and its usual bonds and angles, whatever `model` says.
     `resume`: `auto` goes on from the last checkpoint of `out`, `never` refuses a folder that has one. The last `keep`
     checkpoints stay.
     """
 
     out: str = "outputs/train"
+    init: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: FlowConfig = field(default_factory=FlowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -104,14 +106,15 @@ def train(job: TrainJob) -> Path:
 def _train_into(out: Path, job: TrainJob) -> Path:
     if job.resume == "never" and (out / "train.json").exists():
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
-    settings = deciding(job, INCIDENTAL)
+    job, start = _started(job)
+    settings = {**deciding(job, INCIDENTAL), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
-    geometry = _geometry(job, out)
+    geometry = _geometry(job, out, start)
     if geometry:
         settings["geometry"] = geometry
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
-        found = json.loads((out / "train.json").read_text()).get("data_fingerprint")
+        found = read_json(out / "train.json").get("data_fingerprint")
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": found})
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
@@ -119,6 +122,8 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     listing = list_folder(job.data, folder)  # a folder without data is told before a cluster is started
     with cluster(job.cluster, dashboard=True) as resources:
         data = inspect_data(job.data, folder, geometry=geometry, listing=listing)
+        if job.train.energy_weight:
+            data = replace(data, structures=ray.put({sequence: listing.pdbs[sequence] for sequence in data.sequences}))
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": data.fingerprint})
         write_json(out / "data.json", data.summary())
         say(
@@ -130,9 +135,11 @@ def _train_into(out: Path, job: TrainJob) -> Path:
         facts = {"parameters": parameters, "scale_nm": data.scale_nm, "data.path": folder}
         with Tracker.open("train", out, {**settings, **facts}) as tracker:
             tracker.tag({"data_fingerprint": data.fingerprint})
+            if start:
+                say(f"starting from {job.init}")
             say(f"training {parameters / 1e6:.2f} M parameters for {job.train.steps} steps of {job.train.batch} frames")
             validator = Validator(out, folder, job.validation, data.temperature_k, tracker)
-            trainer = _trainer(job, data, out, tracker, resources, validated=bool(validator.peptides))
+            trainer = _trainer(job, data, out, start, tracker, resources, validated=bool(validator.peptides))
             (out / FATAL).unlink(missing_ok=True)
             try:
                 result = watched(trainer.fit, tracker, job.train.steps, validator.poll)
@@ -148,17 +155,48 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     return finished
 
 
-def _geometry(job: TrainJob, out: Path) -> str | None:
-    """Version of the usual bonds and angles of a flow of internal coordinates: that of a begun run, or the newest."""
+def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
+    """The job with the size and scale of the flow that it starts from, and that flow.
+
+    Raises: ValueError for one of a single system, or with another scale than is asked for.
+    """
+    if not job.init:
+        return job, None
+    checkpoint = models.locate(job.init, results_home())
+    flow = models.checkpoint.outline(checkpoint)
+    if flow.atom_order == "file":
+        raise ValueError(f"init={job.init} knows one system, by the order of its file: start from a transferable flow")
+    if job.data.scale_nm not in (None, flow.scale_nm):
+        raise ValueError(
+            f"init={job.init} was trained with data.scale_nm={flow.scale_nm}, not {job.data.scale_nm}: leave it out"
+        )
+    data = replace(job.data, scale_nm=flow.scale_nm)
+    return replace(job, model=flow.config, data=data), Start.of(checkpoint)
+
+
+def _geometry(job: TrainJob, out: Path, start: Start | None) -> str | None:
+    """Version of the usual bonds and angles of a flow of internal coordinates.
+
+    That of the flow it starts from or of a begun run, or the newest.
+    """
     if job.model.coordinates != "internal":
         return None
+    if start:
+        return models.checkpoint.outline(start.checkpoint).geometry
     if not (out / "train.json").exists():
         return geometry_version()
-    return str(json.loads((out / "train.json").read_text()).get("geometry", geometry_version()))
+    return str(read_json(out / "train.json").get("geometry", geometry_version()))
 
 
 def _trainer(
-    job: TrainJob, data: Catalogue, out: Path, tracker: Tracker, resources: Cluster, *, validated: bool
+    job: TrainJob,
+    data: Catalogue,
+    out: Path,
+    start: Start | None,
+    tracker: Tracker,
+    resources: Cluster,
+    *,
+    validated: bool,
 ) -> TorchTrainer:
     use_gpu = bool(resources.gpus) if job.workers.use_gpu is None else job.workers.use_gpu
     kept = math.ceil(job.validation.num_gpus) if validated else 0  # the validation computes on a GPU of its own
@@ -167,6 +205,7 @@ def _trainer(
         raise ValueError(f"train.batch={job.train.batch} leaves some of the {workers} workers without a frame")
     task = WorkerTask(
         model=job.model,
+        start=start,
         train=job.train,
         plan=batch_plan(job),
         checkpoint_every=job.checkpoint_every,
@@ -208,6 +247,7 @@ def batch_plan(job: TrainJob) -> BatchPlan:
         bucket_steps=job.data.bucket_steps,
         constant=job.data.constant,
         accumulate=job.train.accumulate,
+        energies=job.train.energy_weight > 0,
     )
 
 

@@ -1,26 +1,36 @@
 """One optimiser step, and the state that must survive between two of them. Knows torch, not Ray."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from boltzray.models.flow import Flow
 from boltzray.models.optimizer import make_optimizer
+from boltzray.models.products import computes_bf16
 from boltzray.models.tables import PeptideTables
+
+from ..data.collate import CollatedBatch
+
+FAR = 5.0  # log-weights further than this from their mean count linearly
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of the optimiser, and of how a step is computed.
+    """Settings of the optimiser, of what it minimises, and of how a step is computed.
+
+    `energy_weight`: of the energy term, beside the negative log-likelihood: see `log_weight_spread`. It wants frames of
+    the force field and temperature that are sampled, and costs an energy each time that a frame is read.
 
     `batch`: frames a step over all workers, of which each worker takes its own in `accumulate` microbatches.
-    `precision`: of matrix products; densities and weights stay float32. `checkpointing`: compute activations twice
-    to store fewer of them.
+    `precision`: of matrix products, `auto` for bf16 where the hardware has it; densities and weights stay float32.
+    `checkpointing`: compute activations twice to store fewer of them.
     The rate rises from lr/500 to `lr` over `warmup_share` of the steps, and falls as a cosine.
     """
 
@@ -33,19 +43,44 @@ class TrainConfig:
     warmup_share: float = 0.05
     clip: float = 1.0
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     compile: bool = False
     checkpointing: bool = False
     max_bad_steps: int = 20
+    energy_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "float32"):
-            raise ValueError(f"precision={self.precision!r} is unknown: choose bf16 or float32")
+        if self.precision not in ("auto", "bf16", "float32"):
+            raise ValueError(f"precision={self.precision!r} is unknown: choose auto, bf16 or float32")
         if min(self.steps, self.batch, self.accumulate, self.max_bad_steps) < 1:
             raise ValueError("steps, batch, accumulate and max_bad_steps must be at least 1")
+        if not 0 <= self.energy_weight < math.inf:
+            raise ValueError(f"energy_weight={self.energy_weight}: give 0, or a positive number such as 0.3")
         if not 0 < self.warmup_share < 1 or not 0 <= self.ema < 1:
             raise ValueError("warmup_share and ema are shares, between 0 and 1")
+
+
+def log_weight_spread(log_w: Tensor, peptide: Tensor) -> Tensor:
+    """Huber's loss (B,) of log-weights about their mean over the frames of the same peptide in the batch.
+
+    It vanishes when log q and log π̃ differ by a constant of each peptide, and tells that of every single frame, where
+    the likelihood tells it of many. Frames without a finite weight count as zero, as do those of a peptide with one.
+    Far from the mean it grows linearly: few frames that the flow cannot draw yet must not decide.
+
+    Source: log-variance loss, Richter et al. 2020 (arXiv 2010.10436), on frames of the target; Huber 1964.
+    Shape: log_w, peptide (B,).
+    """
+    known = log_w.isfinite()
+    found, group = torch.unique(peptide, return_inverse=True)  # where `peptide` is: on the CPU nothing waits for it
+    group, sums = group.to(log_w.device), log_w.new_zeros(2, len(found))
+    values = torch.stack([torch.where(known, log_w, 0.0), known.to(log_w)])
+    total, count = sums.index_add(1, group, values)[:, group]
+    spread = torch.where(known, log_w - total / count.clamp(min=1), 0.0)
+    # The mean is of the same frames: n - 1 of them are free.
+    return (
+        F.huber_loss(spread, torch.zeros_like(spread), reduction="none", delta=FAR) * count / (count - 1).clamp(min=1)
+    )
 
 
 class LogDensity(nn.Module):
@@ -66,6 +101,7 @@ class Learner:
         self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
     ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16(device))
         flow.activation_checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:
@@ -84,26 +120,26 @@ class Learner:
         self.bad_in_a_row = torch.zeros((), device=device)
         self.bad = torch.zeros((), device=device)
 
-    def step(self, x: Tensor, tables: PeptideTables, world: int = 1) -> dict[str, Tensor]:
-        """Take a step on a batch that is one microbatch."""
-        return self.train_step([(x, tables)], world)
-
-    def train_step(self, microbatches: Sequence[tuple[Tensor, PeptideTables]], world: int = 1) -> dict[str, Tensor]:
+    def train_step(self, microbatches: Sequence[CollatedBatch], world: int = 1) -> dict[str, Tensor]:
         """Take a step on this worker's batch; the statistics stay on the device, so nothing waits for them.
 
-        Loss: negative log-likelihood per degree of freedom, over all microbatches of all workers. That number is
+        `loss`: negative log-likelihood per degree of freedom, over all microbatches of all workers. That number is
         known before the first backward pass, so that gradients of microbatches add up to those of the whole batch.
+        `log_w_spread`: mean of the energy term over the frames of this worker, if there is one.
         """
-        count = sum(3 * int(tables.n_atoms.sum()) * (len(x) // len(tables.n_atoms)) for x, tables in microbatches)
+        count = sum(
+            3 * int(batch.tables.n_atoms.sum()) * (len(batch.x) // len(batch.tables.n_atoms)) for batch in microbatches
+        )
         dof = torch.full((), float(count), device=self.device)
         if world > 1:
             torch.distributed.all_reduce(dof)
-        loss = torch.zeros((), device=self.device)
-        for i, (x, tables) in enumerate(microbatches):
+        loss, spread = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for i, batch in enumerate(microbatches):
             with self._without_sync() if world > 1 and i < len(microbatches) - 1 else nullcontext():
-                term = self._loss(x, tables) / dof
+                likelihood, energy = self._losses(batch)
+                term = (likelihood + self.config.energy_weight * energy) / dof
                 (term * world).backward()  # data parallelism averages gradients over the workers; the sum is wanted
-            loss = loss + term.detach()
+            loss, spread = loss + likelihood.detach() / dof, spread + energy.detach()
         if world > 1:
             torch.distributed.all_reduce(loss)
         norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
@@ -116,13 +152,22 @@ class Learner:
         self.bad_in_a_row = (self.bad_in_a_row + 1) * bad
         self.bad = self.bad + bad
         self.steps_done += 1
-        return {"loss": loss, "grad_norm": norm}
+        statistics = {"loss": loss, "grad_norm": norm}
+        if self.config.energy_weight:
+            statistics["log_w_spread"] = spread / sum(len(batch.x) for batch in microbatches)
+        return statistics
 
-    def _loss(self, x: Tensor, tables: PeptideTables) -> Tensor:
-        """Negative log-likelihood, summed over frames."""
-        x, tables = x.to(self.device, non_blocking=True), tables.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return -self.model(x, tables).sum()
+    def _losses(self, batch: CollatedBatch) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood and energy term, summed over frames."""
+        x, tables = batch.x.to(self.device, non_blocking=True), batch.tables.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            log_q = self.model(x, tables)
+        if not self.config.energy_weight:
+            return -log_q.sum(), torch.zeros_like(log_q).sum()
+        n = tables.n_atoms
+        centre = -0.5 * x.sum(1).square().sum(1) / n  # of the target: see `samplers.com`
+        log_w = centre - batch.energy_kT.to(self.device) - log_q.float()
+        return -log_q.sum(), log_weight_spread(log_w, batch.peptide).sum()
 
     def _without_sync(self) -> Any:
         """Keep gradients with the worker: they are reduced once, with those of the last microbatch."""

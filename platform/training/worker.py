@@ -13,6 +13,7 @@ import ray.train.collective
 import torch
 from ray.train.torch import get_device
 
+from boltzray import models
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.tars import Problem
@@ -24,7 +25,7 @@ from ..data.stream import BatchServer, StepMicrobatches, batches
 from ..data.windows import BatchPlan
 from ..runtime.cluster import usable_cpus
 from ..runtime.telemetry import count
-from .checkpoints import DataState, report_checkpoint, restore
+from .checkpoints import DataState, Start, report_checkpoint, restore
 from .train_step import Learner, LogDensity, TrainConfig
 
 # The metric that says why a run cannot go on (too many bad frames, no finite loss). Not an exception: Ray Train would
@@ -36,9 +37,10 @@ PROBLEMS = "problems"  # the metric with lines about bad data that is new
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """Settings of a worker: the same for every rank."""
+    """Settings of a worker: the same for every rank. `start`: the flow it begins with, else an untrained one."""
 
     model: FlowConfig
+    start: Start | None
     train: TrainConfig
     plan: BatchPlan
     checkpoint_every: int
@@ -90,7 +92,7 @@ def _train(
 
     `problems`: those that earlier starts of the run have reported.
     """
-    since, losses = time.monotonic(), []
+    since, losses, spreads = time.monotonic(), [], []
     new: list[Problem] = []
     for batch, microbatches in stream:
         new += batch.problems
@@ -100,6 +102,7 @@ def _train(
             return
         statistics = learner.train_step(microbatches, world)
         losses.append(statistics["loss"])
+        spreads.append(statistics.get("log_w_spread", torch.nan * statistics["loss"]))
         count("boltzray_frames", sum(len(microbatch.peptide) for microbatch in batch.microbatches))
         count("boltzray_tokens", sum(microbatch.x.size // 3 for microbatch in batch.microbatches))
         step = learner.steps_done
@@ -114,6 +117,7 @@ def _train(
             metrics = {
                 "step": step,
                 "loss": float(torch.stack(losses).mean()),
+                **({"log_w_spread": float(torch.stack(spreads).mean())} if task.train.energy_weight else {}),
                 "grad_norm": float(statistics["grad_norm"]),
                 "lr": learner.schedule.get_last_lr()[0],
                 "samples_per_s": len(losses) * task.train.batch / (time.monotonic() - since),
@@ -124,17 +128,17 @@ def _train(
             }
             problems = problems + new
             if save and rank == 0:
-                report_checkpoint(learner, DataState(batch.start, problems), data, metrics)
+                report_checkpoint(learner, DataState(batch.start, problems), data, task.start, metrics)
             else:  # every rank reports equally often
                 ray.train.report(metrics)
-            since, losses, new = time.monotonic(), [], []
+            since, losses, spreads, new = time.monotonic(), [], [], []
         if step == task.train.steps:
             return
 
 
 def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Collator]:
     torch.manual_seed(task.train.seed)
-    flow = Flow(task.model, data.scale_nm, data.geometry)
+    flow = models.load(task.start.checkpoint) if task.start else Flow(task.model, data.scale_nm, data.geometry)
     device = get_device()
     model: torch.nn.Module = LogDensity(flow.to(device))
     if world > 1:

@@ -8,8 +8,19 @@ import pytest
 
 from boltzray.molecules import storage
 from boltzray.molecules.shards import read_manifest, shard_sizes, write_shards
-from boltzray.molecules.storage import is_url, join, list_files, read_bytes
+from boltzray.molecules.storage import (
+    DamagedFile,
+    check_seal,
+    is_url,
+    join,
+    list_files,
+    read_bytes,
+    read_json,
+    sealing,
+    set_aside,
+)
 from boltzray.molecules.tars import read_shard
+from tests.damage import KINDS, damage
 
 FRAMES = {"GP": np.arange(7 * 5 * 3, dtype=np.float32).reshape(7, 5, 3)}
 
@@ -73,3 +84,48 @@ def test_a_store_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> N
     store = Flaky(3)
     with pytest.raises(ConnectionError):
         read_bytes("s3://bucket/x")
+
+
+def write(path: Path, text: str) -> None:
+    with sealing(path) as temporary:
+        temporary.write_text(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sealed_file_tells_damage(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write(path, '{"n": 1}')
+    write(path, '{"n": 2}')
+    assert read_json(path) == {"n": 2}
+    damage(path, kind, b'{"n": 3}')
+    with pytest.raises(DamagedFile, match=r"a\.json is damaged: it is not what was written there"):
+        read_json(path)
+    assert set_aside(path).name == "damaged-a.json"
+    write(path, '{"n": 4}')
+    assert read_json(path) == {"n": 4}
+
+
+def test_a_crash_between_seal_and_file_leaves_a_sound_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write(path, "[1]")
+    whole = Path.replace
+
+    def crash(self: Path, target: Path) -> Path:
+        if target == path:
+            raise KeyboardInterrupt
+        return whole(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, "[2]")
+    assert read_json(path) == [1]
+
+
+def test_a_file_of_an_earlier_version_has_no_seal(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    check_seal(path)
+    path.write_text("[1")
+    with pytest.raises(DamagedFile, match=r"a\.json is damaged: it holds no JSON"):
+        read_json(path)

@@ -1,13 +1,16 @@
 """Structure files as people have them: what is read, what is said, and what is refused by which name."""
 
 import gzip
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from openmm import app, unit
 
 from boltzray.molecules import Peptide
 from boltzray.molecules.stereo import atom_names
+from boltzray.molecules.structure_text import MAX_BYTES
 from tests.naming import written
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
@@ -344,6 +347,128 @@ def test_residues_and_atoms_in_any_order() -> None:
         assert read.file_atoms is not None
         xyz = np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in shuffled]) / 10
         np.testing.assert_allclose(xyz[read.file_atoms], read.positions, atol=1e-4)
+
+
+def changed(line: str, low: int, text: str) -> str:
+    return line[:low] + text + line[low + len(text) :]
+
+
+@pytest.mark.parametrize("records", ["CONECT    1   23", "CONECT    2    3    4", "CONECT    1    1"])
+def test_connections_change_nothing(records: str) -> None:
+    """Wrong or missing, they are not read: bonds and internal coordinates are those of the residues."""
+    lines, plain = lines_of(Peptide.from_sequence("SYK")), Peptide.from_sequence("SYK")
+    read = Peptide.from_pdb(joined([*lines, records]))
+    bonds = [[(a.index, b.index) for a, b in peptide.topology.bonds()] for peptide in (read, plain)]
+    assert bonds[0] == bonds[1]
+    for name, values in plain.internal().items():
+        np.testing.assert_array_equal(read.internal()[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["pdb", "cif"])
+@pytest.mark.parametrize(
+    ("atom", "step_nm", "message"),
+    [
+        ("1 ALA CB", [0, 0, 0.9], r"CA-CB of ALA 1 of .*a\.{} is 0\.78 nm long \(0\.15 is usual\): check"),
+        ("2 GLY O", [0.09, 0.09, 0], r"C-O of GLY 2 of .*a\.{} is 0\.\d\d nm long \(0\.14 is usual\): check"),
+    ],
+)
+def test_bonds_far_from_usual_are_named(
+    tmp_path: Path, kind: str, atom: str, step_nm: list[float], message: str
+) -> None:
+    peptide = Peptide.from_sequence("AG")
+    x = peptide.positions.copy()
+    x[atom_names(peptide).index(atom)] += step_nm
+    path = tmp_path / f"a.{kind}"
+    if kind == "pdb":
+        path.write_text(peptide.to_pdb(x))
+    else:
+        with path.open("w") as file:
+            app.PDBxFile.writeFile(peptide.topology, x * unit.nanometer, file)
+    with pytest.raises(ValueError, match=message.format(kind)) as caught:
+        Peptide.from_pdb(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_crude_structures_are_read() -> None:
+    """Bonds a fifth too long, hydrogens as X-ray sees them, atoms shaken by more than heat does."""
+    peptide = Peptide.from_sequence("SYKW")
+    shaken = peptide.positions + np.random.default_rng(0).normal(0, 0.008, peptide.positions.shape)
+    for x in (1.2 * peptide.positions, 0.85 * peptide.positions, shaken):
+        assert Peptide.from_pdb(peptide.to_pdb(x)).notes == ()
+
+
+def test_atoms_at_one_place_are_named() -> None:
+    peptide = Peptide.from_sequence("GG")
+    x, names = peptide.positions.copy(), atom_names(peptide)
+    near, far = names.index("1 GLY HA2"), names.index("1 GLY HA3")
+    x[far] = x[near] + [0, 0, 0.01]
+    with pytest.raises(ValueError, match="PDB text has HA2 of GLY 1 and HA3 of GLY 1 at one place: check the file"):
+        Peptide.from_pdb(peptide.to_pdb(x))
+
+
+def test_no_coordinates_and_no_hydrogens() -> None:
+    """Nothing can be added to atoms that are all at one point."""
+    peptide = Peptide.from_sequence("CC")
+    lines = [line for line in peptide.to_pdb(0 * peptide.positions).splitlines() if line.startswith("ATOM")]
+    assert Peptide.from_pdb(joined(lines)).sequence == "CC"
+    with pytest.raises(ValueError, match="has no coordinates, and lacks atoms"):
+        Peptide.from_pdb(joined([line for line in lines if named(line)[0] != "H"]))
+
+
+def test_sulphurs_that_openmm_would_bond_are_a_bridge() -> None:
+    """Read as one, it would lack both of its HG."""
+    peptide = Peptide.from_sequence("CC")
+    x, names = peptide.positions.copy(), atom_names(peptide)
+    x[names.index("1 CYS SG")] = x[names.index("2 CYS SG")] + [0.0, 0.0, 0.27]
+    lines = [line for line in peptide.to_pdb(x).splitlines() if line.startswith("ATOM") and named(line)[0] != "H"]
+    with pytest.raises(ValueError, match="disulphide bridge between CYS 1 and CYS 2"):
+        Peptide.from_pdb(joined(lines))
+
+
+@pytest.mark.parametrize("element", ["FE", " N", " H"])
+def test_elements_that_contradict_names(element: str) -> None:
+    lines = [
+        changed(line, 76, element) if named(line) == "CA" else line for line in lines_of(Peptide.from_sequence("AG"))
+    ]
+    with pytest.raises(ValueError, match=f"ALA 1 of PDB text has atom CA of element {element.strip()}: correct"):
+        Peptide.from_pdb(joined(lines))
+
+
+@pytest.mark.parametrize("element", ["CA", "  ", " X"])
+def test_elements_that_say_little_are_taken_from_names(element: str) -> None:
+    """Programs write the first letters of a name as element, or nothing; names that begin a column early, too."""
+    lines = []
+    for line in lines_of(Peptide.from_sequence("AG")):
+        text = changed(line, 76, element) if named(line) == "CA" or element != "CA" else line
+        lines.append(changed(text, 12, f"{named(line):<4}") if element == "  " else text)
+    read = Peptide.from_pdb(joined(lines))
+    assert [a.element.symbol for a in read.topology.atoms()] == [a.name[0] for a in read.topology.atoms()]
+
+
+@pytest.mark.parametrize("copies", [1, 90_000])
+def test_atoms_that_are_there_twice(copies: int) -> None:
+    lines = lines_of(Peptide.from_sequence("AG"))
+    twice = next(line for line in lines if named(line) == "CB")
+    message = "has atom CB more than once: keep one of each" if copies == 1 else "has 90012 atoms, more than any"
+    with pytest.raises(ValueError, match=f"ALA 1 of PDB text {message}"):
+        Peptide.from_pdb(joined([*lines, *copies * [twice]]))
+
+
+@pytest.mark.parametrize("kind", ["pdb", "cif", "pdb.gz"])
+def test_files_that_are_too_large_are_refused_before_they_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "pdb.gz":
+        path.write_bytes(gzip.compress(bytes(2 * MAX_BYTES), compresslevel=1))
+        message = "is too large: give the structure of one peptide"
+    else:
+        text = (KINDS / "AG.cif").read_text() if kind == "cif" else Peptide.from_sequence("AG").to_pdb()
+        atom = next(line for line in text.splitlines() if line.startswith("ATOM")) + "\n"
+        path.write_text(text.replace(atom, 200_000 * atom))
+        message = "has more than 99999 atoms: give one peptide, and its solvent"
+    start = time.process_time()
+    with pytest.raises(ValueError, match=rf"^.*a\.{kind} {message}$"):
+        Peptide.from_pdb(path)
+    assert time.process_time() - start < 6  # seconds: a fifth of it, on an idle machine
 
 
 def test_folders_are_told(tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def test_caps_are_no_residues(tmp_path: Path) -> None:
         list_folder(DataConfig(sequences=("Ala-Gly",)), str(out))
 
 
+def test_other_splits_are_trained_on_only_by_name(tmp_path: Path) -> None:
+    out = write_folder(tmp_path, "AA", "AG")
+    (out / "pdbs" / "test").mkdir()
+    (out / "pdbs" / "train" / "AG.pdb").rename(out / "pdbs" / "test" / "AG.pdb")
+    assert list_folder(DataConfig(), str(out)).chosen == ["AA"]
+    assert list_folder(DataConfig(sequences=("AG",)), str(out)).chosen == ["AG"]
+    shutil.rmtree(out / "pdbs" / "train")
+    assert list_folder(DataConfig(), str(out)).chosen == ["AG"], "a folder of one split has no other"
+
+
 def test_a_limit_that_leaves_all_out_is_named(tmp_path: Path) -> None:
     out = write_folder(tmp_path, "AAAAAAAAA", "A" * 10)
     with pytest.raises(ValueError, match=r"^data.max_residues=8 leaves out every .* give data.max_residues=9 or more$"):

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from boltzray.data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
 from boltzray.data.stream import BatchServer, StepMicrobatches, batches
 from boltzray.data.windows import BatchPlan, StreamState, windows
+from boltzray.molecules import OpenMMEnergy, Peptide
 from boltzray.molecules.shards import write_shards
 from boltzray.molecules.tars import Problem, read_shard
 
@@ -60,12 +62,29 @@ def same(one: StepMicrobatches, two: StepMicrobatches) -> bool:
     )
 
 
+def test_frames_come_with_their_energies_if_asked(found: Catalogue, data: Path) -> None:
+    """Those of OpenMM, for the frame that each stands beside after shuffling, turning and sorting."""
+    pdbs = {s: (data / "pdbs" / "train" / f"{s}.pdb").read_text() for s in found.sequences}
+    told = replace(found, structures=ray.put(pdbs))
+    first, second = stream(told, 2, plan=replace(PLAN, energies=True))
+    assert same(first, stream(found, 1)[0]), "the frames are those of a stream without energies"
+    assert np.isnan(stream(found, 1)[0].microbatches[0].energy_kT).all()
+    reference = {s: OpenMMEnergy(Peptide.from_pdb(pdb), 310.0) for s, pdb in pdbs.items()}
+    for batch in (first, second):
+        energies = np.concatenate([microbatch.energy_kT for microbatch in batch.microbatches])
+        expected = [reference[s].evaluate(x[None] * found.scale_nm, False).energy[0] for s, x in frames(found, batch)]
+        np.testing.assert_allclose(energies, expected, atol=0.02)
+        assert np.std(energies) > 1.0
+
+
 def test_the_catalogue_knows_the_data(found: Catalogue, data: Path) -> None:
     assert found.sequences == sorted(CHOSEN)
     assert found.problems == []
     assert found.temperature_k == 310.0
     everything = inspect_data(DataConfig(), f"file://{data}")  # through fsspec
     assert 0 < found.n_frames < everything.n_frames
+    trained = sorted(path.stem for path in data.glob("pdbs/train/*.pdb"))
+    assert everything.sequences == trained, "PDBs of validation and test are there, and are not trained on"
     assert 0.1 < found.scale_nm < 0.4
     assert found.fingerprint != everything.fingerprint
     assert everything.fingerprint == inspect_data(DataConfig(), str(data)).fingerprint
@@ -82,7 +101,7 @@ def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> Non
         (folder / f"{i:04d}.tar").write_bytes(source)
     found = inspect_data(DataConfig(inspected_shards=4), str(tmp_path))
     assert not found.exact
-    one = len(read_shard(folder / "0000.tar", found.n_atoms).frames)
+    one = len(read_shard(folder / "0000.tar", ray.get(found.known).n_atoms).frames)
     assert found.n_frames == 9 * one
     assert found.expected == [one] * 8 + [0]
     # A tar that ends between two members has no other sign.
@@ -91,6 +110,49 @@ def test_a_sample_of_many_shards_is_inspected(data: Path, tmp_path: Path) -> Non
             short.addfile(member, whole.extractfile(member))
     with pytest.raises(ValueError, match=r"0004\.tar: 40 of \d+ frames missing"):
         inspect_data(DataConfig(inspected_shards=9), str(tmp_path))
+
+
+@pytest.fixture
+def copied(data: Path, tmp_path: Path) -> Path:
+    """The data, its frames written again as a job of ours does: with a manifest."""
+    shutil.copytree(data / "pdbs", tmp_path / "pdbs")
+    sizes = {path.stem: Peptide.from_pdb(path).n_atoms for path in data.glob("pdbs/*/*.pdb")}
+    frames: dict[str, list[np.ndarray]] = {}
+    for path in sorted(data.glob("webdatasets/*/*.tar")):
+        for frame in read_shard(path, sizes).frames:
+            frames.setdefault(frame.sequence, []).append(frame.positions)
+    write_shards(tmp_path, {s: np.stack(x) for s, x in frames.items()}, seed=0, frames_per_shard=1000)
+    return tmp_path
+
+
+def flip(path: Path, value: float) -> None:
+    """Put a value in place of one coordinate of a shard."""
+    content = bytearray(path.read_bytes())
+    content[512 * 11 + 24 : 512 * 11 + 28] = np.float32(value).tobytes()
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_named_and_does_not_change_the_scale(copied: Path) -> None:
+    """One coordinate of thousands of frames at −3.4·10³⁷ nm made σ 4·10³⁴ nm, and nothing was said."""
+    sound = inspect_data(DataConfig(), str(copied))
+    first, *_ = sorted(copied.glob("webdatasets/*/*.tar"))
+    flip(first, -3.4e37)
+    with pytest.raises(ValueError, match=r"0000\.tar: damaged: its bytes are not those that were written"):
+        inspect_data(DataConfig(), str(copied))
+    found = inspect_data(DataConfig(verify=False), str(copied))
+    (problem,) = found.problems
+    assert "a bond or an angle that is torn or crushed" in str(problem)
+    assert (found.scale_nm, found.n_frames) == (sound.scale_nm, sound.n_frames - 1)
+    (copied / "webdatasets" / "single_frames" / "manifest.json").unlink()
+    assert inspect_data(DataConfig(), str(copied)).problems == [problem]
+
+
+def test_a_shard_that_changes_after_it_was_inspected_is_seen(copied: Path) -> None:
+    found = inspect_data(DataConfig(), str(copied))
+    for path in copied.glob("webdatasets/*/*.tar"):
+        flip(path, 0.3)
+    (batch,) = stream(found, 1)
+    assert "its bytes are not those that were written" in batch.failure
 
 
 def test_windows_hold_every_shard_once_an_epoch() -> None:
@@ -151,7 +213,7 @@ def test_batches_hold_frames_of_similar_size(found: Catalogue) -> None:
     even = stream(found, 16, plan=replace(PLAN, bucket_steps=16, constant="atoms"))
     atoms = [padding(batch)[0] for batch in even]
     assert sum(len(microbatch.peptide) for batch in even for microbatch in batch.microbatches) == 16 * 64
-    assert max(atoms) - min(atoms) <= 2 * max(found.n_atoms.values())
+    assert max(atoms) - min(atoms) <= 2 * max(ray.get(found.known).n_atoms.values())
 
 
 def test_frames_are_normalised_and_in_a_gaussian_place(found: Catalogue) -> None:

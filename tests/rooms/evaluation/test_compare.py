@@ -72,7 +72,7 @@ def test_files_are_named_by_method_budget_and_repeat(tmp_path: Path) -> None:
     draws = RunPlan(folder=tmp_path, budgets=(100, 1000), repeats=2, frames=100, seed=0)
     (tmp_path / "runs").mkdir()
     draws.save("finetuned SNIS (a)", 100, 1, energies=1.0)
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["finetuned-snis--a-100-1.npz"]
+    assert [path.name for path in (tmp_path / "runs").glob("*.npz")] == ["finetuned-snis--a-100-1.npz"]
     assert draws.missing("finetuned SNIS (a)") == [(100, 0), (1000, 0), (1000, 1)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
 from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.target import trained_at_k
+from tests.damage import KINDS, damage, outcome
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
 
@@ -195,6 +197,51 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
     progress = rounds.RoundProgress.read(home / "a", job.steps)
     assert (progress.index, progress.step) == (index, step)
     same(finetune(mixed), finetune(replace(mixed, out="b")))
+
+
+DAMAGED = {
+    "run/learner.pt": "one bit flipped",
+    "run/round-001/draws-00000.npz": "cut off",
+    "rounds.json": "one bit flipped",
+    "run/weights/model.safetensors": "cut off",
+}
+
+
+def begun(job: FinetuneJob, out: str) -> None:
+    """Leave a run that was stopped within its second round."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, rounds.RoundProgress, "save_learner", 5)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(replace(job, out=out))
+
+
+def attempt(job: FinetuneJob, home: Path, name: str, kind: str) -> str:
+    out = home / "damaged"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(home / "begun", out)
+    damage(out / name, kind, (home / "other" / name).read_bytes())
+    return outcome(lambda: finetune(replace(job, out="damaged")), lambda found: same(found, home / "b"), out)
+
+
+def test_damaged_files_are_made_again_or_named(job: FinetuneJob, home: Path) -> None:
+    begun(job, "begun")
+    begun(replace(job, seed=1), "other")
+    finetune(replace(job, out="b"))
+    found = {name: attempt(job, home, name, kind) for name, kind in DAMAGED.items()}
+    assert found.pop("run/round-001/draws-00000.npz") == "same bits"
+    assert set(found.values()) == {"one line"}, "what was learned cannot be made again"
+
+
+@pytest.mark.slow
+def test_every_file_damaged_in_every_way(job: FinetuneJob, home: Path) -> None:
+    begun(job, "begun")
+    begun(replace(job, seed=1), "other")
+    finetune(replace(job, out="b"))
+    names = sorted(str(path.relative_to(home / "begun")) for path in (home / "begun").rglob("*") if path.is_file())
+    for name in names:
+        if "mlflow" not in name and "lock" not in name:
+            for kind in KINDS:
+                print(f"| {name} | {kind} | {attempt(job, home, name, kind)} |")
 
 
 def test_energies_of_openmm_in_the_same_process(job: FinetuneJob) -> None:

@@ -97,7 +97,7 @@ def test_two_workers_compute_what_a_plain_loop_computes(folder: Path, undisturbe
     expected = []
     for batch in islice(batches(BatchServer(data, plan, 1, start, []), 0, 0, plan, start), COMPARED):
         microbatches = [collator.batch(microbatch) for microbatch in batch.microbatches]
-        assert sum(len(x) for x, _ in microbatches) == 30
+        assert sum(len(batch.x) for batch in microbatches) == 30
         expected.append(float(learner.train_step(microbatches)["loss"]))
     found = losses(undisturbed)
     for step in range(2 * EVERY, COMPARED + 1, EVERY):
@@ -163,6 +163,52 @@ def test_a_trained_flow_is_not_trained_again(
     changed = replace(job(folder, "undisturbed"), train=replace(job(folder, "undisturbed").train, lr=0.5))
     with pytest.raises(ValueError, match=r"train\.lr"):
         train(changed)
+
+
+def test_training_starts_from_a_flow_and_is_told_energies(undisturbed: Path, folder: Path, module_home: Path) -> None:
+    settings = {
+        "data": {"sequences": ["FS", "YT"], "path": str(folder), "bucket_steps": 4},
+        "train": {"steps": 4, "batch": 30, "lr": 1e-6, "precision": "float32", "energy_weight": 0.3},
+        "validation": {"every": 0},
+        "workers": {"workers": 1, "threads": 1},
+        "log_every": 1,
+    }
+    started = parse(TrainJob, {**settings, "init": str(undisturbed / "checkpoint"), "out": "started"})
+    train(started)
+    out = module_home / "started"
+    first, last = models.load(undisturbed / "checkpoint"), models.load(out / "checkpoint")
+    assert (last.config, last.scale_nm) == (first.config, first.scale_nm), "whatever model= says"
+    for name, weights in last.state_dict().items():
+        torch.testing.assert_close(weights, first.state_dict()[name], atol=1e-4, rtol=1e-4)
+    found = models.checkpoint.describe(out / "checkpoint").provenance
+    assert found["sequences"] == ["FS", "GP", "YT"], "of both trainings"
+    assert found["init_sha256"] == models.checkpoint.fingerprint(undisturbed / "checkpoint")
+    tracker = Tracker.find(out)
+    assert tracker is not None
+    spreads = dict(tracker.history("log_w_spread"))
+    assert len(spreads) == 4
+    assert all(value > 1.0 for value in spreads.values()), "this flow has learned next to nothing"
+    train(started)  # and it is known to be done
+    with pytest.raises(ValueError, match="init_sha256"):
+        train(replace(started, init=""))
+
+
+def test_what_cannot_be_started_from_is_refused_before_a_cluster_is(
+    data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = str(undisturbed / "checkpoint")
+    system = models.save(
+        Flow(models.FlowConfig(**SETTINGS["model"], adaptive=False, lookahead=False, system="AA", system_atoms=23)),
+        tmp_path / "system",
+    )
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where there is none
+    for settings, message in (
+        ({"init": begin, "data": {"path": str(data), "scale_nm": 0.5}}, "not 0.5: leave it out"),
+        ({"init": str(system), "data": {"path": str(data)}}, "start from a transferable flow"),
+        ({"init": "nowhere", "data": {"path": str(data)}}, "no checkpoint at"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            train(parse(TrainJob, {**settings, "out": "refused"}))
 
 
 @pytest.mark.slow
