@@ -90,7 +90,7 @@ def sealing(path: Path) -> Iterator[Path]:
     with replacing(path) as temporary:
         yield temporary
         before = _seal(path).read_text().split()[:1] if _seal(path).exists() else []
-        sums = [sha256(temporary), *before]  # of a file that a crash leaves as it was, the second holds
+        sums = dict.fromkeys([sha256(temporary), *before])  # of a file that a crash leaves as it was, the second holds
         with replacing(_seal(path)) as beside:
             beside.write_text("\n".join(sums) + "\n")
 

@@ -101,7 +101,7 @@ def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
         found = read_json(path)
-        for key in sorted(settings.keys() | found.keys()):
+        for key in sorted(settings.keys() | found.keys(), key=lambda key: (not key.endswith(CONTENT), key)):
             if found.get(key) == settings.get(key):
                 continue
             if key == ATOM_ORDER and key not in found:

@@ -164,8 +164,8 @@ def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
         return job, None
     checkpoint = models.locate(job.init, results_home())
     flow = models.checkpoint.outline(checkpoint)
-    if flow.atom_order == "file":
-        raise ValueError(f"init={job.init} knows one system, by the order of its file: start from a transferable flow")
+    if flow.atom_order == "file" or flow.config.system:
+        raise ValueError(f"init={job.init} knows one system: start from a transferable flow")
     if job.data.scale_nm not in (None, flow.scale_nm):
         raise ValueError(
             f"init={job.init} was trained with data.scale_nm={flow.scale_nm}, not {job.data.scale_nm}: leave it out"

@@ -128,7 +128,7 @@ def write_frames(golden: Path, path: Path) -> Peptide:
     import mdtraj
 
     peptide = Peptide.from_pdb(golden / "ace_a_nme.pdb")
-    noise = np.random.default_rng(0).normal(0, 0.005, (60, 22, 3))
+    noise = np.random.default_rng(0).normal(0, 0.002, (60, 22, 3))
     frames = (peptide.positions + noise).astype(np.float32)
     if path.suffix == ".npy":
         np.save(path, frames)
@@ -204,7 +204,7 @@ def test_a_capped_molecule_from_frames_to_samples(golden: Path, home: Path) -> N
     """The three commands of docs/training.md, with the force field that the single systems were simulated in."""
     pdb, name = golden / "ace_a_nme.pdb", "amber99sbildn-obc"
     peptide = Peptide.from_pdb(pdb)
-    np.save(home / "frames.npy", peptide.positions + np.random.default_rng(0).normal(0, 0.005, (40, 22, 3)))
+    np.save(home / "frames.npy", peptide.positions + np.random.default_rng(0).normal(0, 0.002, (40, 22, 3)))
     small = ["model.channels=16", "model.head_dim=8", "model.blocks=2", "model.layers_per_block=1"]
     few = ["train.steps=4", "train.batch=8", "train.compile=false", "validation.every=0"]
     drawn = ["checkpoint=outputs/single_ace_a_nme/checkpoint", "sampler=snis", "samples=16", "out=s"]

@@ -189,7 +189,7 @@ def test_training_starts_from_a_flow_and_is_told_energies(undisturbed: Path, fol
     assert len(spreads) == 4
     assert all(value > 1.0 for value in spreads.values()), "this flow has learned next to nothing"
     train(started)  # and it is known to be done
-    with pytest.raises(ValueError, match="init_sha256"):
+    with pytest.raises(ValueError, match="holds a run of another init"):
         train(replace(started, init=""))
 
 
