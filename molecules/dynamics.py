@@ -21,6 +21,7 @@ from .runs import (
     Progress,
     State,
     chunk_path,
+    ending,
     load_start,
     load_state,
     path_before,
@@ -66,7 +67,7 @@ def simulate(
         before = load_state(path_before(directory, index))
         with pinned(core), _divergence_named(f"chunk {index}", config):
             state = _continue(system, before, config, seed, index)
-        save_state(chunk_path(directory, index), state)
+        save_state(chunk_path(directory, index), state, ending(before))
         speed = config.ps_per_chunk / (time.perf_counter() - started)
         yield Progress(chunks_done=done, chunks_total=total, ps_per_second=speed)
 

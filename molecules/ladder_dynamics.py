@@ -15,7 +15,7 @@ from .batched.exchange import Dynamics, Walk, walk
 from .constants import KB
 from .dynamics import minimised
 from .ladder_choice import LadderChoice, choose_ladder, geometric
-from .replica_exchange import ExchangeConfig, LadderChunk, load_chunk, save_chunk, settings_of
+from .replica_exchange import ExchangeConfig, LadderChunk, ladder_ending, load_chunk, save_chunk, settings_of
 from .runs import MDConfig, Progress, chunk_path, path_before, record, warmup_path
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def simulate_ladders(
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
         before = [load_chunk(path_before(folder, index)) for folder in folders]
-        for folder, chunk in zip(folders, ladders.chunk(before, index), strict=True):
-            save_chunk(chunk_path(folder, index), chunk)
+        for folder, start, chunk in zip(folders, before, ladders.chunk(before, index), strict=True):
+            save_chunk(chunk_path(folder, index), chunk, ladder_ending(start))
         simulated = config.ps_per_chunk * len(folders) * len(temperatures_k)
         yield Progress(chunks_done=done, chunks_total=total, ps_per_second=simulated / (time.perf_counter() - began))
 

@@ -4,8 +4,7 @@ A ladder has R rungs, temperatures T_0 < … < T_{R−1}; files hold configurati
 that moves through the rungs; walker w starts on rung w.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .runs import MDConfig, chunk_path, run_name
-from .storage import BAD_ARCHIVE, replacing
+from .runs import (
+    MDConfig,
+    check_begins,
+    chunk_path,
+    fingerprint,
+    read_arrays,
+    run_name,
+    warmup_path,
+    write_arrays,
+)
+from .storage import read_json
 
 METHOD = "replica exchange"
 MAX_RUNGS = 128
@@ -79,6 +87,9 @@ def _whole(value: float, unit: float, name: str, of: str) -> int:
     return count
 
 
+ARRAYS = ("positions", "velocities", "energy_kT", "walkers")  # names of those of a `LadderChunk` in its file
+
+
 class LadderChunk(NamedTuple):
     """A chunk of a ladder: see `LadderTrajectory`; `velocities` (R, N, 3) in nm/ps belong to the last positions."""
 
@@ -111,32 +122,32 @@ def ladder_name(sequence: str, config: MDConfig, ladder: int = 0) -> str:
     return f"{sequence}_remd{name.removeprefix(sequence)}"
 
 
-def save_chunk(path: Path, chunk: LadderChunk) -> None:
-    """Write a chunk, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            positions=chunk.positions_nm,
-            velocities=chunk.velocities,
-            energy_kT=chunk.energy_kT,
-            walkers=chunk.walkers,
-        )
+def save_chunk(path: Path, chunk: LadderChunk, begins: str = "") -> None:
+    """Write a chunk, whole or not at all; `begins`: the `ladder_ending` of the file with whose end it starts."""
+    write_arrays(path, dict(zip(ARRAYS, chunk, strict=True)), begins)
 
 
 def load_chunk(path: Path) -> LadderChunk:
     """Read a chunk. Raises: ValueError if the file is damaged."""
+    return _chunk_of(path, read_arrays(path))
+
+
+def ladder_ending(chunk: LadderChunk) -> str:
+    """What tells the end of a file from that of other ladders."""
+    return fingerprint(chunk.positions_nm[-1], chunk.velocities)
+
+
+def _chunk_of(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> LadderChunk:
     try:
-        with np.load(path) as arrays:
-            return LadderChunk(*(arrays[name] for name in ("positions", "velocities", "energy_kT", "walkers")))
-    except BAD_ARCHIVE as error:
+        return LadderChunk(*(arrays[name] for name in ARRAYS))
+    except KeyError as error:
         raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
 
 
 def load_ladder(directory: str | Path, chunks: int | None = None) -> LadderTrajectory:
     """All frames of a ladder, or those of its first `chunks`.
 
-    Raises: ValueError if there is no chunk, or one is missing in between or unreadable.
+    Raises: ValueError if there is no chunk, or one is missing in between, unreadable or another ladder's.
     """
     directory = Path(directory)
     settings = ladder_settings(directory)
@@ -146,7 +157,13 @@ def load_ladder(directory: str | Path, chunks: int | None = None) -> LadderTraje
     absent = [i for i in range(count) if not chunk_path(directory, i).exists()]
     if absent:
         raise ValueError(f"chunk_{absent[0]}.npz is missing in {directory}: simulate again to fill the gap")
-    found = [load_chunk(chunk_path(directory, i)) for i in range(count)]
+    warm, found = warmup_path(directory), []
+    before = ladder_ending(load_chunk(warm)) if warm.exists() else ""
+    for index in range(count):
+        arrays = read_arrays(chunk_path(directory, index))
+        check_begins(directory, index, arrays, before)
+        found.append(_chunk_of(chunk_path(directory, index), arrays))
+        before = ladder_ending(found[-1])
     return LadderTrajectory(
         temperatures_k=tuple(settings["temperatures_k"]),
         positions_nm=np.concatenate([chunk.positions_nm for chunk in found]),
@@ -159,7 +176,7 @@ def load_ladder(directory: str | Path, chunks: int | None = None) -> LadderTraje
 def ladder_settings(directory: Path) -> dict[str, Any] | None:
     """Settings of a ladder; None for a directory of something else."""
     path = directory / "run.json"
-    settings = json.loads(path.read_text())["settings"] if path.exists() else {}
+    settings = read_json(path)["settings"] if path.exists() else {}
     return settings if settings.get("method") == METHOD else None
 
 

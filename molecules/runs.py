@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .forcefield import DEFAULT_FORCEFIELD, check_forcefield
-from .storage import BAD_ARCHIVE, replacing
+from .storage import BAD_ARCHIVE, DamagedFile, read_json, replacing
 
 if TYPE_CHECKING:
     from .peptide import Peptide
@@ -115,7 +115,7 @@ def run_name(sequence: str, config: MDConfig, replica: int = 0) -> str:
 def load_trajectory(directory: str | Path) -> Frames:
     """All frames of a run, in order. Shape: (T, N, 3) float32. Units: nm.
 
-    Raises: ValueError if there is no chunk, or one is missing in between or unreadable.
+    Raises: ValueError if there is no chunk, or one is missing in between, unreadable or another run's.
     """
     directory = Path(directory)
     count = len(list((directory / "chunks").glob("chunk_*.npz")))
@@ -124,7 +124,14 @@ def load_trajectory(directory: str | Path) -> Frames:
     absent = [i for i in range(count) if not chunk_path(directory, i).exists()]
     if absent:
         raise ValueError(f"chunk_{absent[0]}.npz is missing in {directory}: simulate again to fill the gap")
-    return np.concatenate([load_state(chunk_path(directory, i))[0] for i in range(count)])
+    warm = warmup_path(directory)
+    before, frames = ending(load_state(warm)) if warm.exists() else "", []
+    for index in range(count):
+        arrays = read_arrays(chunk_path(directory, index))
+        check_begins(directory, index, arrays, before)
+        before = ending((arrays["positions"], arrays["velocities"]))
+        frames.append(arrays["positions"])
+    return np.concatenate(frames)
 
 
 def record(
@@ -156,8 +163,11 @@ def record(
     path = directory / "run.json"
     history = []
     if path.exists():
-        stored = json.loads(path.read_text())
-        found = {**_EARLIER, **stored["settings"]}
+        stored = read_json(path)
+        try:
+            found, history = {**_EARLIER, **stored["settings"]}, list(stored["versions"])
+        except (TypeError, KeyError):
+            raise DamagedFile(f"{path} is damaged: delete its folder, and simulate again") from None
         differing = [
             f"{name} was {found.get(name)} and is now {value}"
             for name, value in settings.items()
@@ -167,7 +177,6 @@ def record(
             raise ValueError(
                 f"{directory} holds another run ({'; '.join(differing)}): use the same settings or another directory"
             )
-        history = stored["versions"]
     if first_chunk is None or (history and history[-1]["versions"] == versions):
         return
     history.append({"from_chunk": first_chunk, "versions": versions})
@@ -188,15 +197,16 @@ def warmup_path(directory: Path) -> Path:
 
 def start_path(directory: Path) -> Path:
     """Path of the positions (N, 3) in nm that the warm-up starts from, of a run that starts from a flow's draws."""
-    return directory / "start.npy"
+    return directory / "start.npz"
 
 
 def load_start(directory: Path) -> Frames:
     """Positions (N, 3) in nm at `start_path`. Raises: ValueError if the file is missing or damaged."""
     path = start_path(directory)
     try:
-        positions: Frames = np.load(path)
-        return positions
+        with np.load(path) as arrays:
+            positions: Frames = arrays["positions"]
+            return positions
     except BAD_ARCHIVE as error:
         raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
 
@@ -205,7 +215,7 @@ def save_start(directory: Path, positions_nm: Frames) -> None:
     """Write positions (N, 3) in nm at `start_path`, whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     with replacing(start_path(directory)) as temporary, temporary.open("wb") as file:
-        np.save(file, positions_nm)
+        np.savez(file, positions=positions_nm)
 
 
 def path_before(directory: Path, index: int) -> Path:
@@ -215,15 +225,55 @@ def path_before(directory: Path, index: int) -> Path:
 
 def load_state(path: Path) -> State:
     """Positions and velocities. Raises: ValueError if the file is damaged."""
+    arrays = read_arrays(path)
+    try:
+        return arrays["positions"], arrays["velocities"]
+    except KeyError as error:
+        raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
+
+
+def save_state(path: Path, state: State, begins: str = "") -> None:
+    """Write positions and velocities; `begins`: the `ending` of the file with whose last frame they start."""
+    write_arrays(path, {"positions": state[0], "velocities": state[1]}, begins)
+
+
+def ending(state: State) -> str:
+    """What tells the last frame of a file from that of other runs."""
+    return fingerprint(state[0][-1], state[1][-1])
+
+
+def fingerprint(*arrays: npt.NDArray[Any]) -> str:
+    """SHA-256 of the bytes of arrays, its first 16 digits."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()[:16]
+
+
+def check_begins(directory: Path, index: int, arrays: Mapping[str, npt.NDArray[Any]], before: str) -> None:
+    """Check that chunk `index` starts where the file before it ended. Chunks of earlier versions do not say.
+
+    Raises: ValueError.
+    """
+    if before and "begins" in arrays and str(arrays["begins"]) != before:
+        raise ValueError(
+            f"{chunk_path(directory, index)} does not start where {path_before(directory, index).name} ends: one of "
+            "them is of another run; delete both and simulate again"
+        )
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a chunk. Raises: ValueError if the file is damaged."""
     try:
         with np.load(path) as arrays:
-            return arrays["positions"], arrays["velocities"]
+            return dict(arrays)
     except BAD_ARCHIVE as error:
         raise ValueError(f"{path} cannot be read: delete it and simulate again") from error
 
 
-def save_state(path: Path, state: State) -> None:
-    """Write positions and velocities, whole or not at all."""
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], begins: str = "") -> None:
+    """Write the arrays of a chunk, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    named = {**arrays, **({"begins": np.array(begins)} if begins else {})}
     with replacing(path) as temporary, temporary.open("wb") as file:  # a file: savez would change the name
-        np.savez(file, positions=state[0], velocities=state[1])
+        np.savez(file, **named)  # type: ignore[arg-type]

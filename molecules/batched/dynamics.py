@@ -164,7 +164,8 @@ def simulate(
         state = Replicas(*(padded(part, energy) for part in zip(*last, strict=True)))
         noise = Noise([generator(seed, index + 1) for seed in seeds], state.x)
         frames = _frames(step, state, noise, config.frames_per_chunk, config.steps_per_frame, f"chunk {index}")
-        _save([runs.chunk_path(folder, index) for folder in folders], frames, sizes)
+        begins = [runs.fingerprint(*parts) for parts in last]
+        _save([runs.chunk_path(folder, index) for folder in folders], frames, sizes, begins)
         speed = config.ps_per_chunk * len(folders) / (time.perf_counter() - began)
         yield runs.Progress(chunks_done=done, chunks_total=total, ps_per_second=speed)
 
@@ -232,8 +233,9 @@ def _last(frames: Replicas, energy: "BatchedEnergy | MixedEnergy") -> Replicas:
     return Replicas(*(part[:, -1].to(energy.mass) for part in frames))
 
 
-def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int]) -> None:
+def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int], begins: Sequence[str] = ()) -> None:
     from .. import runs
 
-    for path, n, positions, velocities in zip(paths, sizes, frames.x.numpy(), frames.v.numpy(), strict=True):
-        runs.save_state(path, (positions[:, :n], velocities[:, :n]))
+    rows = zip(paths, sizes, frames.x.numpy(), frames.v.numpy(), begins or [""] * len(paths), strict=True)
+    for path, n, positions, velocities, start in rows:
+        runs.save_state(path, (positions[:, :n], velocities[:, :n]), start)

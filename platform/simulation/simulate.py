@@ -193,10 +193,12 @@ def _structure(job: SimulateJob, out: Path, peptide: Peptide) -> str:
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(peptide.to_pdb())
-    text = path.read_text()
-    if job.pdb and not _same_structure(Peptide.from_pdb(text), peptide):
+    stored = Peptide.from_pdb(path)
+    if stored.sequence != peptide.sequence:
+        raise ValueError(f"{path} is not of {peptide.sequence}, or damaged: delete it, and it is written again")
+    if job.pdb and not _same_structure(stored, peptide):
         raise ValueError(f"{path} has another structure of {peptide.sequence} than pdb={job.pdb}: give another out=")
-    return text
+    return path.read_text()
 
 
 def _replicas(

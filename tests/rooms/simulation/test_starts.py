@@ -75,7 +75,7 @@ def test_each_replica_starts_from_a_draw_and_a_run_goes_on_from_the_same(engine:
     start_path(folders[1]).write_bytes(b"")
     (folders[1] / "warmup.npz").unlink()
     (folders[1] / "chunks" / "chunk_0.npz").unlink()
-    with pytest.raises(Exception, match=r"start\.npy cannot be read: delete it and simulate again"):
+    with pytest.raises(Exception, match=r"start\.npz cannot be read: delete it and simulate again"):
         simulate(job)
     with pytest.raises(ValueError, match="start was boltzray://dipeptides-small and is now"):
         simulate(replace(job, md=replace(MD, start="")))
