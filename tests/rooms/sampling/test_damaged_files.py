@@ -96,13 +96,11 @@ def test_a_damaged_file_is_made_again_or_named(
 
 @pytest.mark.slow
 def test_every_file_damaged_in_every_way(job: SampleJob, whole: Path, begun: tuple[Path, Path]) -> None:
-    rows = {}
-    for source, other in (begun, (whole, begun[1])):
+    rows = 0
+    for source, other in (begun, (whole, sample(replace(job, out="another", seed=1)))):
         for name in files(source):
             for kind in KINDS:
-                if kind == "another one's" and not (other / name).exists():
-                    continue
-                rows[source.name, name, kind] = attempt(job, source, other, whole, name, kind)
-    for (folder, name, kind), found in rows.items():
-        print(f"| {folder}/{name} | {kind} | {found} |")
-    assert len(rows) > 40
+                found = attempt(job, source, other, whole, name, kind)
+                print(f"| {source.name}/{name} | {kind} | {found} |", flush=True)
+                rows += 1
+    assert rows > 40
