@@ -16,11 +16,12 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from boltzray import models
 from boltzray.models.flow import Flow
-from boltzray.molecules.storage import check_seal, seal
+from boltzray.molecules.storage import check_seal, seal, set_aside
 from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
 from ..data.windows import StreamState
+from ..runtime.progress import say
 from .train_step import Learner
 
 FLOW, STATE = "flow", "state.pt"
@@ -120,6 +121,16 @@ def latest_step(out: Path) -> int:
         return int(models.checkpoint.describe(out / "checkpoint").provenance["step"])
     except (FileNotFoundError, json.JSONDecodeError):
         return 0
+
+
+def set_damaged_aside(out: Path) -> None:
+    """Put out/checkpoint and out/best aside if they are damaged: the checkpoint is made again from Ray Train's."""
+    for found in (out / "checkpoint", out / "best"):
+        if found.exists():
+            try:
+                models.load(found)
+            except (ValueError, FileNotFoundError) as error:
+                say(f"note: {error} (kept as {set_aside(found).name})")
 
 
 def keep_best(out: Path, flow: Flow, provenance: Mapping[str, Any], score: float) -> bool:

@@ -26,7 +26,7 @@ from ..runtime.config import data_folder, results_folder, results_home, write_js
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import check_or_record_settings, deciding, holding
 from ..runtime.tracking import Tracker, warn_on_error
-from .checkpoints import Start, export, latest_step
+from .checkpoints import Start, export, latest_step, set_damaged_aside
 from .process_group import ProcessGroupConfig
 from .recorder import Recorder
 from .train_step import TrainConfig
@@ -116,6 +116,7 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
         found = read_json(out / "train.json").get("data_fingerprint")
         check_or_record_settings(out, "train", {**settings, "data_fingerprint": found})
+        set_damaged_aside(out)
         if latest_step(out) >= job.train.steps:
             say(f"already trained: {finished}")
             return finished

@@ -16,7 +16,7 @@ from tests.damage import KINDS, damage, outcome
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow, pytest.mark.timeout(3000)]
 SETTINGS = {
     "model": {"channels": 16, "head_dim": 8, "blocks": 2, "layers_per_block": 1},
-    "train": {"steps": 60, "batch": 30, "lr": 3e-3, "precision": "float32", "ema": 0.9},
+    "train": {"steps": 400, "batch": 30, "lr": 3e-3, "precision": "float32", "ema": 0.9},
     "validation": {"every": 0},
     "workers": {"workers": 1, "threads": 1, "max_failures": 0},
     "checkpoint_every": 20,
@@ -38,7 +38,7 @@ def begun(home: Path, data: Path, out: str, seed: int = 0) -> None:
         pairs = values.items() if isinstance(values, dict) else [("", values)]
         words += [f"{group}.{k}={v}".replace(".=", "=") for k, v in pairs]
     written = home / out / "checkpoint" / "flow.json"
-    stop_job(home, signal.SIGKILL, written.exists, "train", *words, f"train.seed={seed}")
+    assert "already" not in stop_job(home, signal.SIGKILL, written.exists, "train", *words, f"train.seed={seed}")
 
 
 def same(out: Path, whole: Path) -> None:
