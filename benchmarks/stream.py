@@ -41,6 +41,8 @@ from boltzray.models import Flow, FlowConfig  # noqa: E402
 from boltzray.models.augment import augment  # noqa: E402
 from boltzray.molecules import Peptide  # noqa: E402
 from boltzray.molecules.columns import read_columns, write_columns  # noqa: E402
+from boltzray.molecules.dynamics import minimised  # noqa: E402
+from boltzray.molecules.runs import MDConfig  # noqa: E402
 from boltzray.molecules.tars import ShardContent, read_shard  # noqa: E402
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -48,9 +50,10 @@ MODEL = FlowConfig(channels=16, head_dim=8, blocks=2, layers_per_block=1)
 
 
 def write(folder: Path, shards: int, frames: int) -> None:
-    """Shards of random frames of 35 random peptides."""
+    """Shards of frames of 35 random peptides, shaken about a minimum of their energy."""
     rng = np.random.default_rng(0)
     peptides = [Peptide.from_sequence("".join(rng.choice(list(LETTERS), 2 + i % 7))) for i in range(35)]
+    minima = {peptide.sequence: minimised(peptide, MDConfig()) for peptide in peptides}
     (folder / "pdbs" / "train").mkdir(parents=True)
     for peptide in peptides:
         (folder / "pdbs" / "train" / f"{peptide.sequence}.pdb").write_text(peptide.to_pdb())
@@ -60,7 +63,7 @@ def write(folder: Path, shards: int, frames: int) -> None:
         with tarfile.open(out / f"{shard:04d}.tar", "w") as tar:
             for i in range(frames):
                 peptide = peptides[int(rng.integers(len(peptides)))]
-                x = (peptide.positions + rng.normal(0, 0.01, 3)).astype("<f4").tobytes()
+                x = (minima[peptide.sequence] + rng.normal(0, 0.001, (peptide.n_atoms, 3))).astype("<f4").tobytes()
                 info = tarfile.TarInfo(f"{peptide.sequence}_{shard * frames + i:06d}.bin")
                 info.size = len(x)
                 tar.addfile(info, io.BytesIO(x))
