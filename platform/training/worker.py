@@ -24,6 +24,7 @@ from ..data.prefetch import prefetch
 from ..data.stream import BatchServer, StepMicrobatches, batches
 from ..data.windows import BatchPlan
 from ..runtime.cluster import usable_cpus
+from ..runtime.cpu_affinity import keep_memory
 from ..runtime.telemetry import count
 from .checkpoints import DataState, Start, report_checkpoint, restore
 from .train_step import Learner, LogDensity, TrainConfig
@@ -62,6 +63,7 @@ def train_worker(config: dict[str, Any]) -> None:
     data: Catalogue = ray.get(config["data"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    keep_memory()
     torch.set_num_threads(task.threads or max(1, usable_cpus() // context.get_local_world_size()))
     learner, collator = _learner(task, data, world)
     restored = restore(learner)
