@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 LOG_EVERY_S = 10.0
 QUICK_S = 2.0  # work done by then needs no line
+RECENT = 0.5  # the part of the time so far whose speed the ETA is from: starts are slow
 
 Update = Callable[[float, str], None]
 
@@ -62,6 +64,7 @@ def _bar(label: str, total: float, done: float) -> Iterator[Update]:
 def _lines(label: str, total: float, done: float) -> Iterator[Update]:
     started = time.monotonic()
     printed, last = -LOG_EVERY_S, done
+    marks = deque([(0.0, done)])  # when which value was reached
 
     def update(value: float, note: str = "") -> None:
         nonlocal printed, last
@@ -69,7 +72,10 @@ def _lines(label: str, total: float, done: float) -> Iterator[Update]:
         if value == last or now < QUICK_S or (now - printed < LOG_EVERY_S and value < total):
             return
         printed, last = now, value
-        rate = (value - done) / now if now > 0 else 0.0
+        while len(marks) > 1 and marks[1][0] <= (1 - RECENT) * now:
+            marks.popleft()
+        rate = (value - marks[0][1]) / (now - marks[0][0]) if now > 0 else 0.0
+        marks.append((now, value))
         eta = f"ETA {duration((total - value) / rate)}" if rate > 0 and value < total else ""
         say("  ".join(part for part in (f"{label} {100 * value / total:3.0f}%", eta, note) if part))
 
