@@ -3,8 +3,12 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from boltzray.samplers import com_log_density
 
 FOLDERS = {"platform": "boltzray", **{name: f"boltzray.{name}" for name in ("models", "molecules", "samplers")}}
 INTERNAL = {"boltzray.training.process_group.ProcessGroupConfig"}  # Ray's, not the user's
@@ -47,3 +51,14 @@ def calls(path: Path) -> list[list[str]]:
     """Module, kind and action in `run(name, module, kind, action)`."""
     found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     return [[ast.literal_eval(argument) for argument in call.args[1:]] for call in found]
+
+
+def test_the_python_of_the_how_to_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And frames that are moved have the likelihood of the draws that they are."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (root / "docs" / "howto" / "python.md").read_text(), re.DOTALL):
+        exec(block, names)
+    x, flow = names["x"][:100], names["flow"]
+    at_home = flow.log_prob(x, names["condition"]) - com_log_density(x)[0]
+    torch.testing.assert_close(names["log_q"], at_home, atol=0.02, rtol=0)
+    assert re.match(r"ESS 0\.[1-9]", capsys.readouterr().out)
