@@ -1,6 +1,6 @@
 """Judge a shipped flow on peptides that it has never seen, without a cluster: the tables of the cards.
 
-    OMP_NUM_THREADS=1 python benchmarks/pretrained.py boltzray://dipeptides-small AA CE CL DG DI --seeds 3
+    OMP_NUM_THREADS=1 python benchmarks/pretrained.py boltzray://peptides-small AA CE CL DG DI --seeds 3
     OMP_NUM_THREADS=1 python benchmarks/pretrained.py FLOW --published 2 --data outputs/references
 
 `--published 2`: the published test peptides of 2 residues. Each peptide is drawn and weighted, with every seed; ± is

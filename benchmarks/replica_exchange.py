@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--md", type=Path)
     parser.add_argument("--remd", type=Path)
-    parser.add_argument("--flow", default="boltzray://dipeptides-small")
+    parser.add_argument("--flow", default="boltzray://peptides-small")
     parser.add_argument("--longest", type=int, default=2, help="residues that the flow knows")
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--least", type=float, default=0.002, help="states rarer than this by all methods are left out")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 HUB, BUNDLED = "hub://", "boltzray://"
-DEFAULT_CHECKPOINT = "boltzray://dipeptides-small"
+DEFAULT_CHECKPOINT = "boltzray://peptides-small"
 BUNDLED_FOLDER = Path(__file__).with_name("pretrained")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 

@@ -47,7 +47,10 @@ def quickstart(job: QuickstartJob) -> None:
         say(f"  {name:<20} {path}")
     say("\nnext:")
     for command, what in [
-        ("python jobs/sample.py sequence=LE", "another dipeptide; longer ones want the public weights"),
+        (
+            "python jobs/sample.py sequence=LE",
+            "another peptide; those of five residues and more want the public weights",
+        ),
         ("python jobs/finetune.py sequence=LE budget=100000", "with more energies"),
         ("make tutorial", "MD, training, sampling of your own flow"),
         ("make ui", "everything that was run, in MLflow"),

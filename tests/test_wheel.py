@@ -19,7 +19,7 @@ from boltzray.molecules import Peptide
 assert Peptide.from_sequence("AA").n_atoms == 23
 import boltzray.sampling.sample
 from boltzray.models import load, locate
-load(locate("boltzray://dipeptides-small"))
+load(locate("boltzray://peptides-small"))
 """
 
 

@@ -57,10 +57,10 @@ def test_draws_are_worth_something_as_they_come(sequence: str, floor: float) -> 
 
 def test_a_longer_peptide_is_warned_of() -> None:
     path = models.locate(DEFAULT_CHECKPOINT)
-    assert models.checkpoint.length_warning(path, "DG") is None
-    told = models.checkpoint.length_warning(path, "ARIP")
+    assert models.checkpoint.length_warning(path, "ARIP") is None
+    told = models.checkpoint.length_warning(path, "ARIPA")
     assert told is not None
-    assert re.search("trained on peptides of 2 residues and ARIP has 4", told)
+    assert re.search("trained on peptides of 2 to 4 residues and ARIPA has 5", told)
 
 
 def test_bundled_flows_are_part_of_the_wheel(root: Path) -> None:

@@ -42,15 +42,19 @@ def test_the_quickstart_is_one_peptide_throughout() -> None:
     assert composed(TutorialJob, "tutorial").train.data.path == composed(TutorialJob, "tutorial").simulate.out
 
 
-@pytest.mark.parametrize("name", ["dipeptides", "alanine"])
+@pytest.mark.parametrize("name", ["dipeptides", "dipeptides_weighted", "peptides_of_3_and_4", "alanine"])
 def test_bundled_flows_are_trained_on_what_is_simulated_for_them(name: str) -> None:
     data = composed(SimulateJob, "simulate", f"peptides={name}")
-    run = {"dipeptides": "dipeptides_small", "alanine": "aa_small"}[name]
+    run = {
+        "dipeptides": "dipeptides_small", "dipeptides_weighted": "dipeptides_small_weighted",
+        "peptides_of_3_and_4": "peptides_small", "alanine": "aa_small",
+    }[name]  # fmt: skip
     assert composed(TrainJob, "train", f"run={run}").data.path == data.out
     assert len(set(data.sequences)) == len(data.sequences)
-    if name == "dipeptides":
+    if name != "alanine":
         assert not [s for s in data.sequences if published_split(s)]
-        assert {s[0] for s in data.sequences} == {s[1] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
+        for place in (0, 1, -1):
+            assert {s[place] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
 
 
 JOBS = {
@@ -172,7 +176,7 @@ def test_the_content_of_files_counts(home: Path, data: Path) -> None:
     path.with_name(f".{path.name}.sha256").unlink()  # earlier versions left no seal
     assert opened()["pdb_sha256"] != recorded["pdb_sha256"]
     assert "pdb_sha256" in json.loads(path.read_text())
-    with pytest.raises(ValueError, match=r"a run of another boltzray://dipeptides-small: give another out="):
+    with pytest.raises(ValueError, match=r"a run of another boltzray://peptides-small: give another out="):
         opened("b")
 
 

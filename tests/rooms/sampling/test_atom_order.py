@@ -21,7 +21,7 @@ from boltzray.sampling.sample_files import read_samples
 from tests.naming import STYLES, written
 
 TWENTY = "PACDEFGHIKLMNQRSTVWY"
-BUNDLED = "boltzray://dipeptides-small"
+BUNDLED = "boltzray://peptides-small"
 
 
 def ensemble(x: np.ndarray) -> Ensemble:

@@ -16,7 +16,7 @@ from boltzray.simulation.simulate import SimulateJob, simulate
 from boltzray.simulation.starts import draw_starts
 from tests.naming import written
 
-FLOW = "boltzray://dipeptides-small"
+FLOW = "boltzray://peptides-small"
 MD = MDConfig(warmup_ps=0.05, interval_ps=0.01, frames_per_chunk=4, start=FLOW, start_draws=8)
 JOB = SimulateJob(sequences=("GG",), time_ns=0.00004, replicas=3, hold_out=1, out="data", md=MD)
 
@@ -77,7 +77,7 @@ def test_each_replica_starts_from_a_draw_and_a_run_goes_on_from_the_same(engine:
     (folders[1] / "chunks" / "chunk_0.npz").unlink()
     with pytest.raises(Exception, match=r"start\.npz cannot be read: delete it and simulate again"):
         simulate(job)
-    with pytest.raises(ValueError, match="start was boltzray://dipeptides-small and is now"):
+    with pytest.raises(ValueError, match="start was boltzray://peptides-small and is now"):
         simulate(replace(job, md=replace(MD, start="")))
 
 
