@@ -93,3 +93,9 @@ def test_the_same_in_another_process(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == Peptide.from_sequence("ACE-PK-NME").positions.tobytes().hex(), done.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_chain_that_ends_in_one_plane_is_built_without_a_word() -> None:
+    """KRWN: Biopython's angle between a vector and none."""
+    assert np.isfinite(Peptide.from_sequence("KRWN").positions).all()
