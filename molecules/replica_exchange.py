@@ -133,7 +133,7 @@ def load_chunk(path: Path) -> LadderChunk:
 
 
 def ladder_ending(chunk: LadderChunk) -> str:
-    """What tells the end of a file from that of other ladders."""
+    """Fingerprint of the end of a file: those of other ladders differ."""
     return fingerprint(chunk.positions_nm[-1], chunk.velocities)
 
 

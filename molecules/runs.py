@@ -238,7 +238,7 @@ def save_state(path: Path, state: State, begins: str = "") -> None:
 
 
 def ending(state: State) -> str:
-    """What tells the last frame of a file from that of other runs."""
+    """Fingerprint of the last frame of a file: those of other runs differ."""
     return fingerprint(state[0][-1], state[1][-1])
 
 
