@@ -162,7 +162,8 @@ def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[Wind
     table = partial(_table, data=replace(data, peptides=names, problems=[]), plan=plan)
     size = 12 * data.n_frames * plan.shards_per_window / len(data.shards)
     size *= float(np.mean([peptide.n_atoms for peptide in data.peptides]))
-    todo, count = windows(len(data.shards), plan, start), int(np.clip(EXECUTION_BYTES / size, 2, MAX_WINDOWS))
+    most = READERS if plan.energies else MAX_WINDOWS  # energies take long: those of later windows would delay the first
+    todo, count = windows(len(data.shards), plan, start), int(np.clip(EXECUTION_BYTES / size, 2, most))
     while True:
         rows = [window._asdict() for window in islice(todo, count)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
