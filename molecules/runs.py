@@ -246,7 +246,7 @@ def fingerprint(*arrays: npt.NDArray[Any]) -> str:
     """SHA-256 of the bytes of arrays, its first 16 digits."""
     found = hashlib.sha256()
     for array in arrays:
-        found.update(np.ascontiguousarray(array))
+        found.update(array.tobytes())
     return found.hexdigest()[:16]
 
 
