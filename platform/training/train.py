@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -15,7 +16,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from boltzray import models
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
-from boltzray.molecules.storage import is_url, read_json
+from boltzray.molecules.storage import DamagedFile, is_url, read_json
 from boltzray.molecules.zmatrix import geometry_version
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
@@ -147,6 +148,13 @@ def _train_into(out: Path, job: TrainJob) -> Path:
             except WorkerGroupError as error:
                 rank, cause = next(iter(error.worker_failures.items()))
                 raise RuntimeError(f"worker {rank} failed more than workers.max_failures times: {cause}") from error
+            except RayActorError as error:
+                if "CheckpointManagerInitializationError" not in str(error):
+                    raise
+                path = out / "ray_train" / "checkpoint_manager_snapshot.json"  # Ray Train's own
+                raise DamagedFile(
+                    f"{path} is damaged: take it from a copy, or delete {path.parent} to train from the start"
+                ) from error
             if (out / FATAL).exists():
                 raise RuntimeError((out / FATAL).read_text())
             export(result.checkpoint, out)
