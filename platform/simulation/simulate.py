@@ -191,8 +191,10 @@ def _structure(job: SimulateJob, out: Path, peptide: Peptide) -> str:
     path = out / "pdbs" / job.split / f"{peptide.sequence}.pdb"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        text = peptide.to_pdb()
         with replacing(path) as temporary:
-            temporary.write_text(peptide.to_pdb())
+            temporary.write_text(text)
+        return text
     stored = Peptide.from_pdb(path)
     if stored.sequence != peptide.sequence:
         raise ValueError(f"{path} is not of {peptide.sequence}, or damaged: delete it, and it is written again")

@@ -104,7 +104,8 @@ def _train(
             return
         statistics = learner.train_step(microbatches, world)
         losses.append(statistics["loss"])
-        spreads.append(statistics.get("log_w_spread", torch.nan * statistics["loss"]))
+        if "log_w_spread" in statistics:
+            spreads.append(statistics["log_w_spread"])
         count("boltzray_frames", sum(len(microbatch.peptide) for microbatch in batch.microbatches))
         count("boltzray_tokens", sum(microbatch.x.size // 3 for microbatch in batch.microbatches))
         step = learner.steps_done
@@ -119,7 +120,7 @@ def _train(
             metrics = {
                 "step": step,
                 "loss": float(torch.stack(losses).mean()),
-                **({"log_w_spread": float(torch.stack(spreads).mean())} if task.train.energy_weight else {}),
+                **({"log_w_spread": float(torch.stack(spreads).mean())} if spreads else {}),
                 "grad_norm": float(statistics["grad_norm"]),
                 "lr": learner.schedule.get_last_lr()[0],
                 "samples_per_s": len(losses) * task.train.batch / (time.monotonic() - since),
