@@ -22,7 +22,7 @@ def prepare() -> None:
     if "RAY_ADDRESS" in os.environ:
         return
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as on those: a local cluster is on loopback alone
-    # A busy machine is not a dead node, which Ray would end, and this process with it, after 25 s without an answer.
+    # A busy machine is no dead node, which Ray would end, and this process with it, after a minute without an answer.
     os.environ.setdefault("RAY_health_check_failure_threshold", "100")
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

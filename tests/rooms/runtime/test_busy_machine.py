@@ -1,4 +1,4 @@
-"""A machine that stands still for a minute, as under a swap storm: a local cluster goes on."""
+"""A machine that stands still for longer than a minute, as under a swap storm: a local cluster goes on."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from boltzray.runtime.cluster import ClusterConfig, cluster
 with cluster(ClusterConfig(num_cpus=1)):
     (raylet,) = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
     raylet.send_signal(signal.SIGSTOP)
-    time.sleep(60)
+    time.sleep(90)
     raylet.send_signal(signal.SIGCONT)
     print("found", ray.get(ray.remote(lambda: 6 * 7).remote()))
 """
@@ -26,7 +26,7 @@ with cluster(ClusterConfig(num_cpus=1)):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stalled_node_is_not_dead(home: Path) -> None:
-    """Ray's own patience ends after 25 s or so, and the process that began the cluster ends with it."""
+    """Ray's own patience ended after 68 s, and the process that began the cluster ends with it."""
     done = subprocess.run(
         [sys.executable, "-c", STALLED], env=environment(home), cwd=home, capture_output=True, text=True, timeout=240
     )
