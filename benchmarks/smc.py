@@ -34,10 +34,11 @@ prepare()
 
 import ray  # noqa: E402
 
+from boltzray.runtime.actor_pool import RayWorkers  # noqa: E402
 from boltzray.runtime.cluster import ClusterConfig, cluster  # noqa: E402
 from boltzray.samplers import Endpoints, SMCConfig, SMCState, Stage, generator, run_smc, smc_steps, snis  # noqa: E402
 from boltzray.sampling.flow_actors import BlockServer  # noqa: E402
-from boltzray.sampling.ray_population import Proposals, RayPopulation  # noqa: E402
+from boltzray.sampling.population import BlockPopulation, Proposals  # noqa: E402
 from boltzray.sampling.smc_checkpoint import save_checkpoint  # noqa: E402
 
 N_ATOMS, STD, SEED = 23, 0.9, 0
@@ -138,11 +139,12 @@ def through_actors(
         seconds[name] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    drawn = Proposals.sample(actors, n, block_size, SEED, folder)
+    workers = RayWorkers(actors)
+    drawn = Proposals.sample(workers, n, block_size, SEED, folder)
     lap("draw")
     snis(None, drawn.log_q, drawn.log_p)
     lap("weights")
-    population = RayPopulation.start(actors, drawn.blocks(n), n, block_size, SEED)
+    population = BlockPopulation.start(workers, drawn.blocks(n), n, block_size, SEED)
     lap("start")
     state, cpu = SMCState.start(n, chosen), time.process_time()
     before = np.sum(ray.get([a.clock.remote() for a in actors]), 0)

@@ -104,14 +104,19 @@ def _use_this_checkout() -> None:
 
 
 def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:
+    from boltzray.runtime import beside
     from boltzray.runtime.config import parse
     from boltzray.runtime.environment import prepare
 
     prepare()
-    job = import_module(module)
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    getattr(job, action)(parse(getattr(job, kind), {str(key): value for key, value in values.items()}))
+    beside.start("boltzray.runtime.mlflow_process")
+    try:
+        job = import_module(module)
+        values = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(values, dict)
+        getattr(job, action)(parse(getattr(job, kind), {str(key): value for key, value in values.items()}))
+    finally:
+        beside.end()
 
 
 def _one_line(error: BaseException) -> str:

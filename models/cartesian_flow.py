@@ -16,7 +16,7 @@ from .conditioning import Conditioning, Precision
 from .config import FlowConfig
 from .flow import ATOM_TYPES, RESIDUE_TYPES, Flow, normal_log_density
 from .flow_decoder import Decoder
-from .layers import reorder, sinusoid
+from .layers import embedding, reorder, sinusoid
 from .tables import PeptideLike, PeptideTables
 
 
@@ -26,8 +26,8 @@ class Embedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.atom = nn.Embedding(ATOM_TYPES, channels)
-        self.residue = nn.Embedding(RESIDUE_TYPES, channels)
+        self.atom = embedding(ATOM_TYPES, channels)
+        self.residue = embedding(RESIDUE_TYPES, channels)
         self.mlp = nn.Sequential(nn.Linear(4 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
 
     def forward(self, tables: PeptideTables) -> Tensor:

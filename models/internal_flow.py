@@ -28,7 +28,7 @@ from .internal_coordinates import (
     to_positions,
 )
 from .internal_decoder import InternalDecoder
-from .layers import reorder, sinusoid
+from .layers import embedding, reorder, sinusoid
 from .tables import PeptideLike, PeptideTables
 
 
@@ -38,7 +38,7 @@ class AtomEmbedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.atom, self.residue = nn.Embedding(ATOM_TYPES, channels), nn.Embedding(RESIDUE_TYPES, channels)
+        self.atom, self.residue = embedding(ATOM_TYPES, channels), embedding(RESIDUE_TYPES, channels)
         self.place = nn.Linear(2 * channels, channels)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
 

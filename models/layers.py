@@ -37,6 +37,15 @@ def sinusoid(position: Tensor, channels: int, base: float) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
+def embedding(count: int, channels: int) -> nn.Embedding:
+    """Embedding (count, channels), normal as torch makes it; on the meta device, where flows are outlined, of nothing.
+
+    There torch imports its compiler for the normal, which takes seconds.
+    """
+    weight = torch.empty(count, channels)
+    return nn.Embedding(count, channels, _weight=weight if weight.is_meta else nn.init.normal_(weight))
+
+
 def reorder(x: Tensor, order: Tensor) -> Tensor:
     """Rows of x (B or P, N, D) in `order` (P, N)."""
     if order.shape[0] == 1:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
-from sklearn.cluster import KMeans
 
 from .independent_runs import halfway
 from .observables import (
@@ -210,6 +209,8 @@ def _root_of_transport(period: float | None, x: Floats, y: Floats, _: Floats) ->
 
 
 def _cluster_divergence(x: Floats, y: Floats, weights: Floats) -> Metric:
+    from sklearn.cluster import KMeans  # seconds to import
+
     clusters = KMeans(CLUSTERS, random_state=0, n_init=1).fit(x, sample_weight=_unless_equal(weights))
     labels_x, labels_y = clusters.predict(x), clusters.predict(y)
 

@@ -4,9 +4,7 @@ Weights need not be normalised. Shapes: n rows of one set, m of the other, K coo
 """
 
 import numpy as np
-import ot
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +70,9 @@ def transport(cost: Floats, p: Floats, q: Floats) -> float:
     Shape: cost (n, m), p (n,), q (m,).
     Source: column generation; network simplex of Bonneel et al. 2011 in POT.
     """
+    import ot  # POT and scipy.sparse take seconds to import
+    from scipy.sparse import coo_matrix
+
     rows, columns = np.nonzero(p > 0)[0], np.nonzero(q > 0)[0]
     if len(rows) < len(p) or len(columns) < len(q):
         cost, p, q = cost[np.ix_(rows, columns)], p[rows], q[columns]
@@ -96,6 +97,8 @@ def transport(cost: Floats, p: Floats, q: Floats) -> float:
 
 def _first_potentials(cost: Floats, p: Floats, q: Floats) -> tuple[Floats, Floats]:
     """Potentials of a small problem drawn by weight, carried to every row and column (c-transform)."""
+    import ot
+
     rng = np.random.default_rng(0)
     i, j = np.sort(rng.choice(len(p), SEED_ROWS, p=p)), np.sort(rng.choice(len(q), SEED_ROWS, p=q))
     (i, a), (j, b) = np.unique(i, return_counts=True), np.unique(j, return_counts=True)

@@ -3,13 +3,13 @@
 A weight of zero (log −inf) is a legal value: a failed conformation. Shape: log_w (n,). Arrays or CPU tensors.
 """
 
-import warnings
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from .pareto import smoothed_tail
 from .types import FloatArray
 
 Treatment = Literal["none", "psis", "truncate", "drop_top"]
@@ -107,28 +107,18 @@ def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float | None]
     Of the m weights above zero, the tail is the largest min(m/5, 3√m). k̂ is None for m < 21, which is too few to fit
     one; 0 when nothing is larger than the weight at which the tail would begin, as where all are equal; +inf when one
     to four are, which then are the whole tail. In these three cases nothing is smoothed.
-    Raises: ImportError if ArviZ is not installed.
-    Source: Vehtari et al. 2024, through `arviz.psislw`.
+    Source: Vehtari et al. 2024.
     """
     array = checked_log_weights(log_w)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version at import
-            from arviz.stats import psislw
-    except ImportError as error:
-        raise ImportError('PSIS needs ArviZ: `pip install "arviz<0.24"`, or use treatment="none"') from error
-    smoothed, alive = array.copy(), array > -np.inf  # zeros are below any tail: among them ArviZ finds none
+    smoothed, alive = array.copy(), array > -np.inf  # zeros are below any tail
     finite = array[alive]
     if len(finite) < MIN_TAIL_DRAWS:
         return smoothed, None
     size = int(np.ceil(min(len(finite) / 5, 3 * len(finite) ** 0.5)))
-    if finite.max() - np.sort(finite)[-size - 1] < EQUAL:  # ArviZ would call the best case the worst
+    if finite.max() - np.sort(finite)[-size - 1] < EQUAL:  # a fit would call the best case the worst
         return smoothed, 0.0
-    # Mind the sign: `psislw` of arviz-stats (ArviZ 1) takes the negative of this, and would fit the tail of the small
-    # weights without a word.
-    with np.errstate(over="ignore"):
-        smoothed[alive], shape = psislw(finite, normalize=False)
-    return smoothed, float(shape)
+    smoothed[alive], shape = smoothed_tail(finite, size)
+    return smoothed, shape
 
 
 def treat(log_w: npt.ArrayLike | torch.Tensor, treatment: Treatment) -> FloatArray:

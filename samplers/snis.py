@@ -1,6 +1,5 @@
 """Self-normalised importance sampling: weights of proposals, and whether to believe them."""
 
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ class SNISResult(NamedTuple):
     Shape: x (n, N, 3), or None where positions are kept elsewhere; log_w (n,) float64 on the CPU, after treatment,
     not normalised.
     `ess` is Kish's, as a fraction of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
-    the estimate is not to be trusted; None below 21 weights above zero, which say nothing of it, and without ArviZ.
+    the estimate is not to be trusted; None below 21 weights above zero, which say nothing of it.
     """
 
     x: Tensor | None
@@ -53,7 +52,7 @@ def snis(
     A conformation whose log_p or log_q is not finite has weight zero and is counted in `n_failed`.
 
     Shape: x (n, N, 3) or None; log_q, log_p (n,).
-    Raises: ValueError if the lengths differ or every weight is zero; ImportError for `psis` without ArviZ.
+    Raises: ValueError if the lengths differ or every weight is zero.
     """
     q, p = to_float64(log_q), to_float64(log_p)
     n = q.size if x is None else len(x)
@@ -63,7 +62,7 @@ def snis(
     raw = np.full(len(q), -np.inf)
     raw[finite] = p[finite] - q[finite]
     checked_log_weights(raw)
-    smoothed, k_hat = psis(raw) if treatment == "psis" or find_spec("arviz") else (raw, None)
+    smoothed, k_hat = psis(raw)
     return SNISResult(
         x=None if x is None else torch.as_tensor(x),
         log_w=torch.from_numpy(smoothed if treatment == "psis" else treat(raw, treatment)),

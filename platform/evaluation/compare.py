@@ -185,9 +185,9 @@ def _sample_all(
         actors = start_actors(path, target, job.actors, job.energy, resources)
         try:
             if snis:
-                importance_at(plan, actors.flows, scale_nm, job.weights, spent)
+                importance_at(plan, actors.workers, scale_nm, job.weights, spent)
             if smc:
-                anneal_at(plan, actors.flows, scale_nm, job.smc, target, tracker)
+                anneal_at(plan, actors.workers, scale_nm, job.smc, target, tracker)
         finally:
             actors.stop()
 

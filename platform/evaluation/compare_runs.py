@@ -1,6 +1,5 @@
 """Conformations of one sampler at each budget, several times over; files that are there are not made again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -23,11 +22,12 @@ from ..runtime.cluster import Cluster
 from ..runtime.config import write_json
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker
+from ..runtime.workers import Workers
 from ..sampling.block_files import save_part
 from ..sampling.energy_actors import EnergyConfig, batched
-from ..sampling.ray_population import Proposals
+from ..sampling.population import Proposals
 from ..sampling.sample_files import rows
-from ..sampling.smc import Positions, SMCRun, run_smc_on_actors
+from ..sampling.smc import Positions, SMCRun, run_smc_on_workers
 from ..sampling.target import Target
 from ..simulation.md_batches import MDReplica, run_batch
 
@@ -161,9 +161,7 @@ def effective_frames(series: np.ndarray) -> float:
 # --- flows --------------------------------------------------------------------------------------
 
 
-def importance_at(
-    plan: RunPlan, flows: Sequence[Any], scale_nm: float, treatment: Treatment, spent: Spent | None
-) -> None:
+def importance_at(plan: RunPlan, workers: Workers, scale_nm: float, treatment: Treatment, spent: Spent | None) -> None:
     """Save SNIS at each budget, less what a finetuned flow has spent, of the first proposals of the largest one."""
     method, energies = (spent.method, spent.energies) if spent else ("SNIS", 0)
     for repeat in range(plan.repeats):
@@ -172,9 +170,9 @@ def importance_at(
             continue
         folder = _folder(plan, plan.path(method, plan.budgets[-1], repeat).stem)
         proposals = Proposals.sample(
-            flows, plan.budgets[-1] - energies, SMCConfig().block_size, plan.seed_of(repeat), folder
+            workers, plan.budgets[-1] - energies, SMCConfig().block_size, plan.seed_of(repeat), folder
         )
-        seconds = proposals.seconds * len(flows) / len(proposals.log_q)
+        seconds = proposals.seconds * workers.count / len(proposals.log_q)
         for budget in missing:
             n = budget - energies
             result = snis(None, proposals.log_q[:n], proposals.log_p[:n], treatment)
@@ -191,13 +189,13 @@ def importance_at(
 
 
 def anneal_at(
-    plan: RunPlan, flows: Sequence[Any], scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
+    plan: RunPlan, workers: Workers, scale_nm: float, config: SMCConfig, target: Target, tracker: Tracker
 ) -> None:
     """Save SMC at each budget, with as many particles as that pays for.
 
     The price of a particle is not known before: a pilot tells it, whose energies are not counted.
     """
-    run = partial(_run_smc, plan, flows, scale_nm, config, target, tracker)
+    run = partial(_run_smc, plan, workers, scale_nm, config, target, tracker)
     try:
         pilot = run(PILOT, plan.seed_of(plan.repeats), "smc-pilot")
     except RuntimeError as error:
@@ -218,13 +216,13 @@ def anneal_at(
             done.energy_kT,
             effective=min(found["ess"] * n, found["n_roots"]),
             energies=found["n_evaluations"] + n,
-            seconds=found["seconds"] * min(len(flows), -(-n // config.block_size)),
+            seconds=found["seconds"] * min(workers.count, -(-n // config.block_size)),
         )
 
 
 def _run_smc(
     plan: RunPlan,
-    flows: Sequence[Any],
+    workers: Workers,
     scale_nm: float,
     config: SMCConfig,
     target: Target,
@@ -234,10 +232,10 @@ def _run_smc(
     name: str,
 ) -> Ensemble:
     folder = _folder(plan, name)
-    proposals = Proposals.sample(flows, n, config.block_size, seed, folder)
+    proposals = Proposals.sample(workers, n, config.block_size, seed, folder)
     smc = SMCRun(config=config, n=n, seed=seed, folder=folder, checkpoint_s=30.0)
     with Tracker.open("compare", folder, {"particles": n, "seed": seed}, parent=tracker) as child:
-        return run_smc_on_actors(smc, proposals, flows, target, scale_nm, child)
+        return run_smc_on_workers(smc, proposals, workers, target, scale_nm, child)
 
 
 def _folder(plan: RunPlan, name: str) -> Path:

@@ -1,28 +1,32 @@
 """Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.references import sequences_with_reference
 from boltzray.molecules.storage import read_json
 
-from ..runtime.actor_pool import as_they_end, fetch
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, display_path, results_folder
 from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import say
 from ..runtime.run_folder import holding
+from ..runtime.telemetry import with_ray
 from ..runtime.tracking import Tracker, provenance, warn_on_error
+from ..sampling.flow_actors import runs_here
 from ..sampling.sample import SampleJob, SamplingOptions, sample
 from ..sampling.sample_files import read_samples
 from .evaluate import INTERVALS, evaluate_folder, evaluation_key, print_verdict
 from .result import EvaluationResult
 from .summary import write_summary
 from .summary_rows import Row, rows_of
+
+COMPARISON = 20_000  # energies that take as long as a comparison with reference MD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ def evaluate(job: EvaluateJob) -> None:
             return
         named = {folder.name: folder for folder in folders}
         with holding(results_folder(job.folder)) as out:
-            with cluster(job.cluster):
+            with _place(job, len(named), 0):
                 failed = _compare_all(job, data, named, again=True)
             _summarise(job, out, named, failed, data)
     else:
@@ -106,12 +110,18 @@ def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, st
     sequences = list(job.sequences) or sequences_with_reference(data, job.split)
     say(f"{len(sequences)} peptides: {', '.join(sequences)}")
     folders_of = {sequence: out / sequence for sequence in sequences}
-    with cluster(job.cluster):
+    with _place(job, len(sequences), job.sample.energies):
         failed = _sample_all(job, folders_of)
         sampled = {name: folder for name, folder in folders_of.items() if name not in failed}
         failed |= _compare_all(job, data, sampled, again=False)
     _summarise(job, out, folders_of, failed, data)
     return failed
+
+
+def _place(job: EvaluateJob, peptides: int, energies: int) -> AbstractContextManager[Any]:
+    """Start a cluster for all that follows, unless it is small, with so many energies a peptide."""
+    here = runs_here(job.sample.actors, peptides * (energies + COMPARISON))
+    return nullcontext() if here else cluster(job.cluster)
 
 
 def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
@@ -128,17 +138,13 @@ def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
 
 
 def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: bool) -> dict[str, str]:
-    """Compare side by side, a Ray task each; returns the reasons of those that failed."""
-    task: Any = ray.remote(num_cpus=1)(evaluate_folder)
-    running = {
-        task.remote(folder, data, intervals=job.intervals, seed=job.seed, threads=1): name
-        for name, folder in folders.items()
-        if again or not _is_done(job, data, folder)
-    }
-    failed, total = {}, len(running)
-    for number, (name, reference) in enumerate(as_they_end(running), start=1):
+    """Compare all; returns the reasons of those that failed."""
+    wanted = {name: folder for name, folder in folders.items() if again or not _is_done(job, data, folder)}
+    failed, total = {}, len(wanted)
+    compared = _compared_in_tasks if with_ray() else _compared_here
+    for number, (name, result_of) in enumerate(compared(job, data, wanted), start=1):
         try:
-            result = fetch(reference)
+            result = result_of()
         except Exception as error:
             failed[name] = _reason(error)
             say(f"  ✕ {name} failed: {failed[name]}")
@@ -147,6 +153,28 @@ def _compare_all(job: EvaluateJob, data: Path, folders: dict[str, Path], again: 
         for note in result.notes:
             say(f"  note: {note}")
     return failed
+
+
+Compared = Iterator[tuple[str, Callable[[], EvaluationResult]]]
+
+
+def _compared_here(job: EvaluateJob, data: Path, folders: dict[str, Path]) -> Compared:
+    """Compare one after the other, in this process."""
+    for name, folder in folders.items():
+        yield name, partial(evaluate_folder, folder, data, intervals=job.intervals, seed=job.seed)
+
+
+def _compared_in_tasks(job: EvaluateJob, data: Path, folders: dict[str, Path]) -> Compared:
+    """Compare side by side, a Ray task each."""
+    import ray
+
+    from ..runtime.actor_pool import as_they_end, fetch
+
+    task: Any = ray.remote(num_cpus=1)(evaluate_folder)
+    options = {"intervals": job.intervals, "seed": job.seed, "threads": 1}
+    running = {task.remote(folder, data, **options): name for name, folder in folders.items()}
+    for name, reference in as_they_end(running):
+        yield name, partial(fetch, reference)
 
 
 def _is_done(job: EvaluateJob, data: Path, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from boltzray.samplers.types import FloatArray
 
 from ..runtime.progress import progress
 from ..sampling.block_files import load_part
-from ..sampling.ray_population import Proposals
+from ..sampling.population import Proposals
 from ..sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 from .config import FinetuneJob
 from .executors import Executor

@@ -47,8 +47,8 @@ class FinetuneJob:
     with a `buffer` makes as many rounds as the budget allows. `sampler=snis` spends the energies of a buffer on
     draws; `smc` draws `smc_particles` and anneals them, for as long as the energies of the buffer last.
 
-    `in_process`: everything on one thread of this process, without Ray (for trials of a sweep); otherwise on the
-    actors of `actors`. Both give the same bits.
+    `in_process`: on one thread of this process, as trials of a sweep are; short for actors.in_process=true
+    actors.flow_replicas=1. Where it runs does not show in the bits.
     """
 
     sequence: str = ""
@@ -111,6 +111,11 @@ class FinetuneJob:
     def source(self) -> PeptideSource:
         """The peptide to finetune to."""
         return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
+    def where(self) -> ActorsConfig:
+        """The workers, or a single thread for `in_process`."""
+        return ActorsConfig(flow_replicas=1, in_process=True) if self.in_process else self.actors
 
     @property
     def files(self) -> dict[str, Path | None]:

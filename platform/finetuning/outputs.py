@@ -12,7 +12,7 @@ from boltzray.samplers import snis
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
 from ..sampling.atom_order import OrderedPeptide
-from ..sampling.ray_population import Proposals
+from ..sampling.population import Proposals
 from ..sampling.sample import snis_diagnostics
 from ..sampling.sample_files import write_samples
 from ..sampling.smc import Positions

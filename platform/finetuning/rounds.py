@@ -37,7 +37,7 @@ from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
 from ..sampling.atom_order import OrderedPeptide
 from ..sampling.block_files import has_part, load_part, save_part
-from ..sampling.ray_population import Proposals
+from ..sampling.population import Proposals
 from ..sampling.target import Target, trained_at_k
 from .buffer import Buffer, conformations, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob

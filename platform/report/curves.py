@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t
 
 from boltzray.molecules.storage import read_json
 
@@ -50,6 +49,8 @@ class Point:
 
 def margin(error: float, n: int) -> float:
     """Half of a 95 % interval, by Student's t: of two runs 12.7 standard errors, of many 1.96."""
+    from scipy.stats import t  # slow to import
+
     return float(t.ppf(0.975, n - 1)) * error if n > 1 else 0.0
 
 

@@ -2,16 +2,18 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from .telemetry import count, set_gauge
+from .workers import IN_FLIGHT, Call, Lost, Restarted
 
 T = TypeVar("T")
 
-IN_FLIGHT = 2  # calls an actor has waiting, so that it never idles between two
 MAX_TRIES = 5  # of one call; an input that kills its actor every time must end the run with its name
 
 
@@ -98,3 +100,51 @@ def completed(actors: Sequence[Any], calls: Sequence[Callable[[Any], Any]]) -> I
                 continue
             yield index, ([*references[:-1], value] if isinstance(references, list) else value)
     set_gauge("boltzray_queue_depth", 0)
+
+
+class RayWorkers:
+    """Servers as actors, which restart by themselves; what they keep lies in the object store. See `Workers`."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self.actors, self.count = actors, len(actors)
+
+    def completed(self, method: str, calls: Sequence[Call], *, keep: bool = True) -> Iterator[tuple[int, Any]]:
+        """See `Workers`."""
+
+        def call(arguments: Call, actor: Any) -> Any:
+            if not keep:
+                return getattr(actor, method).remote(*arguments)
+            return list(getattr(actor, method).options(num_returns=2).remote(*arguments))
+
+        with _saying_what_is_lost():
+            yield from completed(self.actors, [partial(call, arguments) for arguments in calls])
+
+    def put(self, value: Any) -> Any:
+        """See `Workers`."""
+        return ray.put(value)
+
+    def get(self, references: Sequence[Any]) -> list[Any]:
+        """See `Workers`."""
+        with _saying_what_is_lost():
+            return list(ray.get(list(references)))
+
+    def everywhere(self, method: str) -> None:
+        """See `Workers`."""
+        for reference in [getattr(actor, method).options(max_task_retries=-1).remote() for actor in self.actors]:
+            fetch(reference)
+
+    def first(self, method: str, *arguments: Any) -> Any:
+        """See `Workers`."""
+        try:
+            return fetch(getattr(self.actors[0], method).remote(*arguments))
+        except RayActorError as error:
+            ray.get(self.actors[0].__ray_ready__.options(max_task_retries=-1).remote())
+            raise Restarted(str(error)) from error
+
+
+@contextmanager
+def _saying_what_is_lost() -> Iterator[None]:
+    try:
+        yield
+    except ObjectLostError as error:
+        raise Lost(str(error)) from error

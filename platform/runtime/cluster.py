@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-import ray
 
 from .progress import say
 
@@ -61,6 +60,8 @@ def cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
     trial or controller has left a placement group behind. It takes seconds and 1 GB of memory; metrics are exported
     without it, too.
     """
+    import ray  # a second, and processes of a cluster: not where work is done in this process
+
     if ray.is_initialized():
         yield _describe()
         return
@@ -83,6 +84,8 @@ def cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
 
 def _start(address: str, options: dict[str, Any]) -> None:
     """Start or join a cluster. Raises: RuntimeError where that does not work, in time or at all."""
+    import ray
+
     try:
         ray.init(address=address, **options)
     except Exception as error:
@@ -109,6 +112,8 @@ def temporary_folder() -> str | None:
 
 
 def _describe() -> Cluster:
+    import ray
+
     resources = ray.cluster_resources()
     local = not os.environ.get("RAY_ADDRESS")
     return Cluster(cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0)), local=local)

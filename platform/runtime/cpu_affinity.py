@@ -1,36 +1,44 @@
-"""Settings of a worker process: a core that no other BoltzRay process has, and memory that stays."""
+"""Settings of a worker: a core that no other worker of BoltzRay has, and memory that stays."""
 
 import ctypes
 import os
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_held: dict[int, FileLock] = {}  # by core, for the life of the process
+_held: dict[int, tuple[int, FileLock]] = {}  # by thread: its core, and the lock on it
 
 
 def own_core() -> int | None:
-    """Reserve a core for this process alone, the same at every call; None where processes cannot be pinned.
+    """Reserve a core for this thread alone, the same at every call; None where threads cannot be pinned.
 
     Two OpenMM contexts pinned to one core would run at half their speed while another idles. The lock is the system's
     on a file, so it ends with the process, however that ends. When every core is taken, one is shared.
     """
     if not hasattr(os, "sched_getaffinity"):
         return None
-    if _held:
-        return next(iter(_held))
+    thread = threading.get_ident()
+    if thread in _held:
+        return _held[thread][0]
     cores = sorted(os.sched_getaffinity(0))
     for core in cores:
         path = Path(tempfile.gettempdir()) / f"boltzray-{os.getuid()}-core-{core}.lock"
         lock = FileLock(path, mode=0o600, thread_local=False)
         with suppress(Timeout):
             lock.acquire(timeout=0)
-            _held[core] = lock
+            _held[thread] = core, lock
             return core
-    return cores[os.getpid() % len(cores)]
+    return cores[(os.getpid() + len(_held)) % len(cores)]
+
+
+def release_core() -> None:
+    """Give back the core of this thread, which ends; a process that ends need not."""
+    if held := _held.pop(threading.get_ident(), None):
+        held[1].release()
 
 
 def keep_memory() -> None:

@@ -8,19 +8,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
-
-import sqlalchemy
-from mlflow.entities import Metric, RunTag
-from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
-from mlflow.exceptions import MlflowException
-from mlflow.store.db.db_types import DATABASE_ENGINES
-from mlflow.tracking import MlflowClient
 
 from .background import run_in_thread
 from .config import results_home
 from .progress import say
+
+if TYPE_CHECKING:  # MLflow takes seconds to import, SQLAlchemy half of one: only in the process that talks to a store
+    from mlflow.tracking import MlflowClient
 
 T = TypeVar("T")
 
@@ -72,6 +68,8 @@ def sqlite_uri(path: Path) -> str:
     plain, escaped = f"sqlite:///{path}", f"sqlite+pysqlite:///{quote(str(path))}"
     if plain.endswith(quote(str(path))):
         return plain
+    import sqlalchemy
+
     # MLflow makes the folder of a file whose URI begins with sqlite:///, and does not undo the escapes before.
     return escaped if sqlalchemy.make_url(escaped).database == str(path) else plain  # SQLAlchemy 2.0 has no escapes
 
@@ -80,6 +78,8 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite URI; None for other stores."""
     if not uri.startswith("sqlite"):
         return None
+    import sqlalchemy
+
     database = sqlalchemy.make_url(uri).database
     return Path(database) if database and database != ":memory:" and not database.startswith("file:") else None
 
@@ -124,6 +124,8 @@ def set_problem(uri: str, text: str) -> None:
 
 
 def _problem(uri: str) -> str | None:
+    from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
+
     folder = _folder(uri)
     if folder and not MLFLOW_ALLOW_FILE_STORE.get():
         better = sqlite_uri(folder / "mlflow.db")
@@ -140,6 +142,10 @@ def _problem(uri: str) -> str | None:
 
 def _ask(uri: str) -> None:
     """Raises: whatever a store raises that does not work. One that is busy does."""
+    import sqlalchemy
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+    from mlflow.tracking import MlflowClient
+
     if urlsplit(uri).scheme.split("+")[0] not in DATABASE_ENGINES:
         MlflowClient(uri).search_experiments(max_results=1)
         return
@@ -175,7 +181,7 @@ def in_short(error: BaseException) -> str:
 # --- records ------------------------------------------------------------------------------------
 
 
-def read(uri: str, ask: Callable[[MlflowClient], T], otherwise: T) -> T:
+def read(uri: str, ask: "Callable[[MlflowClient], T]", otherwise: T) -> T:
     """Return what a store answers, or `otherwise` while it does not.
 
     Raises: MlflowException when there is no such run.
@@ -240,13 +246,17 @@ def send_pending(uri: str, out: Path, *, leftovers: bool = False) -> None:
             mine.unlink()
 
 
-def _client(uri: str) -> MlflowClient:
+def _client(uri: str) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+
     if reason := problem(uri):
         raise ConnectionError(reason)
     return MlflowClient(uri)
 
 
-def _send(client: MlflowClient, record: Record) -> None:
+def _send(client: "MlflowClient", record: Record) -> None:
+    from mlflow.entities import Metric, RunTag
+
     run = record["run"]
     metrics = [Metric(*values) for values in record.get("metrics", ())]
     for start in range(0, len(metrics), METRICS_AT_ONCE):
@@ -276,6 +286,8 @@ def _keep(out: Path, records: list[Record], name: str = PENDING) -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
     return isinstance(error, MlflowException) and error.error_code in REFUSED
 
 

@@ -3,13 +3,14 @@
 Prometheus knows `boltzray_energies` as `ray_boltzray_energies_total`; see cluster/grafana.json.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import ray
-from ray.util.metrics import Counter, Gauge
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter, Gauge
 
 
 class Meaning(NamedTuple):
@@ -30,27 +31,36 @@ COUNTERS = {
 GAUGES = {"boltzray_queue_depth": Meaning("calls to actors that a driver still waits for")}
 
 
+def with_ray() -> bool:
+    """Return True if this process is connected to a Ray cluster; does not import Ray, which takes a second."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 @cache
-def _counter(name: str) -> Counter:
+def _counter(name: str) -> "Counter":
+    from ray.util.metrics import Counter
+
     meaning = COUNTERS[name]
     return Counter(name, meaning.text, (meaning.label,) if meaning.label else ())
 
 
 @cache
-def _gauge(name: str) -> Gauge:
+def _gauge(name: str) -> "Gauge":
+    from ray.util.metrics import Gauge
+
     return Gauge(name, GAUGES[name].text)
 
 
 def count(name: str, amount: int, label: str | None = None) -> None:
     """Add `amount` to a counter. Does nothing without Ray, which would export it."""
-    if amount > 0 and ray.is_initialized():
+    if amount > 0 and with_ray():
         key = COUNTERS[name].label
         _counter(name).inc(amount, {key: label} if key and label else {})
 
 
 def set_gauge(name: str, value: float) -> None:
     """Set a gauge. Does nothing without Ray, as `count`."""
-    if ray.is_initialized():
+    if with_ray():
         _gauge(name).set(value)
 
 

@@ -2,25 +2,29 @@
 
 import hashlib
 import logging
+import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
-from . import mlflow_store, stopping
+from . import beside, mlflow_store, stopping
 from .config import display_path, results_home
 from .progress import say
 from .telemetry import system_metrics
+
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
 
 PACKAGES = ("boltzray", "torch", "ray", "openmm", "mdtraj", "mlflow", "numpy")
 RUN = "mlflow_run"  # in a results folder: the id of its run, and its store
@@ -56,11 +60,13 @@ def provenance() -> dict[str, str]:
     return facts
 
 
-def _experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+def _experiment(uri: str, name: str) -> "tuple[MlflowClient, str]":
     """Return a client, and the id of an experiment, which is made when there is none.
 
     The first job of a folder makes the database: others that start at the same time wait for it.
     """
+    from mlflow.tracking import MlflowClient
+
     file = mlflow_store.sqlite_file(uri)
     with FileLock(f"{file}.lock") if file else nullcontext():
         client = MlflowClient(uri)
@@ -90,13 +96,25 @@ class Tracker:
 
     @classmethod
     def open(
-        cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None
+        cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None" = None, name: str = ""
     ) -> "Tracker":
         """Open the run of results folder `out`: the one begun there with the same parameters, or a new one.
 
         In the store of `parent`, or that of `MLFLOW_TRACKING_URI`; if that does not work, which is said in one line, in
-        a database of the results' home, or of `out`.
+        a database of the results' home, or of `out`. `name`: of the run; by default that of the folder.
         """
+        if _off.get():
+            return cls("", "", out)
+        opening = (experiment, out, dict(parameters), parent, {"run_name": name or out.name, **provenance()})
+        if process := beside.running():
+            return TrackerBeside.begun(process, "open_run", *opening)
+        return cls.open_here(*opening)
+
+    @classmethod
+    def open_here(
+        cls, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None", facts: dict[str, str]
+    ) -> "Tracker":
+        """Open a run from this process; `facts`: its name as `run_name`, and tags."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         wanted, begun = parent.uri if parent else mlflow_store.tracking_uri(), _begun(out)
@@ -106,7 +124,7 @@ class Tracker:
             known = mlflow_store.known_problem(uri)
             if (reason := mlflow_store.problem(uri)) is None:
                 try:
-                    tracker = cls._open(uri, experiment, out, parameters, parent)
+                    tracker = cls._open(uri, experiment, out, parameters, parent, facts)
                 except Exception as error:
                     reason = mlflow_store.in_short(error)
                     mlflow_store.set_problem(uri, reason)
@@ -125,8 +143,16 @@ class Tracker:
 
     @classmethod
     def _open(
-        cls, uri: str, experiment: str, out: Path, parameters: Mapping[str, Any], parent: "Tracker | None"
+        cls,
+        uri: str,
+        experiment: str,
+        out: Path,
+        parameters: Mapping[str, Any],
+        parent: "Tracker | None",
+        facts: dict[str, str],
     ) -> "Tracker":
+        from mlflow.entities import Param
+
         client, experiment_id = _experiment(uri, experiment)
         key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
         begun = _begun(out)
@@ -136,10 +162,10 @@ class Tracker:
             if runs and runs[0].info.run_id == begun.run_id and runs[0].data.params == same:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return cls(runs[0].info.run_id, uri, out)
-        tags = {"boltzray_out": key, "out": display_path(out), **provenance()}
+        tags = {"boltzray_out": key, "out": display_path(out), **facts}
         if parent and parent.uri == uri:
             tags["mlflow.parentRunId"] = parent.run_id
-        run = client.create_run(experiment_id, run_name=out.name, tags=tags)
+        run = client.create_run(experiment_id, run_name=tags.pop("run_name"), tags=tags)
         items = [Param(k, str(v)[:500]) for k, v in parameters.items()]
         client.log_batch(run.info.run_id, params=items)
         (out / RUN).write_text(f"{run.info.run_id}\n{mlflow_store.without_password(uri)}\n", encoding="utf-8")
@@ -148,16 +174,27 @@ class Tracker:
     @classmethod
     def find(cls, out: Path) -> "Tracker | None":
         """Find the run that made results folder `out`, if there is one."""
+        if not (out / RUN).exists() and not beside.running():
+            return None
+        if process := beside.running():
+            return TrackerBeside.begun(process, "find_run", out) if process.call("has_run", out) else None
+        return cls.find_here(out)
+
+    @classmethod
+    def find_here(cls, out: Path) -> "Tracker | None":
+        """Find it from this process."""
         tracker = _begun(out)
         if tracker is None:
             return None
+        from mlflow.exceptions import MlflowException
+
         try:
             mlflow_store.read(tracker.uri, lambda client: client.get_run(tracker.run_id), None)
         except MlflowException:
             return None
         return tracker
 
-    def _read(self, ask: Callable[[MlflowClient], T], otherwise: T) -> T:
+    def _read(self, ask: "Callable[[MlflowClient], T]", otherwise: T) -> T:
         return mlflow_store.read(self.uri, ask, otherwise) if self.run_id else otherwise
 
     def _write(self, **record: Any) -> None:
@@ -209,11 +246,14 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         self._watching = ExitStack()
+        self._watch()
+        _entered.append(self)
+        return self
+
+    def _watch(self) -> None:
         if self.run_id:
             with warn_on_error("watching the system"):
                 self._watching.enter_context(system_metrics(self.run_id, self.uri))
-        _entered.append(self)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the run as its work ended: finished, killed (by Ctrl-C, or as a trial that Tune stops), or failed."""
@@ -221,6 +261,9 @@ class Tracker:
         with warn_on_error("watching the system"):
             self._watching.close()
         status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
+        self._finish(status)
+
+    def _finish(self, status: str) -> None:
         self.end(status)
         if waiting := mlflow_store.pending(self.out):
             say(
@@ -243,8 +286,76 @@ def _begun(out: Path) -> Tracker | None:
     return Tracker(run_id.strip(), uri, out)
 
 
+class TrackerBeside(Tracker):
+    """A run that the process beside this one writes to. Pickled, it is one that any process writes to by itself."""
+
+    def __init__(self, process: beside.Beside, key: int, out: Path) -> None:
+        self.process, self.key, self.out = process, key, out
+
+    @classmethod
+    def begun(cls, process: beside.Beside, function: str, *arguments: Any) -> "TrackerBeside":
+        """Have a run opened or found, without waiting for it."""
+        key = next(_keys)
+        out = next(argument for argument in arguments if isinstance(argument, Path))
+        process.send(function, key, *(a.key if isinstance(a, TrackerBeside) else a for a in arguments))
+        return cls(process, key, out)
+
+    def _ask(self, what: str, otherwise: Any, *arguments: Any) -> Any:
+        try:
+            return self.process.call("ask", self.key, what, *arguments)
+        except (OSError, EOFError):  # the process is gone, which every attempt to write says
+            return otherwise
+
+    @property
+    def run_id(self) -> str:  # type: ignore[override]
+        """The run's id, empty where there is no store."""
+        return str(self._ask("run_id", ""))
+
+    @property
+    def uri(self) -> str:  # type: ignore[override]
+        """The store's address."""
+        return str(self._ask("uri", ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tracker, (self.run_id, self.uri, self.out)
+
+    def facts(self) -> dict[str, str]:
+        """See `Tracker`."""
+        return dict(self._ask("facts", {}))
+
+    def history(self, metric: str) -> list[tuple[int, float]]:
+        """See `Tracker`."""
+        return list(self._ask("history", [], metric))
+
+    def latest(self) -> dict[str, float]:
+        """See `Tracker`."""
+        return dict(self._ask("latest", {}))
+
+    def _write(self, **record: Any) -> None:
+        with warn_on_error("logging to MLflow"):
+            self.process.send("write", self.key, record)
+
+    def _watch(self) -> None:
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"):
+            super()._watch()
+
+    def _finish(self, status: str) -> None:
+        with warn_on_error("logging to MLflow"):
+            self.process.send("finish", self.key, status)
+
+
 def send_pending(out: Path) -> None:
     """Give MLflow what earlier jobs of the results folder `out` could not."""
+    if not mlflow_store.pending(out):
+        return
+    if process := beside.running():
+        process.call("send_kept", out)
+    else:
+        send_kept(out)
+
+
+def send_kept(out: Path) -> None:
+    """Give it from this process."""
     tracker = _begun(out) if mlflow_store.pending(out) else None
     if tracker and (reason := mlflow_store.problem(tracker.uri)):
         say(f"note: records of {out} still wait for MLflow at {mlflow_store.shown(tracker.uri)} ({reason})")
@@ -258,5 +369,17 @@ def _end_all() -> None:
         tracker.end("KILLED")
 
 
+@contextmanager
+def untracked() -> Iterator[None]:
+    """Open no runs during a `with`: of calls from Python, whose results nobody has named a folder for."""
+    before = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(before)
+
+
+_off: ContextVar[bool] = ContextVar("untracked", default=False)
+_keys = count()
 _entered: list[Tracker] = []  # runs that this process has begun and not ended
 stopping.last_words.append(_end_all)

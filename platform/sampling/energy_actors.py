@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import ray
 import torch
 
 from boltzray.molecules.batched.energy import BatchedEnergy
@@ -73,7 +72,7 @@ def batched(
 
 
 def openmm(molecule: Molecule) -> OpenMMEnergy:
-    """OpenMM's energy of a molecule, on a core that no other process of ours is pinned to."""
+    """OpenMM's energy of a molecule, on a core that no other worker of ours is pinned to."""
     return OpenMMEnergy(molecule.peptide, molecule.temperature_k, forcefield=molecule.forcefield, core=own_core())
 
 
@@ -144,6 +143,8 @@ class EnergyActors:
     """Asks `EnergyServer` actors, given by name, for a part of each batch."""
 
     def __init__(self, names: Sequence[str]) -> None:
+        import ray  # not where energies are computed in the process that asks
+
         self.actors = [ray.get_actor(name) for name in names]
 
     def ask(self, x_nm: np.ndarray, *, gradient: bool) -> list[Any]:
@@ -157,11 +158,15 @@ class EnergyActors:
 
     def collect(self, asked: list[Any]) -> EnergyBatch:
         """See `Energies`."""
+        import ray
+
         return EnergyBatch.joined(ray.get(asked))
 
 
 def start_servers(molecule: Molecule, count: int, num_cpus: float) -> tuple[list[str], list[Any]]:
     """Names and handles of `count` energy actors; each restarts by itself when its process dies."""
+    import ray
+
     names = [f"energy-{uuid.uuid4().hex}" for _ in range(count)]
     server = ray.remote(num_cpus=num_cpus, **RESTARTS)(EnergyServer)
     return names, [server.options(name=name).remote(molecule) for name in names]

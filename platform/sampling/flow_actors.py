@@ -1,15 +1,16 @@
-"""The flow server, a plain class, and how actors of it are started."""
+"""The flow server, a plain class, and how workers of it are started: threads of this process, or actors."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import ray
 import torch
 from torch import Tensor
 
@@ -20,20 +21,25 @@ from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
 from boltzray.samplers.rng import Stage, generator
 
-from ..runtime.actor_pool import IN_FLIGHT
-from ..runtime.cluster import Cluster
+from ..runtime.cluster import Cluster, ClusterConfig, cluster, usable_cpus
 from ..runtime.progress import say
-from ..runtime.telemetry import count
+from ..runtime.telemetry import count, with_ray
+from ..runtime.workers import IN_FLIGHT, LocalWorkers, Workers
 from .energy_actors import Energies, EnergyActors, EnergyConfig, LocalEnergies, start_servers
 from .target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
-    """Numbers of flow actors and of energy actors (of OpenMM). 0: one flow a GPU, or a core; one energy a core."""
+    """Numbers of flow actors and of energy actors (of OpenMM). 0: one flow a GPU, or a core; one energy a core.
+
+    `in_process`: flows are threads of this process instead, each of which computes its own energies, and Ray is not
+    started; the results are the same bits. `auto`: where no cluster is named, and the work is at most `SMALL`.
+    """
 
     flow_replicas: int = 0
     energy_actors: int = 0
+    in_process: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if min(self.flow_replicas, self.energy_actors) < 0:
@@ -41,6 +47,16 @@ class ActorsConfig:
 
 
 PATIENCE_S = 30.0  # of waiting for actors to start, after which a message says so
+SMALL = 200_000  # energies: what takes minutes on a few cores. Ray takes half a minute to start and to end
+ENERGIES_A_PARTICLE = 200  # of SMC, as adaptive HMC takes them
+
+
+def runs_here(config: ActorsConfig, energies: int) -> bool:
+    """Return True where work of so many energies is done in this process, without Ray."""
+    if config.in_process != "auto":
+        return config.in_process
+    named = with_ray() or "RAY_ADDRESS" in os.environ
+    return not named and energies <= SMALL and torch.cuda.device_count() <= 1
 
 
 class Origin(NamedTuple):
@@ -111,6 +127,11 @@ class FlowServer(BlockServer):
         count("boltzray_particles", n, "draw")
         return x.cpu().numpy(), log_q.double().cpu().numpy()
 
+    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Sample block `block` of proposals x (n, N, 3); and log q, log π̃, energies in kT, each (n,)."""
+        x, log_q = self.propose(seed, block, n)
+        return x, (log_q, *self.target_log_prob(x))
+
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluate log π̃ (B,) and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
@@ -131,6 +152,45 @@ class FlowServer(BlockServer):
 
     def _nm(self, x: np.ndarray) -> np.ndarray:
         return x.astype(np.float64) * self.flow.scale_nm
+
+
+@contextmanager
+def flow_workers(
+    checkpoint: Path,
+    target: Target,
+    config: ActorsConfig,
+    energy: EnergyConfig,
+    where: ClusterConfig,
+    *,
+    energies: int,
+    server: type[FlowServer] = FlowServer,
+) -> Iterator[Workers]:
+    """Start servers of a flow for work of so many energies, and end them after the `with`: see `runs_here`.
+
+    One line says what runs where.
+    """
+    if runs_here(config, energies):
+        gpus = min(1, torch.cuda.device_count())
+        count = config.flow_replicas or gpus or where.num_cpus or usable_cpus()
+        why = f"at most {SMALL:,} energies; actors.in_process=false takes Ray" if config.in_process == "auto" else ""
+        say(f"in this process, on {count} thread{'s' * (count > 1)}{f' ({why})' if why else ''}")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        make = partial(server, str(checkpoint), target, partial(LocalEnergies, target.molecule, energy))
+        workers = LocalWorkers(make, count)
+        try:
+            yield workers
+        finally:
+            workers.close()
+            torch.set_num_threads(threads)
+        return
+    with cluster(where) as resources:
+        say(f"on a Ray cluster of {resources.cpus} CPUs, {resources.gpus} GPUs")
+        actors = start_actors(checkpoint, target, config, energy, resources, server)
+        try:
+            yield actors.workers
+        finally:
+            actors.stop()
 
 
 class ActorResources(NamedTuple):
@@ -161,8 +221,17 @@ class Actors(NamedTuple):
     flows: list[Any]
     energies: list[Any]
 
+    @property
+    def workers(self) -> Workers:
+        """The flows."""
+        from ..runtime.actor_pool import RayWorkers
+
+        return RayWorkers(self.flows)
+
     def stop(self) -> None:
         """End all at once."""
+        import ray
+
         for actor in [*self.flows, *self.energies]:
             ray.kill(actor)
 
@@ -181,6 +250,8 @@ def start_actors(
     block.
     Raises: ValueError where a local cluster has fewer CPUs than they take.
     """
+    import ray
+
     n_flow, n_energy, flow_resources, energy_cpus = actor_resources(config, energy, resources)
     cpus = n_flow * flow_resources.get("CPU", 0.0) + n_energy * energy_cpus
     if resources.local and cpus > resources.cpus:

@@ -1,12 +1,10 @@
-"""Importance sampling and SMC over flow and energy actors: the driver holds scalars, the actors coordinates."""
+"""Importance sampling and SMC over workers: the driver holds scalars, the workers coordinates."""
 
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from ray.exceptions import ObjectLostError
+from typing import Literal
 
 from boltzray import models
 from boltzray.models.conditioning import Precision
@@ -19,18 +17,19 @@ from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.importance_weights import Treatment
 
-from ..runtime.cluster import ClusterConfig, cluster
+from ..runtime.cluster import ClusterConfig
 from ..runtime.config import results_home
 from ..runtime.progress import say
 from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
+from ..runtime.workers import Lost, Workers
 from .atom_order import OrderedPeptide
 from .energy_actors import EnergyConfig
-from .flow_actors import ActorsConfig, start_actors
+from .flow_actors import ENERGIES_A_PARTICLE, ActorsConfig, flow_workers
 from .peptide_source import PeptideSource
-from .ray_population import Proposals
+from .population import Proposals
 from .sample_files import add_trajectory, check_samples, finished, write_samples
-from .smc import Positions, SMCRun, run_smc_on_actors
+from .smc import Positions, SMCRun, run_smc_on_workers
 from .target import Target, trained_at_k
 
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "trajectory")  # do not change the results
@@ -74,6 +73,11 @@ class SamplingOptions:
         check_forcefield(self.forcefield)
         if not 0.0 < self.temperature_k < float("inf"):
             raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
+
+    @property
+    def energies(self) -> int:
+        """About how many energies it takes."""
+        return self.samples + (ENERGIES_A_PARTICLE * self.smc_particles if self.sampler == "smc" else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,7 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
         draw_precision=job.draw_precision,
         forcefield=job.forcefield,
     )
-    with folder.track() as tracker, cluster(job.cluster) as resources:
+    with folder.track() as tracker:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
             say(f"note: {warning}")
         if job.sequence and flow.atom_order == "file":
@@ -134,12 +138,10 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
             )
         for note in ordered.given.notes:
             say(f"note: {note}")
-        say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms) on {resources.cpus} CPUs, {resources.gpus} GPUs")
-        actors = start_actors(checkpoint, target, job.actors, job.energy, resources)
-        try:
-            sets = _sample_despite_losses(job, out / "run", actors.flows, target, flow.scale_nm, tracker)
-        finally:
-            actors.stop()
+        say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms)")
+        on = (job.actors, job.energy, job.cluster)
+        with flow_workers(checkpoint, target, *on, energies=job.energies) as workers:
+            sets = _sample_despite_losses(job, out / "run", workers, target, flow.scale_nm, tracker)
         write_samples(out, ordered.given, ordered.as_given(sets), job.seed, job.trajectory)
     shutil.rmtree(out / "run")
     return out
@@ -157,14 +159,14 @@ def _is_whole(out: Path) -> bool:
 
 
 def _sample_despite_losses(
-    job: SampleJob, folder: Path, flows: list[Any], target: Target, scale_nm: float, tracker: Tracker
+    job: SampleJob, folder: Path, workers: Workers, target: Target, scale_nm: float, tracker: Tracker
 ) -> list[Ensemble]:
     """Make all ensembles; when a node is lost, with what it held, go on from what is in `folder`."""
     folder.mkdir(exist_ok=True)
     for losses in range(MAX_LOSSES + 1):
         try:
-            return list(_sample(job, folder, flows, target, scale_nm, tracker))
-        except ObjectLostError as error:
+            return list(_sample(job, folder, workers, target, scale_nm, tracker))
+        except Lost as error:
             if losses == MAX_LOSSES:
                 raise RuntimeError(f"conformations were lost {MAX_LOSSES} times with their nodes: {error}") from error
             say("a node was lost, and conformations with it: going back to the last checkpoint")
@@ -172,10 +174,10 @@ def _sample_despite_losses(
 
 
 def _sample(
-    job: SampleJob, folder: Path, flows: list[Any], target: Target, scale_nm: float, tracker: Tracker
+    job: SampleJob, folder: Path, workers: Workers, target: Target, scale_nm: float, tracker: Tracker
 ) -> Iterator[Ensemble]:
     """SNIS of all proposals; then, if asked for, SMC from the first of them."""
-    proposals = Proposals.sample(flows, job.samples, job.smc.block_size, job.seed, folder)
+    proposals = Proposals.sample(workers, job.samples, job.smc.block_size, job.seed, folder)
     result = snis(None, proposals.log_q, proposals.log_p, job.weights)
     diagnostics = snis_diagnostics(result) | {"seconds": proposals.seconds}
     with warn_on_error("logging to MLflow"):
@@ -190,7 +192,7 @@ def _sample(
     )
     if job.sampler == "smc":
         smc = SMCRun(config=job.smc, n=job.smc_particles, seed=job.seed, folder=folder, checkpoint_s=job.checkpoint_s)
-        yield run_smc_on_actors(smc, proposals, flows, target, scale_nm, tracker)
+        yield run_smc_on_workers(smc, proposals, workers, target, scale_nm, tracker)
 
 
 def snis_diagnostics(result: SNISResult) -> dict[str, float]:

@@ -1,10 +1,9 @@
-"""SMC over actors: from the proposals' blocks to weighted particles, going on from its last checkpoint."""
+"""SMC over workers: from the proposals' blocks to weighted particles, going on from its last checkpoint."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from boltzray.samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess
 
 from ..runtime.progress import Update, progress, say
 from ..runtime.tracking import Tracker, warn_on_error
+from ..runtime.workers import Workers
 from .block_files import load_part
-from .ray_population import Proposals, RayPopulation
+from .population import BlockPopulation, Proposals
 from .smc_checkpoint import last_checkpoint, save_checkpoint
 from .smc_log import StepLog
 from .target import Target
@@ -31,11 +31,9 @@ class SMCRun:
     folder: Path
     checkpoint_s: float
 
-    def run(
-        self, proposals: Proposals, servers: Sequence[Any], tracker: Tracker
-    ) -> tuple[SMCState, list[SMCStep], float]:
+    def run(self, proposals: Proposals, workers: Workers, tracker: Tracker) -> tuple[SMCState, list[SMCStep], float]:
         """Anneal the first `n` of the proposals; the particles are left in the last checkpoint."""
-        population, state, steps, before = self._begin(proposals, servers)
+        population, state, steps, before = self._begin(proposals, workers)
         began = saved = time.monotonic()
         with StepLog(tracker, "smc") as log, progress("SMC", 1.0, _progress(state.lam)) as update:
             for record, after in smc_steps(population, self.config, self.seed, state):
@@ -48,16 +46,14 @@ class SMCRun:
                     saved = time.monotonic()
         return state, steps, before + time.monotonic() - began
 
-    def _begin(
-        self, proposals: Proposals, servers: Sequence[Any]
-    ) -> tuple[RayPopulation, SMCState, list[SMCStep], float]:
+    def _begin(self, proposals: Proposals, workers: Workers) -> tuple[BlockPopulation, SMCState, list[SMCStep], float]:
         block_size = self.config.block_size
         found = last_checkpoint(self.folder)
         if found:
             say(f"SMC goes on after step {found.state.step}, λ {found.state.lam:.2e}")
-            population = RayPopulation.load(servers, found.paths, block_size, self.seed)
+            population = BlockPopulation.load(workers, found.paths, block_size, self.seed)
             return population, found.state, found.steps, found.seconds
-        population = RayPopulation.start(servers, proposals.blocks(self.n), self.n, block_size, self.seed)
+        population = BlockPopulation.start(workers, proposals.blocks(self.n), self.n, block_size, self.seed)
         # log q of the sampling pass and of the forward pass differ in the last digits; these weights make it exact.
         log_w = population.log_q - proposals.log_q[: self.n]
         return population, SMCState.start(self.n, self.config, log_w), [], 0.0
@@ -74,11 +70,11 @@ class Positions:
             yield load_part(path, "x")["x"] * np.float32(self.scale_nm)
 
 
-def run_smc_on_actors(
-    smc: SMCRun, proposals: Proposals, servers: Sequence[Any], target: Target, scale_nm: float, tracker: Tracker
+def run_smc_on_workers(
+    smc: SMCRun, proposals: Proposals, workers: Workers, target: Target, scale_nm: float, tracker: Tracker
 ) -> Ensemble:
     """Run SMC, and return its weighted particles at λ = 1."""
-    state, steps, seconds = smc.run(proposals, servers, tracker)
+    state, steps, seconds = smc.run(proposals, workers, tracker)
     final = last_checkpoint(smc.folder)
     assert final is not None  # the last step is always kept
     energy, log_q = [], []

@@ -1,8 +1,6 @@
 """Weights, SNIS diagnostics and the centre of mass."""
 
-import builtins
-import sys
-from importlib import import_module
+import warnings
 from typing import Any
 
 import numpy as np
@@ -126,23 +124,19 @@ def test_snis_reports_raw_weights_and_failures() -> None:
         snis(torch.zeros(3, 1, 3), log_q, log_p)
 
 
-def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`none` works, `psis` says what to install."""
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("arviz"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    for name in [name for name in sys.modules if name.split(".")[0] == "arviz"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    monkeypatch.setattr(import_module("boltzray.samplers.snis"), "find_spec", lambda name: None)
-    x, log_q = torch.zeros(10, 1, 3), torch.linspace(0, 1, 10)
-    assert snis(x, log_q, torch.zeros(10), treatment="none").k_hat is None
-    with pytest.raises(ImportError, match="pip install"):
-        snis(x, log_q, torch.zeros(10))
+@pytest.mark.parametrize("n", [21, 100, 1000, 20_000])
+def test_pareto_smoothing_is_that_of_arviz(n: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version at import
+        from arviz.stats import psislw
+    source = np.random.default_rng(n)
+    for spread in (0.01, 1.0, 10.0, 100.0):
+        for log_w in (spread * source.standard_normal(n), spread * source.standard_t(2, n)):
+            with np.errstate(over="ignore"):
+                expected, shape = psislw(log_w, normalize=False)
+            smoothed, k_hat = psis(log_w)
+            assert k_hat == pytest.approx(float(shape), rel=1e-12)
+            np.testing.assert_allclose(smoothed, expected, rtol=1e-13, atol=1e-15 * spread)
 
 
 @pytest.mark.parametrize("n_atoms", [23, 63, 138])

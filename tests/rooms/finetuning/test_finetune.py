@@ -19,7 +19,7 @@ from boltzray import models
 from boltzray.evaluation.reference import energies_of
 from boltzray.finetuning import rounds
 from boltzray.finetuning.config import FinetuneJob, OptimizerConfig
-from boltzray.finetuning.executors import LocalExecutor, RayExecutor
+from boltzray.finetuning.executors import Executor
 from boltzray.finetuning.finetune import finetune
 from boltzray.finetuning.reference import REFERENCE_FRAMES, real_frames, reference_energies
 from boltzray.finetuning.round_record import RoundRecord, read_records
@@ -149,7 +149,7 @@ def test_every_energy_is_counted(
             evaluated.append(len(x_nm))
             return super().ask(x_nm, gradient=gradient)
 
-    monkeypatch.setattr("boltzray.finetuning.executors.LocalEnergies", Counting)
+    monkeypatch.setattr("boltzray.sampling.flow_actors.LocalEnergies", Counting)
     energies: list[int] = []
     finetune(replace(job, **change), lambda entry: energies.append(entry["energies"]))
     assert energies == spent
@@ -174,7 +174,7 @@ def stop_after(patch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> 
     ("owner", "name", "calls", "index", "step"),
     [
         (rounds.FinetuneRun, "_tell", 2, 1, 0),  # the second round is drawn, and has not learned
-        (LocalExecutor, "learn", 6, 1, 2),  # the last step of the second round is lost
+        (Executor, "learn", 6, 1, 2),  # the last step of the second round is lost
         (rounds.RoundProgress, "save_learner", 6, 2, 0),  # all is learned, the last weights are not written
         (models, "save", 2, 1, 0),  # the second round's weights are written, its target is not
     ],
@@ -276,18 +276,18 @@ def test_a_killed_run_goes_on(job: FinetuneJob, home: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_learner_that_dies_is_replaced(job: FinetuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = replace(job, in_process=False, actors=ActorsConfig(flow_replicas=1), objective=MIXED, steps=6)
-    learn, killed = RayExecutor.learn, []
+    learn, killed = Executor.learn, []
 
-    def deadly(self: RayExecutor, seconds: float) -> Any:
+    def deadly(self: Executor, seconds: float) -> Any:
         report = learn(self, seconds)
         if report.step == 3:
-            pid = ray.get(self.flows[0].__ray_call__.remote(lambda _: os.getpid()))
+            pid = ray.get(self.workers.actors[0].__ray_call__.remote(lambda _: os.getpid()))
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         return report
 
     with monkeypatch.context() as patch:
-        patch.setattr(RayExecutor, "learn", deadly)
+        patch.setattr(Executor, "learn", deadly)
         out = finetune(spread)
     assert len(killed) == 2
     same(out, finetune(replace(spread, out="b", in_process=True)))

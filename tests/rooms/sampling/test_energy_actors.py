@@ -11,8 +11,10 @@ import torch
 
 from boltzray import models
 from boltzray.molecules import BatchedEnergy, EnergyBatch, OpenMMEnergy, Peptide
+from boltzray.runtime.actor_pool import RayWorkers
 from boltzray.runtime.cluster import Cluster
 from boltzray.runtime.config import parse
+from boltzray.runtime.workers import Workers
 from boltzray.samplers import SMCConfig, SMCState, smc_steps
 from boltzray.sampling.block_files import load_part
 from boltzray.sampling.energy_actors import (
@@ -26,7 +28,7 @@ from boltzray.sampling.energy_actors import (
 )
 from boltzray.sampling.flow_actors import ActorsConfig, actor_resources, start_actors
 from boltzray.sampling.peptide_source import PeptideSource
-from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.population import BlockPopulation, Proposals
 from boltzray.sampling.target import Target
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -148,15 +150,15 @@ def test_compiling_where_it_does_not_work_is_named(molecule: Molecule, monkeypat
         LocalEnergies(molecule, EnergyConfig(compile=True))
 
 
-def drawn_and_moved(flows: list[Any], folder: Path) -> tuple[np.ndarray, ...]:
+def drawn_and_moved(workers: Workers, folder: Path) -> tuple[np.ndarray, ...]:
     """Energies and densities of 40 proposals; log-weights, positions and densities of 16 of them after SMC."""
     folder.mkdir()
     config = SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6)
-    drawn = Proposals.sample(flows, 40, 8, 0, folder)
-    population, state = RayPopulation.start(flows, drawn.blocks(16), 16, 8, 0), SMCState.start(16, config)
+    drawn = Proposals.sample(workers, 40, 8, 0, folder)
+    population, state = BlockPopulation.start(workers, drawn.blocks(16), 16, 8, 0), SMCState.start(16, config)
     for _, after in smc_steps(population, config, 0, state):
         state = after
-    x = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    x = np.concatenate([block["x"] for block in workers.get(population.blocks)])
     return drawn.energy, drawn.log_q, drawn.log_p, state.log_w, x, *population.scalars()
 
 
@@ -166,7 +168,7 @@ def test_samples_with_batched_energies_do_not_depend_on_the_actors(
     """SNIS and SMC; and OpenMM weighs the same draws alike."""
     actors = start_actors(checkpoint, target, ActorsConfig(flow_replicas=2), BATCHED, CLUSTER)
     try:
-        one, two = (drawn_and_moved(actors.flows[:count], tmp_path / str(count)) for count in (1, 2))
+        one, two = (drawn_and_moved(RayWorkers(actors.flows[:count]), tmp_path / str(count)) for count in (1, 2))
     finally:
         actors.stop()
     for mine, its in zip(one, two, strict=True):

@@ -15,12 +15,13 @@ import ray
 import torch
 
 from boltzray.molecules import EnergyBatch, OpenMMEnergy, Peptide
-from boltzray.runtime.actor_pool import IN_FLIGHT
+from boltzray.runtime.actor_pool import RayWorkers
 from boltzray.runtime.cluster import Cluster
+from boltzray.runtime.workers import IN_FLIGHT
 from boltzray.samplers import SMCConfig, SMCState, run_smc, smc_steps
 from boltzray.sampling.energy_actors import EnergyActors, EnergyConfig, EnergyServer, Molecule
 from boltzray.sampling.flow_actors import Actors, ActorsConfig, FlowServer, start_actors
-from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.population import BlockPopulation, Proposals
 from boltzray.sampling.sample import SampleJob, sample
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.smc import Positions
@@ -66,9 +67,9 @@ def actors(ray_cluster: None, checkpoint: Path, target: Target) -> Iterator[Acto
 
 def run(folder: Path, actors: Actors, disturb: Callable[[int], None] = lambda step: None) -> Any:
     """Proposals, positions at the end of SMC, its state and log Z; `disturb` is called after each step."""
-    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, folder)
+    drawn = Proposals.sample(actors.workers, N, CONFIG.block_size, SEED, folder)
     x = np.concatenate(list(Positions(drawn.paths, 1.0)))
-    population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    population = BlockPopulation.start(actors.workers, drawn.blocks(N), N, CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     for record, after in smc_steps(population, CONFIG, SEED, state):
         state = after
@@ -207,7 +208,7 @@ def test_flow_and_energies_of_different_blocks_overlap(tmp_path: Path, checkpoin
     flow = served.remote(tmp_path, str(checkpoint), target, energies)
     try:
         noise = np.random.default_rng(0).standard_normal((n, 8, 23, 3), np.float32)
-        population = RayPopulation.start([flow], (ray.put(x) for x in noise), 8 * n, 8, SEED)
+        population = BlockPopulation.start(RayWorkers([flow]), iter(noise), 8 * n, 8, SEED)
     finally:
         ray.kill(flow)
         ray.kill(energy)

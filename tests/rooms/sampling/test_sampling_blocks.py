@@ -1,4 +1,4 @@
-"""SMC over blocks on actors against `run_smc` in one process, with a density in closed form: the same bits."""
+"""SMC over blocks on workers against `run_smc`, with a density in closed form: the same bits."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ import ray
 import torch
 from torch import Tensor
 
+from boltzray.runtime.actor_pool import RayWorkers
+from boltzray.runtime.workers import LocalWorkers, Workers
 from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
 from boltzray.sampling.flow_actors import BlockServer
-from boltzray.sampling.ray_population import RayPopulation
+from boltzray.sampling.population import BlockPopulation
 from boltzray.sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -39,6 +41,21 @@ def servers(ray_cluster: None) -> Any:
         ray.kill(actor)
 
 
+@pytest.fixture(scope="module")
+def threads() -> Any:
+    """As many of them, in this process."""
+    before = torch.get_num_threads()
+    workers = LocalWorkers(Gaussian, 3)
+    yield workers
+    workers.close()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def kinds(servers: Any, threads: Workers) -> dict[str, Workers]:
+    return {"actors": RayWorkers(servers), "one actor": RayWorkers(servers[:1]), "threads": threads}
+
+
 def proposals() -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).standard_normal((N, 4, 3)).astype(np.float32))
 
@@ -49,18 +66,25 @@ def config(kernel: Any, scheme: Any) -> SMCConfig:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "scheme", "count"),
-    [("mala", "systematic", 1), ("mala", "multinomial", 2), ("hmc", "residual", 3), ("ula", "stratified", 3)],
+    ("kernel", "scheme", "kind"),
+    [
+        ("mala", "systematic", "one actor"),
+        ("mala", "multinomial", "threads"),
+        ("hmc", "residual", "actors"),
+        ("ula", "stratified", "actors"),
+        ("ula", "stratified", "threads"),
+    ],
 )
-def test_any_number_of_actors_gives_the_bits_of_one_process(
-    tmp_path: Path, servers: Any, kernel: Any, scheme: Any, count: int
+def test_any_workers_give_the_bits_of_one_process(
+    tmp_path: Path, kinds: dict[str, Workers], kernel: Any, scheme: Any, kind: str
 ) -> None:
+    workers = kinds[kind]
     chosen = config(kernel, scheme)
     whole = run_smc(proposals(), Gaussian().evaluate, chosen, SEED)
     assert sum(step.resampled for step in whole.steps) >= 2
     assert whole.n_failed > 0
-    blocks = (ray.put(part.numpy()) for part in proposals().split(32))
-    population = RayPopulation.start(servers[:count], blocks, N, 32, SEED)
+    blocks = (part.numpy() for part in proposals().split(32))
+    population = BlockPopulation.start(workers, blocks, N, 32, SEED)
     state, steps = SMCState.start(N, chosen), []
     for record, after in smc_steps(population, chosen, SEED, state):
         state = after
@@ -73,16 +97,17 @@ def test_any_number_of_actors_gives_the_bits_of_one_process(
     found = last_checkpoint(tmp_path)
     assert found is not None
     assert found.steps == steps
-    loaded = RayPopulation.load(servers, found.paths, 32, SEED)
-    assert np.array_equal(np.concatenate([block["x"] for block in ray.get(loaded.blocks)]), whole.x.numpy())
-    assert np.array_equal(loaded.log_q, population.log_q)
+    for other in kinds.values():  # each kind goes on with what another has saved
+        loaded = BlockPopulation.load(other, found.paths, 32, SEED)
+        assert np.array_equal(np.concatenate([block["x"] for block in other.get(loaded.blocks)]), whole.x.numpy())
+        assert np.array_equal(loaded.log_q, population.log_q)
 
 
-def test_the_first_of_a_block_may_be_enough(servers: Any) -> None:
+def test_the_first_of_a_block_may_be_enough(threads: Workers) -> None:
     """Fewer particles than proposals: the last block is cut."""
     x = proposals()
-    blocks = (ray.put(part.numpy()) for part in x.split(32)[:2])
-    population = RayPopulation.start(servers, blocks, 40, 32, SEED)
-    found = np.concatenate([block["x"] for block in ray.get(population.blocks)])
+    blocks = (part.numpy() for part in x.split(32)[:2])
+    population = BlockPopulation.start(threads, blocks, 40, 32, SEED)
+    found = np.concatenate([block["x"] for block in threads.get(population.blocks)])
     assert np.array_equal(found, x[:40].numpy())
     assert len(population.scalars()[0]) == 40

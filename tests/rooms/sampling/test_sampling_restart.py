@@ -24,7 +24,7 @@ from boltzray.samplers import SMCConfig, SMCState, smc_steps
 from boltzray.sampling.block_files import load_part
 from boltzray.sampling.energy_actors import EnergyConfig
 from boltzray.sampling.flow_actors import Actors, ActorsConfig, start_actors
-from boltzray.sampling.ray_population import Proposals, RayPopulation
+from boltzray.sampling.population import BlockPopulation, Proposals
 from boltzray.sampling.sample import sample
 from boltzray.sampling.smc import SMCRun
 from boltzray.sampling.smc_checkpoint import last_checkpoint, save_checkpoint
@@ -52,9 +52,9 @@ def tracker(home: Path) -> Tracker:
 def run_smc_on_actors(folder: Path, actors: Actors, tracker: Tracker, n: int = N, config: SMCConfig = CONFIG) -> Any:
     """Draw and anneal; positions and log-weights at the end, and log Z."""
     folder.mkdir(exist_ok=True)
-    drawn = Proposals.sample(actors.flows, n, config.block_size, SEED, folder)
+    drawn = Proposals.sample(actors.workers, n, config.block_size, SEED, folder)
     annealing = SMCRun(config=config, n=n, seed=SEED, folder=folder, checkpoint_s=0.0)
-    state, steps, _ = annealing.run(drawn, actors.flows, tracker)
+    state, steps, _ = annealing.run(drawn, actors.workers, tracker)
     final = last_checkpoint(folder)
     assert final is not None
     x = np.concatenate([load_part(path, "x")["x"] for path in final.paths])
@@ -109,18 +109,18 @@ def test_actors_killed_at_random_twenty_times(tmp_path: Path, actors: Actors, tr
 
 def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("boltzray.sampling.block_files.PART_ROWS", 16)
-    whole = Proposals.sample(actors.flows, 50, 8, SEED, tmp_path)
+    whole = Proposals.sample(actors.workers, 50, 8, SEED, tmp_path)
     assert [len(load_part(path, "x")["x"]) for path in whole.paths] == [16, 16, 16, 2]
     contents = [path.stat().st_mtime_ns for path in whole.paths]
     before = load_part(whole.paths[1], "x", "log_q", "log_p", "energy")
     whole.paths[1].unlink()
-    again = Proposals.sample(actors.flows, 50, 8, SEED, tmp_path)
+    again = Proposals.sample(actors.workers, 50, 8, SEED, tmp_path)
     for name, values in load_part(again.paths[1], *before).items():
         assert np.array_equal(values, before[name]), name
     unchanged = [path.stat().st_mtime_ns for path in again.paths]
     assert [a == b for a, b in zip(contents, unchanged, strict=True)] == [True, False, True, True]
     for mine, its in zip(again.blocks(20), whole.blocks(20), strict=True):
-        assert np.array_equal(ray.get(mine), ray.get(its))
+        assert np.array_equal(mine, its)
 
 
 def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, tracker: Tracker) -> None:
@@ -128,10 +128,10 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
     undisturbed = run_smc_on_actors(tmp_path / "whole", actors, tracker)
     folder = tmp_path / "pieces"
     folder.mkdir()
-    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, folder)
+    drawn = Proposals.sample(actors.workers, N, CONFIG.block_size, SEED, folder)
     annealing = SMCRun(config=CONFIG, n=N, seed=SEED, folder=folder, checkpoint_s=0.0)
     for _ in range(CONFIG.n_steps - 1):
-        population, state, steps, seconds = annealing._begin(drawn, actors.flows)
+        population, state, steps, seconds = annealing._begin(drawn, actors.workers)
         record, state = next(smc_steps(population, CONFIG, SEED, state))
         save_checkpoint(folder, population, state, [*steps, record], seconds)
         assert [path.name for path in folder.glob("smc-*")] == [f"smc-{record.step:06d}"]
@@ -139,8 +139,8 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
 
 
 def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:
-    drawn = Proposals.sample(actors.flows, N, CONFIG.block_size, SEED, tmp_path)
-    population = RayPopulation.start(actors.flows, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    drawn = Proposals.sample(actors.workers, N, CONFIG.block_size, SEED, tmp_path)
+    population = BlockPopulation.start(actors.workers, drawn.blocks(N), N, CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     assert last_checkpoint(tmp_path) is None
     save_checkpoint(tmp_path, population, state, [], 1.5)
@@ -156,7 +156,7 @@ def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) ->
     assert found is not None
     assert found.state.step == 0
     assert found.seconds == 1.5
-    loaded = RayPopulation.load(actors.flows, found.paths, CONFIG.block_size, SEED)
+    loaded = BlockPopulation.load(actors.workers, found.paths, CONFIG.block_size, SEED)
     for mine, its in zip(ray.get(loaded.blocks), ray.get(population.blocks), strict=True):
         assert all(np.array_equal(mine[name], its[name]) for name in its)
 

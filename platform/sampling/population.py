@@ -1,20 +1,18 @@
-"""Proposals and SMC particles in blocks on the object store: the driver holds their scalars."""
+"""Proposals and SMC particles in blocks that stay with the workers: the driver holds their scalars."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 from boltzray.samplers import Move, MoveInfo, Particles, merge_infos
 from boltzray.samplers.types import FloatArray, IntArray
 
-from ..runtime.actor_pool import completed, run_on
 from ..runtime.progress import progress
+from ..runtime.workers import Call, Workers, in_order
 from .block_files import blocks_per_part, has_part, load_part, part_path, save_part
 from .flow_actors import Origin
 
@@ -35,7 +33,7 @@ class Proposals:
         self.seconds = float(sum(column["seconds"] for column in columns))
 
     @classmethod
-    def sample(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
+    def sample(cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
         """Sample `n` conformations and evaluate their energies."""
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
         group = blocks_per_part(block_size)
@@ -44,70 +42,65 @@ class Proposals:
         there = [has_part(path, count) for path, count in zip(paths, rows, strict=True)]
         todo = [block for block in range(len(sizes)) if not there[block // group]]
 
-        def call(block: int, actor: Any) -> list[Any]:
-            x, log_q = actor.propose.options(num_returns=2).remote(seed, block, sizes[block])
-            return [x, log_q, actor.target_log_prob.remote(x)]
-
+        calls: list[Call] = [(seed, block, sizes[block]) for block in todo]
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
         began, done = time.monotonic(), len(sizes) - len(todo)
         with progress("draw", len(sizes), done) as update:
-            for index, result in completed(flows, [partial(call, block) for block in todo]):
+            for index, result in workers.completed("draw", calls):
                 block, part = todo[index], todo[index] // group
                 waiting[part][block] = result
                 if len(waiting[part]) == min(group, len(sizes) - part * group):
-                    _save_proposals(paths[part], waiting.pop(part), time.monotonic() - began)
+                    _save_proposals(workers, paths[part], waiting.pop(part), time.monotonic() - began)
                     began = time.monotonic()
                 done += 1
                 update(done, f"{min(n, done * block_size)}/{n} conformations")
         return cls(paths, block_size)
 
-    def blocks(self, n: int) -> Iterator[Any]:
-        """References to the blocks that hold the first `n` proposals."""
+    def blocks(self, n: int) -> Iterator[np.ndarray]:
+        """Blocks x (B, N, 3) of the first `n` proposals; the last one may have more."""
         rows = self.block_size * blocks_per_part(self.block_size)
         for path in self.paths[: -(-n // rows)]:
             x = load_part(path, "x")["x"]
             for low in range(0, min(n, len(x)), self.block_size):
-                yield ray.put(x[low : low + self.block_size])
+                yield x[low : low + self.block_size]
             n -= len(x)
 
 
-def _save_proposals(path: Path, results: dict[int, Any], seconds: float) -> None:
+def _save_proposals(workers: Workers, path: Path, results: dict[int, Any], seconds: float) -> None:
     order = [results[block] for block in sorted(results)]
+    log_q, log_p, energy = (np.concatenate(column) for column in zip(*(scalars for _, scalars in order), strict=True))
     save_part(
         path,
-        x=np.concatenate(ray.get([x for x, _, _ in order])),
-        log_q=np.concatenate(ray.get([log_q for _, log_q, _ in order])),
-        log_p=np.concatenate([scalars[0] for _, _, scalars in order]),
-        energy=np.concatenate([scalars[1] for _, _, scalars in order]),
+        x=np.concatenate(workers.get([x for x, _ in order])),
+        log_q=log_q,
+        log_p=log_p,
+        energy=energy,
         seconds=np.float64(seconds),
     )
 
 
-class RayPopulation:
-    """SMC's particles in blocks on the object store; see `samplers.Population`."""
+class BlockPopulation:
+    """SMC's particles in blocks that stay with the workers; see `samplers.Population`."""
 
     def __init__(
         self,
-        servers: Sequence[Any],
+        workers: Workers,
         blocks: Sequence[Any],
         log_q: FloatArray,
         log_p: FloatArray,
         block_size: int,
         seed: int,
     ) -> None:
-        self.servers, self.block_size, self.seed = servers, block_size, seed
+        self.workers, self.block_size, self.seed = workers, block_size, seed
         self.blocks, self.log_q, self.log_p = list(blocks), log_q, log_p
         self._ancestors: IntArray | None = None
 
     @classmethod
-    def start(cls, servers: Sequence[Any], x: Iterator[Any], n: int, block_size: int, seed: int) -> "RayPopulation":
-        """Evaluate the first `n` of proposals given by references to their blocks."""
-        calls = [
-            partial(_block_and_scalars, "start", (part, min(block_size, n - i * block_size)))
-            for i, part in enumerate(x)
-        ]
-        population = cls(servers, [], np.empty(0), np.empty(0), block_size, seed)
-        population._take(run_on(servers, calls))
+    def start(cls, workers: Workers, x: Iterator[np.ndarray], n: int, block_size: int, seed: int) -> "BlockPopulation":
+        """Evaluate the first `n` of proposals given in blocks."""
+        calls = [(workers.put(part), min(block_size, n - i * block_size)) for i, part in enumerate(x)]
+        population = cls(workers, [], np.empty(0), np.empty(0), block_size, seed)
+        population._take(in_order(workers.completed("start", calls)))
         return population
 
     def _take(self, results: list[Any]) -> None:
@@ -122,8 +115,8 @@ class RayPopulation:
         calls = []
         for i in range(len(self.blocks)):
             origin, sources = self._origin(i)
-            calls.append(partial(_block_and_scalars, "move", (order, self.seed, i, origin, *sources)))
-        results = run_on(self.servers, calls)
+            calls.append((order, self.seed, i, origin, *sources))
+        results = in_order(self.workers.completed("move", calls))
         self._ancestors = None
         self._take(results)
         return merge_infos([scalars[2] for _, scalars in results])
@@ -146,14 +139,14 @@ class RayPopulation:
         assert self._ancestors is None
         group = blocks_per_part(self.block_size)
         for part, low in enumerate(range(0, len(self.blocks), group)):
-            blocks = ray.get(self.blocks[low : low + group])
+            blocks = self.workers.get(self.blocks[low : low + group])
             save_part(
                 part_path(folder, part),
                 **{name: np.concatenate([b[name] for b in blocks]) for name in Particles._fields},
             )
 
     @classmethod
-    def load(cls, servers: Sequence[Any], paths: Sequence[Path], block_size: int, seed: int) -> "RayPopulation":
+    def load(cls, workers: Workers, paths: Sequence[Path], block_size: int, seed: int) -> "BlockPopulation":
         """Read the population that was saved, bit for bit."""
         blocks, log_q, log_p = [], [], []
         for path in paths:
@@ -161,9 +154,6 @@ class RayPopulation:
             log_q.append(arrays["log_q"])
             log_p.append(arrays["log_p"])
             for low in range(0, len(arrays["x"]), block_size):
-                blocks.append(ray.put({name: array[low : low + block_size] for name, array in arrays.items()}))
-        return cls(servers, blocks, np.concatenate(log_q), np.concatenate(log_p), block_size, seed)
-
-
-def _block_and_scalars(method: str, arguments: tuple[Any, ...], actor: Any) -> list[Any]:
-    return list(getattr(actor, method).options(num_returns=2).remote(*arguments))
+                part = {name: array[low : low + block_size] for name, array in arrays.items()}
+                blocks.append(workers.put(part))
+        return cls(workers, blocks, np.concatenate(log_q), np.concatenate(log_p), block_size, seed)

@@ -1,0 +1,112 @@
+"""A process beside a job's that talks to MLflow: importing that takes seconds, in which the job has long begun.
+
+It gets what is to be logged through a socket, in order, and does it however the job ends: a job that is killed loses
+nothing that it has logged. The job waits for it at its end, and where it asks something.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import stopping
+
+STOPPED_S = 5.0  # for what is still to be logged, of a job that was stopped
+
+
+class Beside:
+    """The end of the socket in the job: calls of a module's functions, by name."""
+
+    def __init__(self, module: str) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), module]
+        # A session of its own: Ctrl-C in a terminal is for the job, which then says what to log of that.
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._lock, self._number, self._used = threading.RLock(), 0, False
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Have a function called, whose result nobody wants. Raises: OSError if the process is gone."""
+        with self._lock:
+            self._used = True
+            self._connection.send((None, name, arguments))
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Return what a function returns. Raises: its error; OSError, EOFError if the process is gone."""
+        with self._lock:
+            self._used = True
+            self._number += 1
+            self._connection.send((self._number, name, arguments))
+            while True:  # an interrupted call leaves its answer behind
+                number, value, error = self._connection.recv()
+                if number == self._number:
+                    break
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Wait until all is done that was sent; of a job that was stopped, for a while."""
+        with self._lock:
+            self._connection.close()
+        if not self._used:
+            self.process.kill()
+        with suppress(subprocess.TimeoutExpired):  # it goes on by itself
+            self.process.wait(STOPPED_S if stopping.was_stopped() else None)
+
+
+_beside: Beside | None = None
+
+
+def start(module: str) -> None:
+    """Start the process, which imports `module` meanwhile."""
+    global _beside
+    _beside = _beside or Beside(module)
+
+
+def running() -> Beside | None:
+    """Return the process that was started, if there is one."""
+    return _beside
+
+
+def end() -> None:
+    """Wait for the process, if one was started."""
+    global _beside
+    found, _beside = _beside, None
+    if found:
+        found.close()
+
+
+def _serve(connection: Connection, module: Any) -> None:
+    """Answer calls until the job has ended."""
+    while True:
+        try:
+            number, name, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        value, error = None, None
+        try:
+            value = getattr(module, name)(*arguments)
+        except Exception as raised:
+            error = raised
+            if number is None:
+                print(f"warning: logging to MLflow failed: {raised!r}", file=sys.stderr, flush=True)
+        if number is not None:
+            with suppress(OSError):
+                connection.send((number, value, error))
+
+
+if __name__ == "__main__":
+    for unwanted in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(unwanted, signal.SIG_IGN)
+    os.set_inheritable(int(sys.argv[1]), False)
+    _serve(Connection(int(sys.argv[1])), import_module(sys.argv[2]))
