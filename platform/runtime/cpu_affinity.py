@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_held: dict[int, tuple[int, FileLock]] = {}  # by thread: its core, and the lock on it
+_held: dict[int, tuple[int, FileLock | None]] = {}  # by thread: its core, and the lock on it if it is not shared
 
 
 def own_core() -> int | None:
@@ -32,13 +32,16 @@ def own_core() -> int | None:
             lock.acquire(timeout=0)
             _held[thread] = core, lock
             return core
-    return cores[(os.getpid() + len(_held)) % len(cores)]
+    shared = cores[(os.getpid() + len(_held)) % len(cores)]
+    _held[thread] = shared, None
+    return shared
 
 
 def release_core() -> None:
     """Give back the core of this thread, which ends; a process that ends need not."""
-    if held := _held.pop(threading.get_ident(), None):
-        held[1].release()
+    _, lock = _held.pop(threading.get_ident(), (0, None))
+    if lock:
+        lock.release()
 
 
 def keep_memory() -> None:

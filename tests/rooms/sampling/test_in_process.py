@@ -63,9 +63,10 @@ def test_each_goes_on_with_what_the_other_has_begun(
 
     job = undisturbed(checkpoint, "a")
     job = replace(job, smc=replace(job.smc, n_steps=6), checkpoint_s=0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(sampling_smc, "smc_steps", stopping)
-        sample(replace(job, actors=ActorsConfig(in_process=first, flow_replicas=1)))
+        with pytest.raises(KeyboardInterrupt):
+            sample(replace(job, actors=ActorsConfig(in_process=first, flow_replicas=1)))
     assert list((home / "a" / "run").glob("smc-*"))
     went_on = sample(replace(job, actors=ActorsConfig(in_process=not first, flow_replicas=1)))
     same(final(went_on), final(sample(replace(job, out="b", actors=HERE))))
