@@ -17,9 +17,11 @@ from .rng import Stage, generator
 from .smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
 from .snis import SNISResult, snis
 from .types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
+from .weighted_average import Average, weighted_average, weighted_log_ratio
 
 __all__ = [
     "HMC",
+    "Average",
     "Endpoints",
     "Evaluate",
     "LocalPopulation",
@@ -56,4 +58,6 @@ __all__ = [
     "stratified",
     "systematic",
     "treat",
+    "weighted_average",
+    "weighted_log_ratio",
 ]

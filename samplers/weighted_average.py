@@ -1,0 +1,225 @@
+"""Averages over weighted draws, with intervals that hold where the weights have heavy tails, and say where they do not.
+
+The delta method takes the largest weight that was drawn for the largest there is: its intervals are too short on the
+side of a Pareto tail. Here an interval is as wide as that and `tail_bootstrap`, which draws such tails, ask for.
+
+Shapes: n draws, K independent runs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .importance_weights import normalised, psis, to_float64
+from .rng import generator
+from .tail_bootstrap import ratio_replicates
+from .types import FloatArray
+
+Values = npt.ArrayLike | torch.Tensor
+Scale = Literal["plain", "log", "logit"]
+
+MAX_K_HAT = 0.7  # Vehtari et al. 2024
+MIN_EFFECTIVE = 20.0  # a tail, and a normal error, need some
+REPLICATES = 1000
+ROUNDING = 1e-12
+STREAM = 32  # of random numbers, apart from the sampler's own stages
+MIN_RUNS, BLOCKS = 4, 20  # as of the states of a reference
+
+
+class Average(NamedTuple):
+    """Estimate with its error, its interval, and whether to believe them.
+
+    `error`: standard error; of independent draws half the interval in units of the normal quantile. `k_hat`: Pareto
+    shape of the weights, or of either tail of weight × (value − average) where that is larger; None where there are too
+    few draws to tell, and of runs. `n_effective`: independent draws of equal weight that would be as good; of runs,
+    their number. `reason`: why it is not `usable`, else empty.
+    """
+
+    value: float
+    error: float
+    low: float
+    high: float
+    k_hat: float | None
+    n_effective: float
+    usable: bool
+    reason: str = ""
+
+
+def weighted_average(
+    values: Values,
+    log_weights: Values | None = None,
+    *,
+    runs: Sequence[int] = (),
+    effective: float = math.inf,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Average:
+    """Average values, of booleans the share that is true, with self-normalised weights.
+
+    `runs`: lengths of independent runs, which follow one another, of correlated frames: the error is that between runs,
+    by the jackknife with Student's t; of fewer than four, between contiguous blocks, 20 in all (Künsch 1989).
+    `effective`: independent draws that all are worth at most, such as SMC's distinct ancestors. A share of which
+    nothing was drawn has an upper bound of 3 / n_effective (Hanley & Lippman-Hand 1983).
+
+    Shape: values (n,), log_weights (n,), -inf for what failed; without them all count the same.
+    Raises: ValueError for shapes that do not fit, or values of draws with a weight that are not finite.
+    """
+    weights, f = _checked(values, log_weights)
+    share = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values).dtype == bool
+    return _ratio(weights * f, weights, weights, "logit" if share else "plain", runs, effective, level, seed)
+
+
+def weighted_log_ratio(
+    first: Values,
+    second: Values,
+    log_weights: Values | None = None,
+    *,
+    runs: Sequence[int] = (),
+    effective: float = math.inf,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Average:
+    """Logarithm of the ratio of two averages, such as the shares of two basins: that times −kT is F(first) − F(second).
+
+    Arguments are those of `weighted_average`, values zero or more. Where an average is zero it is infinite, not usable.
+    """
+    weights, f = _checked(first, log_weights)
+    h = _checked(second, log_weights)[1]
+    if min(f.min(), h.min()) < 0:
+        raise ValueError("a logarithm is taken of both averages: give values of zero or more")
+    return _ratio(weights * f, weights * h, weights, "log", runs, effective, level, seed)
+
+
+def _checked(values: Values, log_weights: Values | None) -> tuple[FloatArray, FloatArray]:
+    """Weights of sum 1; values, zero where there is no weight."""
+    f = to_float64(values)
+    if f.ndim != 1 or len(f) == 0:
+        raise ValueError(f"values have shape {f.shape}: give one for each draw, (n,) with n > 0")
+    weights = normalised(np.zeros(len(f)) if log_weights is None else log_weights)
+    if weights.shape != f.shape:
+        raise ValueError(f"{len(f)} values with {len(weights)} log-weights: give one of each for a draw")
+    f = np.where(weights > 0, f, 0.0)
+    if wrong := int((~np.isfinite(f)).sum()):
+        raise ValueError(f"{wrong} of {len(f)} values are NaN or infinite, and have a weight: give such draws −inf")
+    return weights, f
+
+
+def _ratio(
+    above: FloatArray,
+    below: FloatArray,
+    weights: FloatArray,
+    scale: Scale,
+    runs: Sequence[int],
+    effective: float,
+    level: float,
+    seed: int,
+) -> Average:
+    """Σ above / Σ below on a scale: both are sums over draws of weight times value."""
+    top, bottom = float(above.sum()), float(below.sum())
+    kish = 1.0 / float(np.square(weights).sum())
+    n_effective = min(kish, effective)
+    if scale == "log" and not (top > 0 and bottom > 0):
+        value = math.inf if top > 0 else -math.inf if bottom > 0 else math.nan
+        return Average(value, math.inf, -math.inf, math.inf, None, n_effective, False, "nothing was drawn of a state")
+    ratio = min(top / bottom, 1.0) if scale == "logit" else top / bottom
+    influence = (above - ratio * below) / bottom  # of each draw on the ratio
+    if (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
+        return _unvaried(ratio, scale, n_effective, level)
+    if len(runs):
+        return _between_runs(above, below, ratio, scale, runs, level)
+    forth, back, slope = SCALES[scale]
+    quantile = NormalDist().inv_cdf(0.5 + level / 2)
+    reach = quantile * float(np.linalg.norm(influence)) * slope(ratio)
+    replicates = ratio_replicates(above, below, influence, REPLICATES, generator(seed, STREAM))
+    centre = float(forth(ratio))
+    ends = np.quantile(forth(replicates), [0.5 - level / 2, 0.5 + level / 2]) - centre
+    widen = math.sqrt(kish / n_effective)
+    low, high = float(back(centre + widen * min(ends[0], -reach))), float(back(centre + widen * max(ends[1], reach)))
+    shapes = [_shape(part) for part in (weights, influence, -influence)]
+    k_hat = max((k for k in shapes if k is not None), default=None)
+    value = ratio if scale == "logit" else centre
+    return Average(value, (high - low) / (2 * quantile), low, high, k_hat, n_effective, *_judged(k_hat, n_effective))
+
+
+def _judged(k_hat: float | None, n_effective: float) -> tuple[bool, str]:
+    if k_hat is not None and not k_hat <= MAX_K_HAT:
+        return False, f"Pareto k̂ is {k_hat:.2f}, above {MAX_K_HAT}: a few draws decide it"
+    if n_effective < MIN_EFFECTIVE:
+        return False, f"{n_effective:.0f} effective draws, fewer than {MIN_EFFECTIVE:.0f}"
+    return True, ""
+
+
+def _unvaried(ratio: float, scale: Scale, n_effective: float, level: float) -> Average:
+    """All draws say the same."""
+    unseen = min(-math.log(1 - level) / n_effective, 1.0)
+    low, high = ratio, ratio
+    if scale == "logit":
+        low, high = (0.0, unseen) if ratio < 0.5 else (1.0 - unseen, 1.0)
+    value = float(SCALES[scale][0](ratio)) if scale == "log" else ratio
+    low, high = (value, value) if scale == "log" else (low, high)
+    return Average(value, 0.0, low, high, None, n_effective, *_judged(None, n_effective))
+
+
+def _shape(influence: FloatArray) -> float | None:
+    """Pareto k̂ of the tail of what is above zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(influence)
+    logs[~(influence > 0)] = -np.inf
+    return psis(logs)[1] if (influence > 0).any() else None
+
+
+def _between_runs(
+    above: FloatArray, below: FloatArray, ratio: float, scale: Scale, runs: Sequence[int], level: float
+) -> Average:
+    """Jackknife over runs, or over blocks of fewer than four (Quenouille 1956)."""
+    from scipy.stats import t
+
+    lengths = np.asarray(runs, dtype=np.int64)
+    if lengths.min() < 1 or lengths.sum() != len(above):
+        raise ValueError(f"runs={lengths.tolist()}: give the frames of each run, {len(above)} in all")
+    each = 1 if len(lengths) >= MIN_RUNS else max(BLOCKS // len(lengths), 1)
+    ends = np.cumsum(lengths)
+    starts = np.concatenate(
+        [end - n + np.arange(min(each, n)) * n // min(each, n) for n, end in zip(lengths, ends, strict=True)]
+    )
+    sums = np.stack([np.add.reduceat(part, starts) for part in (above, below)])
+    forth, back, slope = SCALES[scale]
+    centre, k = float(forth(ratio)), len(starts)
+    if k < 2:
+        return Average(float(back(centre)), math.nan, math.nan, math.nan, None, 1.0, False, "a single frame")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = forth((sums[0].sum() - sums[0]) / (sums[1].sum() - sums[1]))
+    if not np.isfinite(without).all():  # one run has it all: on the plain scale there is still an error
+        without = centre + slope(ratio) * (np.clip((sums[0].sum() - sums[0]) / sums[1].sum(), 0, 1) - ratio)
+    error = math.sqrt((k - 1) * float(np.mean((without - without.mean()) ** 2)))
+    reach = float(t.ppf(0.5 + level / 2, k - 1)) * error
+    low, high = float(back(centre - reach)), float(back(centre + reach))
+    plain = error / slope(ratio) if scale == "logit" else error
+    return Average(ratio if scale == "logit" else centre, plain, low, high, None, float(k), True)
+
+
+def _logit(p: Any) -> Any:
+    with np.errstate(divide="ignore"):
+        return np.log(p) - np.log1p(-np.minimum(p, 1.0))
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
+def _log(x: Any) -> Any:
+    with np.errstate(divide="ignore"):
+        return np.log(x)
+
+
+# To the scale on which an interval is laid, back to that of the result, and the derivative of the first.
+SCALES: dict[Scale, tuple[Callable[[Any], Any], Callable[[float], float], Callable[[float], float]]] = {
+    "plain": (lambda x: x, lambda x: x, lambda x: 1.0),
+    "log": (_log, lambda x: x, lambda x: 1 / x),
+    "logit": (_logit, _expit, lambda p: 1 / (p * (1 - p))),
+}
