@@ -144,7 +144,7 @@ def through_actors(
     lap("draw")
     snis(None, drawn.log_q, drawn.log_p)
     lap("weights")
-    population = BlockPopulation.start(workers, drawn.blocks(n), n, block_size, SEED)
+    population = BlockPopulation.start(workers, drawn.blocks(np.arange(n)), block_size, SEED)
     lap("start")
     state, cpu = SMCState.start(n, chosen), time.process_time()
     before = np.sum(ray.get([a.clock.remote() for a in actors]), 0)

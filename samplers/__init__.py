@@ -16,6 +16,7 @@ from .resampling import multinomial, resample, residual, stratified, systematic
 from .rng import Stage, generator
 from .smc import SMCResult, SMCState, SMCStep, run_smc, smc_step, smc_steps
 from .snis import SNISResult, snis
+from .start import Start, choose_start
 from .types import Endpoints, Evaluate, Particles, concatenate, evaluate_particles
 from .weighted_average import Average, weighted_average, weighted_log_ratio
 
@@ -35,6 +36,8 @@ __all__ = [
     "SMCStep",
     "SNISResult",
     "Stage",
+    "Start",
+    "choose_start",
     "com_log_density",
     "concatenate",
     "conditional_ess",

@@ -88,15 +88,18 @@ def fraction_left(weights: FloatArray, increment: FloatArray) -> float:
     return first**2 / second if second > 0.0 else 0.0
 
 
-def log_z_error(log_w: npt.ArrayLike | torch.Tensor, eve: npt.NDArray[Any] | None = None) -> float:
+def log_z_error(
+    log_w: npt.ArrayLike | torch.Tensor, eve: npt.NDArray[Any] | None = None, n_proposals: int | None = None
+) -> float:
     """Standard error of the log of the mean weight, by the delta method.
 
-    With Eve indices `eve` (n,), the particle at the start from which each descends, weights are summed by family before
-    their spread is taken, which accounts for resampling; near 1 when a single family is left.
+    With Eve indices `eve` (n,), the proposal from which each particle descends, of `n_proposals` (n unless given),
+    weights are summed by family before their spread is taken, which accounts for resampling; near 1 when a single family
+    is left.
     Source: Chan & Lai 2013, Lee & Whiteley 2018; without resampling it is the textbook √((n/ESS − 1)/n).
     """
     weights = normalised(log_w)
-    n = len(weights)
+    n = n_proposals or len(weights)
     families = weights if eve is None else np.bincount(eve, weights=weights, minlength=n)
     return float(np.sqrt(np.square(families - 1.0 / n).sum() * n / max(n - 1, 1)))
 

@@ -25,8 +25,9 @@ from .types import Evaluate, FloatArray, IntArray, concatenate
 class SMCState(NamedTuple):
     """The driver's half of a checkpoint, after `step` steps; the population's half are its blocks.
 
-    `log_z`: log Ẑ up to the last resampling; `log_w` (n,): weights since; `eve` (n,): Eve indices, the particle at the
-    start from which each descends (Lee & Whiteley 2018; also "Eve variables"; `roots` in files). Scalars are JSON-able.
+    `log_z`: log Ẑ up to the last resampling; `log_w` (n,): weights since; `eve` (n,): Eve indices, the proposal from
+    which each descends (Lee & Whiteley 2018; also "Eve variables"; `roots` in files), of `n_proposals`. Scalars are
+    JSON-able.
     """
 
     step: int
@@ -36,6 +37,7 @@ class SMCState(NamedTuple):
     n_evaluations: int
     log_w: FloatArray
     eve: IntArray
+    n_proposals: int
 
     @classmethod
     def start(cls, n: int, config: SMCConfig, log_w: npt.ArrayLike | Tensor | None = None) -> "SMCState":
@@ -43,7 +45,7 @@ class SMCState(NamedTuple):
         weights = np.zeros(n) if log_w is None else checked_log_weights(log_w)
         if len(weights) != n:
             raise ValueError(f"{len(weights)} initial log-weights for {n} particles; give one of each")
-        return cls(0, 0.0, config.step_size, 0.0, n, weights, np.arange(n))
+        return cls(0, 0.0, config.step_size, 0.0, n, weights, np.arange(n), n)
 
 
 class SMCStep(NamedTuple):
@@ -89,7 +91,7 @@ class SMCResult(NamedTuple):
 
 def count_eve(log_w: FloatArray, eve: IntArray) -> int:
     """Number of distinct Eve indices among the particles with weight."""
-    seen = np.zeros(len(eve), bool)
+    seen = np.zeros(int(eve.max()) + 1, bool)
     seen[eve[np.isfinite(log_w)]] = True
     return int(seen.sum())
 
@@ -116,7 +118,8 @@ def smc_step(population: Population, config: SMCConfig, seed: int, state: SMCSta
     if config.kernel != "ula" and config.target_acceptance is not None:
         step_size = adapted_step_size(step_size, acceptance, config.target_acceptance)
 
-    after = SMCState(step, lam, step_size, log_z, state.n_evaluations + info.n_evaluations, log_w, eve)
+    n_evaluations = state.n_evaluations + info.n_evaluations
+    after = SMCState(step, lam, step_size, log_z, n_evaluations, log_w, eve, state.n_proposals)
     record = SMCStep(
         step=step,
         lam=lam,

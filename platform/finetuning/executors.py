@@ -38,7 +38,7 @@ class Executor:
 
     def start(self, drawn: Proposals, n: int, seed: int) -> BlockPopulation:
         """Make particles of the first `n` proposals."""
-        return BlockPopulation.start(self.workers, drawn.blocks(n), n, self.block_size, seed)
+        return BlockPopulation.start(self.workers, drawn.blocks(np.arange(n)), self.block_size, seed)
 
     def load(self, paths: Sequence[Path], seed: int) -> BlockPopulation:
         """Read particles that were saved."""

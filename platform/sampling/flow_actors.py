@@ -77,9 +77,9 @@ class BlockServer(ABC):
     def ready(self) -> bool:
         return True
 
-    def start(self, x: np.ndarray, n: int) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Make particles, with densities and gradients, of the first `n` proposals; and the driver's scalars."""
-        return _out(evaluate_particles(torch.tensor(x[:n]), self.evaluate))
+    def start(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Make particles, with densities and gradients, of proposals; and the driver's scalars."""
+        return _out(evaluate_particles(torch.tensor(x), self.evaluate))
 
     def move(
         self, order: Move, seed: int, index: int, origin: Origin | None, *blocks: Mapping[str, np.ndarray]

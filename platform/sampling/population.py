@@ -56,14 +56,18 @@ class Proposals:
                 update(done, f"{min(n, done * block_size)}/{n} conformations")
         return cls(paths, block_size)
 
-    def blocks(self, n: int) -> Iterator[np.ndarray]:
-        """Blocks x (B, N, 3) of the first `n` proposals; the last one may have more."""
-        rows = self.block_size * blocks_per_part(self.block_size)
-        for path in self.paths[: -(-n // rows)]:
-            x = load_part(path, "x")["x"]
-            for low in range(0, min(n, len(x)), self.block_size):
-                yield x[low : low + self.block_size]
-            n -= len(x)
+    def blocks(self, rows: IntArray) -> Iterator[np.ndarray]:
+        """Blocks x (B, N, 3) of the proposals `rows`, ascending; a file at a time is in memory."""
+        size = self.block_size * blocks_per_part(self.block_size)
+        held, x = -1, np.empty(0)
+        for low in range(0, len(rows), self.block_size):
+            part = rows[low : low + self.block_size]
+            pieces = []
+            for file in np.unique(part // size).tolist():
+                if file != held:
+                    held, x = file, load_part(self.paths[file], "x")["x"]
+                pieces.append(x[part[part // size == file] % size])
+            yield np.concatenate(pieces)
 
 
 def _save_proposals(workers: Workers, path: Path, results: dict[int, Any], seconds: float) -> None:
@@ -96,9 +100,9 @@ class BlockPopulation:
         self._ancestors: IntArray | None = None
 
     @classmethod
-    def start(cls, workers: Workers, x: Iterator[np.ndarray], n: int, block_size: int, seed: int) -> "BlockPopulation":
-        """Evaluate the first `n` of proposals given in blocks."""
-        calls = [(workers.put(part), min(block_size, n - i * block_size)) for i, part in enumerate(x)]
+    def start(cls, workers: Workers, x: Iterator[np.ndarray], block_size: int, seed: int) -> "BlockPopulation":
+        """Evaluate proposals given in blocks."""
+        calls = [(workers.put(part),) for part in x]
         population = cls(workers, [], np.empty(0), np.empty(0), block_size, seed)
         population._take(in_order(workers.completed("start", calls)))
         return population

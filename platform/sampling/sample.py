@@ -40,8 +40,8 @@ MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
 class SamplingOptions:
     """Options of sampling, whichever the peptide.
 
-    `samples` are drawn from the flow; `sampler=smc` anneals the first `smc_particles` of them, with a checkpoint every
-    `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
+    `samples` are drawn from the flow; `sampler=smc` anneals `smc_particles` of them, chosen by weight where there are
+    twice as many or more, with a checkpoint every `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
     narrower normal. `trajectory`: format of the resampled ensemble; xtc is for looking, because it rounds to 0.001 nm,
     which moves energies by about 1 kT; trr keeps them, and dcd to 1e-4 kT. `data_dir`: where to look for structures and
     reference MD.
@@ -49,7 +49,7 @@ class SamplingOptions:
 
     checkpoint: str = DEFAULT_CHECKPOINT
     sampler: Literal["snis", "smc"] = "smc"
-    samples: int = 1000
+    samples: int = 2048
     smc_particles: int = 512
     draw_precision: Precision = "float32"
     temperature_k: float = 310.0

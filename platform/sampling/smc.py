@@ -9,7 +9,16 @@ import numpy as np
 import torch
 
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.samplers import SMCConfig, SMCState, SMCStep, com_log_density, ess, log_z_error, smc_steps
+from boltzray.samplers import (
+    SMCConfig,
+    SMCState,
+    SMCStep,
+    choose_start,
+    com_log_density,
+    ess,
+    log_z_error,
+    smc_steps,
+)
 
 from ..runtime.progress import Update, progress, say
 from ..runtime.tracking import Tracker, warn_on_error
@@ -32,7 +41,7 @@ class SMCRun:
     checkpoint_s: float
 
     def run(self, proposals: Proposals, workers: Workers, tracker: Tracker) -> tuple[SMCState, list[SMCStep], float]:
-        """Anneal the first `n` of the proposals; the particles are left in the last checkpoint."""
+        """Anneal `n` of the proposals; the particles are left in the last checkpoint."""
         population, state, steps, before = self._begin(proposals, workers)
         began = saved = time.monotonic()
         with StepLog(tracker, "smc") as log, progress("SMC", 1.0, _progress(state.lam)) as update:
@@ -53,10 +62,13 @@ class SMCRun:
             say(f"SMC goes on after step {found.state.step}, λ {found.state.lam:.2e}")
             population = BlockPopulation.load(workers, found.paths, block_size, self.seed)
             return population, found.state, found.steps, found.seconds
-        population = BlockPopulation.start(workers, proposals.blocks(self.n), self.n, block_size, self.seed)
-        # log q of the sampling pass and of the forward pass differ in the last digits; these weights make it exact.
-        log_w = population.log_q - proposals.log_q[: self.n]
-        return population, SMCState.start(self.n, self.config, log_w), [], 0.0
+        log_ratio = proposals.log_p - proposals.log_q
+        start = choose_start(log_ratio, self.n, self.config, self.seed)
+        if start.lam:
+            say(f"SMC starts at λ {start.lam:.2e}, with {self.n} of {len(log_ratio)} draws chosen by weight")
+        population = BlockPopulation.start(workers, proposals.blocks(start.rows), block_size, self.seed)
+        state = start.state(log_ratio, proposals.log_q, *population.scalars(), self.config)
+        return population, state, [], 0.0
 
 
 class Positions:
@@ -87,7 +99,7 @@ def run_smc_on_workers(
         "n": smc.n,
         "ess": ess(state.log_w),
         "log_z": steps[-1].log_z,
-        "log_z_error": log_z_error(state.log_w, state.eve),
+        "log_z_error": log_z_error(state.log_w, state.eve, state.n_proposals),
         "n_roots": steps[-1].n_roots,
         "n_failed": sum(step.n_failed for step in steps),
         "n_evaluations": state.n_evaluations,

@@ -155,7 +155,7 @@ def drawn_and_moved(workers: Workers, folder: Path) -> tuple[np.ndarray, ...]:
     folder.mkdir()
     config = SMCConfig(schedule="linear", n_steps=3, block_size=8, step_size=1e-6)
     drawn = Proposals.sample(workers, 40, 8, 0, folder)
-    population, state = BlockPopulation.start(workers, drawn.blocks(16), 16, 8, 0), SMCState.start(16, config)
+    population, state = BlockPopulation.start(workers, drawn.blocks(np.arange(16)), 8, 0), SMCState.start(16, config)
     for _, after in smc_steps(population, config, 0, state):
         state = after
     x = np.concatenate([block["x"] for block in workers.get(population.blocks)])

@@ -69,7 +69,7 @@ def run(folder: Path, actors: Actors, disturb: Callable[[int], None] = lambda st
     """Proposals, positions at the end of SMC, its state and log Z; `disturb` is called after each step."""
     drawn = Proposals.sample(actors.workers, N, CONFIG.block_size, SEED, folder)
     x = np.concatenate(list(Positions(drawn.paths, 1.0)))
-    population = BlockPopulation.start(actors.workers, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    population = BlockPopulation.start(actors.workers, drawn.blocks(np.arange(N)), CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     for record, after in smc_steps(population, CONFIG, SEED, state):
         state = after
@@ -208,7 +208,7 @@ def test_flow_and_energies_of_different_blocks_overlap(tmp_path: Path, checkpoin
     flow = served.remote(tmp_path, str(checkpoint), target, energies)
     try:
         noise = np.random.default_rng(0).standard_normal((n, 8, 23, 3), np.float32)
-        population = BlockPopulation.start(RayWorkers([flow]), iter(noise), 8 * n, 8, SEED)
+        population = BlockPopulation.start(RayWorkers([flow]), iter(noise), 8, SEED)
     finally:
         ray.kill(flow)
         ray.kill(energy)

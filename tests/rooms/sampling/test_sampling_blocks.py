@@ -12,8 +12,9 @@ from torch import Tensor
 from boltzray.runtime.actor_pool import RayWorkers
 from boltzray.runtime.workers import LocalWorkers, Workers
 from boltzray.samplers import Endpoints, SMCConfig, SMCState, run_smc, smc_steps
+from boltzray.sampling.block_files import PART_ROWS, part_path, save_part
 from boltzray.sampling.flow_actors import BlockServer
-from boltzray.sampling.population import BlockPopulation
+from boltzray.sampling.population import BlockPopulation, Proposals
 from boltzray.sampling.smc_checkpoint import last_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -84,7 +85,7 @@ def test_any_workers_give_the_bits_of_one_process(
     assert sum(step.resampled for step in whole.steps) >= 2
     assert whole.n_failed > 0
     blocks = (part.numpy() for part in proposals().split(32))
-    population = BlockPopulation.start(workers, blocks, N, 32, SEED)
+    population = BlockPopulation.start(workers, blocks, 32, SEED)
     state, steps = SMCState.start(N, chosen), []
     for record, after in smc_steps(population, chosen, SEED, state):
         state = after
@@ -103,11 +104,14 @@ def test_any_workers_give_the_bits_of_one_process(
         assert np.array_equal(loaded.log_q, population.log_q)
 
 
-def test_the_first_of_a_block_may_be_enough(threads: Workers) -> None:
-    """Fewer particles than proposals: the last block is cut."""
-    x = proposals()
-    blocks = (part.numpy() for part in x.split(32)[:2])
-    population = BlockPopulation.start(threads, blocks, 40, 32, SEED)
-    found = np.concatenate([block["x"] for block in threads.get(population.blocks)])
-    assert np.array_equal(found, x[:40].numpy())
-    assert len(population.scalars()[0]) == 40
+def test_blocks_of_chosen_proposals(tmp_path: Path) -> None:
+    """Rows of several files, some twice, in blocks of the usual size."""
+    x = np.random.default_rng(0).standard_normal((5000, 1, 3)).astype(np.float32)
+    paths = [part_path(tmp_path, 0), part_path(tmp_path, 1)]
+    for path, part in zip(paths, (x[:PART_ROWS], x[PART_ROWS:]), strict=True):
+        scalars = {name: np.zeros(len(part)) for name in ("log_q", "log_p", "energy")}
+        save_part(path, x=part, **scalars, seconds=np.float64(0.0))
+    rows = np.sort(np.random.default_rng(1).integers(0, 5000, 700))
+    blocks = list(Proposals(paths, 256).blocks(rows))
+    assert [len(block) for block in blocks] == [256, 256, 188]
+    assert np.array_equal(np.concatenate(blocks), x[rows])

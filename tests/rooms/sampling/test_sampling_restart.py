@@ -119,7 +119,7 @@ def test_a_part_that_is_missing_is_drawn_again(tmp_path: Path, actors: Actors, m
         assert np.array_equal(values, before[name]), name
     unchanged = [path.stat().st_mtime_ns for path in again.paths]
     assert [a == b for a, b in zip(contents, unchanged, strict=True)] == [True, False, True, True]
-    for mine, its in zip(again.blocks(20), whole.blocks(20), strict=True):
+    for mine, its in zip(again.blocks(np.arange(20)), whole.blocks(np.arange(20)), strict=True):
         assert np.array_equal(mine, its)
 
 
@@ -140,7 +140,7 @@ def test_smc_goes_on_from_every_checkpoint(tmp_path: Path, actors: Actors, track
 
 def test_what_was_written_halfway_is_not_read(tmp_path: Path, actors: Actors) -> None:
     drawn = Proposals.sample(actors.workers, N, CONFIG.block_size, SEED, tmp_path)
-    population = BlockPopulation.start(actors.workers, drawn.blocks(N), N, CONFIG.block_size, SEED)
+    population = BlockPopulation.start(actors.workers, drawn.blocks(np.arange(N)), CONFIG.block_size, SEED)
     state = SMCState.start(N, CONFIG)
     assert last_checkpoint(tmp_path) is None
     save_checkpoint(tmp_path, population, state, [], 1.5)
