@@ -94,8 +94,8 @@ def log_z_error(
     """Standard error of the log of the mean weight, by the delta method.
 
     With Eve indices `eve` (n,), the proposal from which each particle descends, of `n_proposals` (n unless given),
-    weights are summed by family before their spread is taken, which accounts for resampling; near 1 when a single family
-    is left.
+    weights are summed by family before their spread is taken, which accounts for resampling; near 1 when a single
+    family is left.
     Source: Chan & Lai 2013, Lee & Whiteley 2018; without resampling it is the textbook √((n/ESS − 1)/n).
     """
     weights = normalised(log_w)

@@ -43,8 +43,8 @@ def choose_start(log_ratio: FloatArray, n: int, config: SMCConfig, seed: int) ->
     """Choose `n` of N proposals, and the λ at which SMC starts with them.
 
     λ is the largest at which the weights (π̃/q)^λ of all N leave `SURPLUS` · n effective ones; resampling by these
-    weights gives particles of γ_λ, nearly all of them distinct. What they would have lost on the way there, ancestors and
-    energies, is saved. With N below `SURPLUS` · n, or a path of equal steps, these are the first n, at λ = 0.
+    weights gives particles of γ_λ, nearly all of them distinct. What they would have lost on the way there, ancestors
+    and energies, is saved. With N below `SURPLUS` · n, or a path of equal steps, these are the first n, at λ = 0.
 
     Shape: log_ratio (N,), log π̃ − log q of proposals, −inf of failed ones. The particles' Eve indices are their rows.
     Source: a first step of sequential importance resampling with more proposals than particles (Chopin &

@@ -41,9 +41,10 @@ class SamplingOptions:
     """Options of sampling, whichever the peptide.
 
     `samples` are drawn from the flow; `sampler=smc` anneals `smc_particles` of them, chosen by weight where there are
-    twice as many or more, with a checkpoint every `checkpoint_s` seconds. At another temperature than the flow was trained at, its latents are drawn from a wider or
-    narrower normal. `trajectory`: format of the resampled ensemble; xtc is for looking, because it rounds to 0.001 nm,
-    which moves energies by about 1 kT; trr keeps them, and dcd to 1e-4 kT. `data_dir`: where to look for structures and
+    twice as many or more, with a checkpoint every `checkpoint_s` seconds. At another temperature than the flow was
+    trained at, its latents are drawn from a wider or narrower normal. `trajectory`: format of the resampled ensemble;
+    xtc is for looking, because it rounds to 0.001 nm, which moves energies by about 1 kT; trr keeps them, and dcd to
+    1e-4 kT. `data_dir`: where to look for structures and
     reference MD.
     """
 

@@ -44,9 +44,8 @@ def anneal(problem: Any, draws: int, seed: int, evaluate: Evaluate | None = None
     start = choose_start(log_ratio, N, CONFIG, seed)
     population = LocalPopulation.start(x[torch.from_numpy(start.rows)], evaluate, CONFIG.block_size, seed)
     state = start.state(log_ratio, log_q, *population.scalars(), CONFIG)
-    for record, after in smc_steps(population, CONFIG, seed, state):
-        state = after
-    return Run(concatenate(population.blocks).x, torch.from_numpy(state.log_w), state, record)
+    *_, (last, state) = smc_steps(population, CONFIG, seed, state)
+    return Run(concatenate(population.blocks).x, torch.from_numpy(state.log_w), state, last)
 
 
 def tilted(ends: Endpoints, x: Tensor) -> Endpoints:
