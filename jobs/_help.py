@@ -22,8 +22,11 @@ MLFLOW_TRACKING_URI: where to record runs. BOLTZRAY_TRACEBACK=1 shows where an e
 def show_help(conf: Path, name: str, config: DictConfig) -> None:
     """Print the help of job `name` for the configuration that Hydra has composed."""
     chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
+    from boltzray.runtime.progress import as_typed
+
     comments = dict(_comments(conf, conf / f"{name}.yaml", "", chosen))
-    print(f"{sys.modules['__main__'].__doc__}\n\n    python jobs/{name}.py key=value group=option …")
+    usage = as_typed(f"python jobs/{name}.py key=value group=option …")
+    print(f"{sys.modules['__main__'].__doc__}\n\n    {usage}")
     if HydraConfig.get().job.config_name == name:  # one of --config-name has no groups
         print("\ngroups")
         for group, option, description in _groups(conf, conf / f"{name}.yaml", chosen):

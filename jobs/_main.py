@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent  # of a checkout; in a wheel `boltzray`, with the same folders
 ERRORS = (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError, RuntimeError)  # of one line
 
 
@@ -39,6 +39,7 @@ def run(config_name: str, module: str, kind: str, action: str) -> None:
 
 
 def _run(config_name: str, module: str, kind: str, action: str) -> None:
+    from boltzray.runtime.progress import as_typed
     from boltzray.runtime.stopping import STOPPED, exit_code, was_stopped
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and leave as one line
@@ -63,7 +64,7 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
             raise
         if os.environ.get("BOLTZRAY_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {as_typed(line)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -97,7 +98,10 @@ def _use_this_checkout() -> None:
     """Import boltzray from beside this file, installed or not, here and in the workers of a local Ray cluster.
 
     Ray's workers do not get `sys.path` of a driver: they would import another checkout that is installed, or nothing.
+    A wheel's is found by both.
     """
+    if not (ROOT / "boltzray.py").exists():
+        return
     sys.path.insert(0, str(ROOT))
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(ROOT))]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])

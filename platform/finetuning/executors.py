@@ -1,4 +1,4 @@
-"""What a finetuning's rounds ask of their workers, which are threads of this process or Ray actors."""
+"""Requests of a finetuning's rounds to their workers, which are threads of this process or Ray actors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Progress with an ETA: a bar on a terminal, a line now and then in a log."""
 
+import os
+import re
 import sys
 import time
 from collections import deque
@@ -16,8 +18,17 @@ RECENT = 0.5  # the part of the time so far whose speed the ETA is from: starts 
 Update = Callable[[float, str], None]
 
 
+COMMAND = "BOLTZRAY_COMMAND"  # in the environment of what `boltzray VERB` runs
+
+
+def as_typed(text: str) -> str:
+    """Write commands in a text as the user types them: `boltzray sample` where that is how this one was begun."""
+    return re.sub(r"(?:python )?jobs/(\w+)\.py", r"boltzray \1", text) if COMMAND in os.environ else text
+
+
 def say(text: str) -> None:
     """Print one line to the user; what the terminal cannot show becomes a question mark."""
+    text = as_typed(text)
     try:
         print(text, flush=True)
     except UnicodeEncodeError:
