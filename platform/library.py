@@ -54,19 +54,19 @@ def sample(
 
     The peptide is named by `sequence`, or by a file `pdb`. `settings`: further keys of `SampleJob`, groups as
     dictionaries, such as `actors={"in_process": True}` or `smc={"kernel": "mala"}`.
-    SMC has `n` particles, unless `smc_particles` says another number.
+    SMC has `n` particles, chosen by weight out of four times as many draws unless `samples` says another number.
     Raises: ValueError of one line for wrong settings, or a peptide that the flow cannot take.
     """
     from .sampling.sample import SampleJob
     from .sampling.sample import sample as run
 
     settings.setdefault("trajectory", "none" if out is None else "xtc")
-    settings |= {"smc_particles": settings.get("smc_particles", n)} if sampler == "smc" else {}
+    number = {"samples": 4 * n, "smc_particles": n} if sampler == "smc" else {"samples": n}
     with _folder(out) as folder:
         values = {
             "sequence": sequence,
             "pdb": None if pdb is None else str(pdb),
-            "samples": n,
+            **number,
             "checkpoint": str(checkpoint),
             "temperature_k": temperature_k,
             "sampler": sampler,
