@@ -17,6 +17,7 @@ help:
 	@echo "make lint         format, lint and types"
 	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
 	@echo "make docs         the documentation as a site, in site/"
+	@echo "make wheel        a wheel, in dist/"
 	@echo "make findings     faults of public packages that are worked around here: which have changed"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -25,7 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  { rm -rf .venv; echo "no virtual environment could be made: install python3-venv"; exit 1; }
 	@echo "installing pinned packages into .venv (once; one to three minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . \
+	  --config-settings editable_mode=compat # the checkout itself on the path: boltzray.py is the package
 	@touch $@
 
 quickstart: $(STAMP)
@@ -67,6 +69,14 @@ $(DOCS)/.installed: requirements-docs.lock
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
 	@touch $@
+
+# Of a copy of what git knows: setuptools leaves folders where it builds, and takes what it finds in them.
+.PHONY: wheel
+wheel: $(STAMP)
+	@rm -rf .build/source && mkdir -p .build/source dist
+	@git ls-files -z | grep -zvE '^(tests|docs|findings|benchmarks)/' | xargs -0 cp --parents -t .build/source
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .build/source
+	@ls dist
 
 findings:
 	@mkdir -p .build; changed=0; for script in $(wildcard findings/*.sh); do \

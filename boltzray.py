@@ -22,14 +22,24 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("boltzray")
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module 'boltzray' has no attribute {name!r}: it has {', '.join(_HOME)}")
     from importlib import import_module
 
     return getattr(import_module(f"boltzray.{_HOME[name]}"), name)
+
+
+def _version() -> str:
+    """Version of what is imported: a checkout's own, whatever is installed beside it."""
+    from importlib.metadata import version
+
+    project = _root / "pyproject.toml"
+    if _installed.is_dir() or not project.exists():
+        return version("boltzray")
+    import tomllib
+
+    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def __dir__() -> list[str]:

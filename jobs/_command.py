@@ -4,7 +4,6 @@ import ast
 import os
 import runpy
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 JOBS = Path(__file__).resolve().parent
@@ -30,7 +29,9 @@ def main() -> None:
     if verb in ("--help", "-h"):
         print(usage())
     elif verb == "--version":
-        print(f"boltzray {version('boltzray')}")
+        import boltzray
+
+        print(f"boltzray {boltzray.__version__}")
     elif verb == "--completion":
         print(COMPLETION.format(verbs=" ".join(verbs())), end="")
     elif verb not in verbs():
