@@ -13,6 +13,7 @@ from boltzray.molecules.storage import replacing
 from .conformers import conformers, viewer_code, viewer_data
 from .contents import Finding, Report, number
 from .figures import plot_report
+from .observable_rows import in_groups, measured
 from .plotting import Picture
 from .states import StateRow
 from .verdict import headline, verdict
@@ -140,6 +141,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    page.filters |= {"measured": measured, "in_groups": in_groups}
     text = page.get_template(template).render(**values)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
