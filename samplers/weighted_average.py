@@ -132,7 +132,9 @@ def _ratio(
     ratio = min(top / bottom, 1.0) if scale == "logit" else top / bottom
     influence = (above - ratio * below) / bottom  # of each draw on the ratio
     if (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
-        return _unvaried(ratio, scale, float(len(_groups(runs))) if len(runs) else n_effective, level)
+        k_hat, n = (None, float(len(_groups(runs)))) if len(runs) else (_shape(weights), n_effective)
+        said = (True, "") if len(runs) else _judged(k_hat, n)
+        return Average(*_unvaried(ratio, scale, n, level), k_hat, n, *said)
     if len(runs):
         return _between_runs(above, below, ratio, scale, runs, level)
     forth, back, slope = SCALES[scale]
@@ -157,15 +159,13 @@ def _judged(k_hat: float | None, n_effective: float) -> tuple[bool, str]:
     return True, ""
 
 
-def _unvaried(ratio: float, scale: Scale, n_effective: float, level: float) -> Average:
-    """All draws say the same."""
-    unseen = min(-math.log(1 - level) / n_effective, 1.0)
-    low, high = ratio, ratio
+def _unvaried(ratio: float, scale: Scale, n: float, level: float) -> tuple[float, float, float, float]:
+    """Value, error and interval where all of n draws say the same."""
     if scale == "logit":
-        low, high = (0.0, unseen) if ratio < 0.5 else (1.0 - unseen, 1.0)
-    value = float(SCALES[scale][0](ratio)) if scale == "log" else ratio
-    low, high = (value, value) if scale == "log" else (low, high)
-    return Average(value, 0.0, low, high, None, n_effective, *_judged(None, max(n_effective, MIN_EFFECTIVE)))
+        unseen = min(-math.log(1 - level) / n, 1.0)
+        return (ratio, 0.0, 0.0, unseen) if ratio < 0.5 else (ratio, 0.0, 1.0 - unseen, 1.0)
+    value = float(SCALES[scale][0](ratio))
+    return value, 0.0, value, value
 
 
 def _shape(influence: FloatArray) -> float | None:

@@ -1,6 +1,5 @@
 """Files of an analysis, its table in the terminal, and what MLflow gets of it."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from boltzray.molecules.peptide import Peptide
 
 from ..report.figures_observables import observables
-from ..report.observable_rows import FrameSet, ObservableRow, flat_rows, in_groups, measured
+from ..report.observable_rows import FrameSet, ObservableRow, csv_uri, flat_rows, in_groups, measured
 from ..report.page import save_figures, write_page
 from ..report.plotting import Picture, styled
 from ..runtime.config import display_path, flat
@@ -36,7 +35,6 @@ def write_analysis(out: Path, job: AnalyzeJob, analysis: Analysis, rows: Sequenc
     table = flat_rows(analysis.sets, rows)
     files = [write_table(out / f"observables.{suffix}", table) for suffix in ("csv", "parquet")]
     pictures = _pictures(analysis.sets, rows)
-    csv = base64.b64encode(files[0].read_bytes()).decode()
     page = write_page(
         out / "observables.html",
         "observables.html.j2",
@@ -45,7 +43,7 @@ def write_analysis(out: Path, job: AnalyzeJob, analysis: Analysis, rows: Sequenc
         sets=analysis.sets,
         rows=rows,
         pictures=pictures,
-        csv=f"data:text/csv;base64,{csv}",
+        csv=csv_uri(analysis.sets, rows),
         notes=[],
         facts={"sources": analysis.sources, "basins": job.basins} | provenance(),
     )

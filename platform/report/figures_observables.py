@@ -17,7 +17,7 @@ def observables(sets: Sequence[FrameSet], rows: Sequence[ObservableRow]) -> Iter
         members = [row for row in rows if row.group == group][:MAX_ROWS]
         if len({row.unit for row in members}) == 1:
             yield Picture(
-                name="observables_" + "_".join(group.replace("³", "").lower().split()),
+                name="observables_" + "_".join(group.replace("³", "3").lower().split()),
                 section="Observables",
                 caption=f"{group[0].upper()}{group[1:]} with 95 % intervals. Hollow: not to be used, see the table.",
                 figure=_dots(sets, members),

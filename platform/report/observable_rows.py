@@ -3,6 +3,9 @@
 Shapes: T frames, N atoms. Units: nm, kJ/mol.
 """
 
+import base64
+import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -145,6 +148,15 @@ def z_score(average: Average, reference: Average) -> float | None:
 def report_quantities(peptide: HasPositions) -> list[Quantity]:
     """Quantities of a report: all but areas, which take a second a thousand frames."""
     return basin_quantities(ramachandran_basins(peptide)) + standard_quantities(peptide, area=False)
+
+
+def csv_uri(sets: Sequence[FrameSet], rows: Sequence[ObservableRow]) -> str:
+    """The table as CSV, in a link that a page can hold."""
+    table, text = flat_rows(sets, rows), io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]) if table else [])
+    writer.writeheader()
+    writer.writerows(table)
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.getvalue().encode()).decode()}"
 
 
 def flat_rows(sets: Sequence[FrameSet], rows: Sequence[ObservableRow]) -> list[dict[str, Any]]:
