@@ -68,7 +68,7 @@ def torsion_states(topology: Topology, sequence: str) -> list[TorsionState]:
         neighbours[b].add(a)
     return [
         TorsionState(label=f"{torsion}({place}) {name}", atoms=atoms, low_deg=low, high_deg=high)
-        for i, place in enumerate(_places(topology, sequence))
+        for i, place in enumerate(residue_labels(topology, sequence))
         for torsion, atoms, windows in _torsions(residues, neighbours, i)
         for name, low, high in windows
     ]
@@ -101,7 +101,7 @@ def occupied(states: Sequence[TorsionState], positions_nm: ArrayLike) -> NDArray
     return inside
 
 
-def _places(topology: Topology, sequence: str) -> list[str]:
+def residue_labels(topology: Topology, sequence: str) -> list[str]:
     """Letter and number of each residue, such as A2, caps by their names and not counted."""
     names = [residue.name for residue in topology.residues()]
     first, last = caps(sequence)

@@ -25,8 +25,9 @@ Scale = Literal["plain", "log", "logit"]
 
 MAX_K_HAT = 0.7  # Vehtari et al. 2024
 MIN_EFFECTIVE = 20.0  # a tail, and a normal error, need some
-REPLICATES = 1000
+REPLICATES = 500
 ROUNDING = 1e-12
+QUANTILE_95 = 1.959964  # of the normal distribution
 STREAM = 32  # of random numbers, apart from the sampler's own stages
 MIN_RUNS, BLOCKS = 4, 20  # as of the states of a reference
 
@@ -120,6 +121,8 @@ def _ratio(
     seed: int,
 ) -> Average:
     """Σ above / Σ below on a scale: both are sums over draws of weight times value."""
+    if len(runs) and (min(runs) < 1 or sum(runs) != len(above)):
+        raise ValueError(f"runs={list(runs)}: give the frames of each run, {len(above)} in all")
     top, bottom = float(above.sum()), float(below.sum())
     kish = 1.0 / float(np.square(weights).sum())
     n_effective = min(kish, effective)
@@ -129,7 +132,9 @@ def _ratio(
     ratio = min(top / bottom, 1.0) if scale == "logit" else top / bottom
     influence = (above - ratio * below) / bottom  # of each draw on the ratio
     if (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
-        return _unvaried(ratio, scale, n_effective, level)
+        k_hat, n = (None, float(len(_groups(runs)))) if len(runs) else (_shape(weights), n_effective)
+        said = (True, "") if len(runs) else _judged(k_hat, n)
+        return Average(*_unvaried(ratio, scale, n, level), k_hat, n, *said)
     if len(runs):
         return _between_runs(above, below, ratio, scale, runs, level)
     forth, back, slope = SCALES[scale]
@@ -154,15 +159,13 @@ def _judged(k_hat: float | None, n_effective: float) -> tuple[bool, str]:
     return True, ""
 
 
-def _unvaried(ratio: float, scale: Scale, n_effective: float, level: float) -> Average:
-    """All draws say the same."""
-    unseen = min(-math.log(1 - level) / n_effective, 1.0)
-    low, high = ratio, ratio
+def _unvaried(ratio: float, scale: Scale, n: float, level: float) -> tuple[float, float, float, float]:
+    """Value, error and interval where all of n draws say the same."""
     if scale == "logit":
-        low, high = (0.0, unseen) if ratio < 0.5 else (1.0 - unseen, 1.0)
-    value = float(SCALES[scale][0](ratio)) if scale == "log" else ratio
-    low, high = (value, value) if scale == "log" else (low, high)
-    return Average(value, 0.0, low, high, None, n_effective, *_judged(None, n_effective))
+        unseen = min(-math.log(1 - level) / n, 1.0)
+        return (ratio, 0.0, 0.0, unseen) if ratio < 0.5 else (ratio, 0.0, 1.0 - unseen, 1.0)
+    value = float(SCALES[scale][0](ratio))
+    return value, 0.0, value, value
 
 
 def _shape(influence: FloatArray) -> float | None:
@@ -179,14 +182,7 @@ def _between_runs(
     """Jackknife over runs, or over blocks of fewer than four (Quenouille 1956)."""
     from scipy.stats import t
 
-    lengths = np.asarray(runs, dtype=np.int64)
-    if lengths.min() < 1 or lengths.sum() != len(above):
-        raise ValueError(f"runs={lengths.tolist()}: give the frames of each run, {len(above)} in all")
-    each = 1 if len(lengths) >= MIN_RUNS else max(BLOCKS // len(lengths), 1)
-    ends = np.cumsum(lengths)
-    starts = np.concatenate(
-        [end - n + np.arange(min(each, n)) * n // min(each, n) for n, end in zip(lengths, ends, strict=True)]
-    )
+    starts = _groups(runs)
     sums = np.stack([np.add.reduceat(part, starts) for part in (above, below)])
     forth, back, slope = SCALES[scale]
     centre, k = float(forth(ratio)), len(starts)
@@ -201,6 +197,17 @@ def _between_runs(
     low, high = float(back(centre - reach)), float(back(centre + reach))
     plain = error / slope(ratio) if scale == "logit" else error
     return Average(ratio if scale == "logit" else centre, plain, low, high, None, float(k), True)
+
+
+def _groups(runs: Sequence[int]) -> npt.NDArray[np.int64]:
+    """First frames of runs, or of contiguous blocks of fewer than four."""
+    lengths = np.asarray(runs, dtype=np.int64)
+    each = 1 if len(lengths) >= MIN_RUNS else max(BLOCKS // len(lengths), 1)
+    parts = [
+        end - n + np.arange(min(each, n)) * n // min(each, n) for n, end in zip(lengths, lengths.cumsum(), strict=True)
+    ]
+    starts: npt.NDArray[np.int64] = np.concatenate(parts)
+    return starts
 
 
 def _logit(p: Any) -> Any:

@@ -28,6 +28,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["boltzray.simulation"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "data", "report", "sampling")}
 MAY_IMPORT["boltzray.evaluation"] = MAY_IMPORT["boltzray.simulation"] | {"boltzray.simulation"}
+MAY_IMPORT["boltzray.analysis"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "report", "sampling", "evaluation")}
 MAY_IMPORT["boltzray.finetuning"] = BELOW | {f"boltzray.{r}" for r in ("runtime", "sampling", "evaluation")}
 MAY_IMPORT["boltzray.sweeping"] = MAY_IMPORT["boltzray.finetuning"] | {"boltzray.finetuning", "boltzray.report"}
 ROOMS = set(MAY_IMPORT)

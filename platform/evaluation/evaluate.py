@@ -76,6 +76,7 @@ def _evaluate_into(
     report = Report(
         peptide=peptide,
         ensembles=ensembles,
+        temperature_k=settings["temperature_k"],
         reference=reference,
         training=training,
         curves=load_curves(folder / CURVES),

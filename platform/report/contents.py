@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.convergence import StateEstimate
 from boltzray.molecules.ensemble import Ensemble, Floats
 from boltzray.molecules.independent_runs import halfway
@@ -21,6 +22,7 @@ from boltzray.molecules.reference_record import ReferenceRecord
 from boltzray.molecules.subsample import normalised_weights
 
 from .curves import Curve
+from .observable_rows import FrameSet, ObservableRow, observable_rows, report_quantities
 from .states import HasPositions, StateRow, state_rows
 
 Level = Literal["bad", "warn", "good"]
@@ -100,10 +102,14 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """Contents of the page. `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets."""
+    """Contents of the page, at `temperature_k`.
+
+    `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets.
+    """
 
     peptide: HasChain
     ensembles: list[Ensemble]
+    temperature_k: float = PUBLISHED_K
     reference: Reference | None = None
     training: list[dict[str, Any]] | None = None
     curves: list[Curve] = field(default_factory=list)
@@ -114,6 +120,37 @@ class Report:
     def states(self) -> list[StateRow]:
         """States of the reference, and their shares in the ensembles; none without a reference."""
         return state_rows(self.peptide, self.ensembles, self.reference.states if self.reference else [])
+
+    @cached_property
+    def frame_sets(self) -> list[FrameSet]:
+        """Ensembles and the reference, as far as they have a weight, for observables."""
+        sets = [
+            FrameSet(
+                name=e.name,
+                positions_nm=e.positions_nm,
+                log_weights=e.log_weights.astype(np.float64),
+                temperature_k=self.temperature_k,
+                effective=max(e.diagnostics.get("n_roots", math.inf), 1.0),
+            )
+            for e in self.ensembles
+        ]
+        if r := self.reference:
+            sets.append(
+                FrameSet(
+                    name="reference MD",
+                    positions_nm=r.positions_nm,
+                    log_weights=r.log_weights,
+                    temperature_k=self.temperature_k,
+                    run_lengths=r.run_lengths or (len(r.positions_nm),),
+                    reference=True,
+                )
+            )
+        return [sound for s in sets if len((sound := s.sound(self.peptide)).positions_nm)]
+
+    @cached_property
+    def observables(self) -> list[ObservableRow]:
+        """Observables of all ensembles and of the reference."""
+        return observable_rows(self.frame_sets, report_quantities(self.peptide)) if self.frame_sets else []
 
 
 def quantiles(values: Floats, at: Sequence[float], weights: Floats | None = None) -> Floats:

@@ -13,11 +13,13 @@ from boltzray.molecules.storage import replacing
 from .conformers import conformers, viewer_code, viewer_data
 from .contents import Finding, Report, number
 from .figures import plot_report
+from .observable_rows import csv_uri, in_groups, measured
 from .plotting import Picture
 from .states import StateRow
 from .verdict import headline, verdict
 from .verdict_states import plus_minus
 
+ANSWERS = ("basins", "free energies of basins")  # of the first screen
 NOTHING = 1e-9  # a fraction below it is printed as 0
 # name in files: (label, kind of number, meaning)
 DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
@@ -103,6 +105,8 @@ def write_report(path: Path, report: Report, pictures: list[Picture] | None = No
         floor=floor,
         state_rows=_state_rows(report, findings),
         number=number,
+        answers=[row for row in report.observables if row.group in ANSWERS],
+        csv=csv_uri(report.frame_sets, report.observables),
         pictures=plot_report(report) if pictures is None else pictures,
         states=viewer_data(states, report.peptide) if states else "",
         viewer=viewer_code() if states else "",
@@ -140,6 +144,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    page.filters |= {"measured": measured, "in_groups": in_groups}
     text = page.get_template(template).render(**values)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

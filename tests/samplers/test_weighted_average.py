@@ -61,7 +61,7 @@ def coverage(shapes: tuple[float, float], proposal: float, n: int, runs: int) ->
 @pytest.mark.parametrize("k", [0.2, 0.6])
 @pytest.mark.parametrize("proposal", [0.2, 0.5])
 def test_intervals_cover_the_truth_in_95_of_100_runs(k: float, proposal: float) -> None:
-    for name, found in coverage((k, k), proposal, 4000, 400).items():
+    for name, found in coverage((k, k), proposal, 2000, 400).items():
         assert 0.92 <= found <= 0.98, name
 
 

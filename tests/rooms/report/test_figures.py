@@ -49,6 +49,7 @@ def test_every_figure_that_has_data(tmp_path: Path) -> None:
         "ramachandran_1",
         "tica",
         "tica_profile",
+        "observables_basins",
         "energy",
         "weights",
         "growth",

@@ -188,7 +188,9 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     made = report(ensemble(), smc, training=TRAINING, provenance={"command": "a <b> & c"}, notes=["A note."])
     text = page(tmp_path, made)
     loads = Page(text).loads
-    assert len(loads) == len(plot_report(made)) == 9
+    (table,) = [link for link in loads if link.startswith("data:text/csv")]
+    assert len(loads) - 1 == len(plot_report(made)) == 10
+    assert "basins,ψ(A1) α,share,SMC" in base64.b64decode(table.partition("base64,")[2]).decode()
     assert all(re.match(r"data:image/(svg\+xml|png);base64,", uri) for uri in loads)
     assert not {"link", "iframe", "object"} & set(Page(text).tags)
     assert not re.search(r"@import|url\(|https?:|file:", text)
