@@ -1,10 +1,10 @@
-"""Draws of ECNF++ next to a straightforward implementation: an edge list, and the trace by a backward pass a coordinate.
+"""Draws of ECNF++ next to a straightforward implementation: an edge list, and a backward pass a coordinate.
 
 Both have the same random weights, and solve the ODE by Dormand and Prince's method to the same tolerance; the
 straightforward one with the divergence as part of its state, and one step size for the batch.
 
     python benchmarks/ecnf.py                           # the released size, AA
-    python benchmarks/ecnf.py --evaluations-only --batch 1 4
+    python benchmarks/ecnf.py --draws 0 --batch 1 4     # one velocity and divergence only
 """
 
 import argparse
@@ -12,13 +12,14 @@ import datetime
 import math
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from boltzray.models import Flow, FlowConfig
+from boltzray.models import Conditioning, Flow, FlowConfig
 from boltzray.models.config import GraphConfig
-from boltzray.models.ecnf import ECNF, embedded
+from boltzray.models.ecnf import ECNF, embedded, mask_of
 from boltzray.models.flow import normal_log_density
 from boltzray.models.graph_network import REACH, SMALL, GraphNetwork
 from boltzray.models.ode import ERROR, NODES, STAGES
@@ -101,13 +102,37 @@ def forward_mode(network: GraphNetwork, c: Tensor, mask: Tensor, t: Tensor, x: T
     return torch.vmap(along)(directions).flatten(2).diagonal(dim1=0, dim2=2).sum(1)
 
 
-def best(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+class Times(NamedTuple):
+    """CPU seconds of a sample: the fastest of some repeats."""
+
+    edge_list: float
+    forward_mode: float
+    ours: float
+    velocity: float
+
+
+def evaluation(flow: ECNF, plain: EdgeList, c: Conditioning, batch: int, repeats: int) -> Times:
+    """One velocity with its divergence, of a batch; all variants in turn, and checked against each other."""
+    x = torch.randn(batch, plain.n, 3, generator=torch.Generator().manual_seed(1))
+    t, mask = torch.full((batch,), 0.5), mask_of(c)
+    v, trace = plain.velocity_and_divergence(0.5, x)
+    torch.testing.assert_close(flow.velocity(0.5, x, c), v, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(flow.divergence(0.5, x, c), trace, atol=1e-2, rtol=1e-4)
+    runs: list[Callable[[], object]] = [
+        lambda: plain.velocity_and_divergence(0.5, x),
+        lambda: forward_mode(flow.network, embedded(c), mask, t, x),
+        lambda: [flow.divergence(0.5, row[None], c) for row in x],
+        lambda: [flow.velocity(0.5, row[None], c) for row in x],
+    ]
+    rounds = [[seconds(run) / batch for run in runs] for _ in range(repeats)]
+    return Times(*(min(times) for times in zip(*rounds, strict=True)))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """CPU time, of one thread: the machine may have other work."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def random_flow(channels: int, layers: int, tolerance: float) -> ECNF:
@@ -127,62 +152,41 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=9)
     parser.add_argument("--peptide", nargs="+", default=["AA"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--draws", type=int, default=1, help="drawn together, from start to end, by both")
+    parser.add_argument("--draws", type=int, default=1, help="drawn together by both; 0 for none")
     parser.add_argument("--tolerance", type=float, default=1e-4)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--evaluations-only", action="store_true", help="no draws")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     flow = random_flow(arguments.channels, arguments.layers, arguments.tolerance)
-    print(f"{arguments.threads} thread(s), torch {torch.__version__}, {datetime.date.today()}")
-    print("seconds a sample of one velocity with its divergence\n")
+    print(f"One thread, torch {torch.__version__}, {datetime.date.today()}")
+    print("CPU seconds a sample of one velocity with its divergence\n")
     print("| peptide | batch | edge list, backward | dense, torch's forward mode | ours | times | velocity alone |")
     print("|---|---|---|---|---|---|---|")
     for sequence in arguments.peptide:
         c = flow.condition(Peptide.from_sequence(sequence))
         plain = EdgeList(flow.network, embedded(c))
         for batch in arguments.batch:
-            x = torch.randn(batch, plain.n, 3, generator=torch.Generator().manual_seed(1))
-            t = torch.full((batch,), 0.5)
-            want = plain.velocity_and_divergence(0.5, x)
-            torch.testing.assert_close(flow.velocity(0.5, x, c), want[0], atol=1e-4, rtol=1e-3)
-            torch.testing.assert_close(flow.divergence(0.5, x, c), want[1], atol=1e-2, rtol=1e-4)
-            assert c.mask is not None
-            mask = c.mask
-            runs: dict[str, Callable[[], object]] = {
-                "plain": lambda x=x: plain.velocity_and_divergence(0.5, x),  # type: ignore[misc]
-                "jvp": lambda x=x, t=t: forward_mode(flow.network, embedded(c), mask, t, x),  # type: ignore[misc]
-                "ours": lambda x=x: [flow.divergence(0.5, row[None], c) for row in x],  # type: ignore[misc]
-                "velocity": lambda x=x: [flow.velocity(0.5, row[None], c) for row in x],  # type: ignore[misc]
-            }
-            seconds = dict.fromkeys(runs, math.inf)
-            for _ in range(arguments.repeats):
-                for name, run in runs.items():
-                    seconds[name] = min(seconds[name], best(run, 1) / batch)
-            cells = [f"{seconds[k]:.3f}" for k in ("plain", "jvp", "ours")]
-            print(
-                f"| {sequence} | {batch} | {' | '.join(cells)} | {seconds['plain'] / seconds['ours']:.1f} | "
-                f"{seconds['velocity']:.4f} |",
-                flush=True,
-            )
-        if not arguments.evaluations_only:
-            draw(flow, plain, c, arguments.draws, arguments.tolerance, sequence)
+            row = evaluation(flow, plain, c, batch, arguments.repeats)
+            cells = [f"{value:.3f}" for value in row[:3]]
+            gain = f"{row.edge_list / row.ours:.1f} | {row.velocity:.4f}"
+            print(f"| {sequence} | {batch} | {' | '.join(cells)} | {gain} |", flush=True)
+        if arguments.draws:
+            draw(flow, plain, c, arguments.draws, arguments.tolerance)
 
 
-def draw(flow: ECNF, plain: EdgeList, c: object, n: int, tolerance: float, sequence: str) -> None:
+def draw(flow: ECNF, plain: EdgeList, c: Conditioning, n: int, tolerance: float) -> None:
     z = torch.randn(n, plain.n, 3, generator=torch.Generator().manual_seed(2))
     z = z - z.mean(1, keepdim=True)
-    start = time.perf_counter()
-    x, log_q = flow.push(z, c)  # type: ignore[arg-type]
-    ours = (time.perf_counter() - start) / n
-    start = time.perf_counter()
-    y, other, count = plain.push(z, tolerance)
-    theirs = (time.perf_counter() - start) / n
+    ours: list[Tensor] = []
+    theirs: list[Any] = []
+    mine = seconds(lambda: ours.extend(flow.push(z, c))) / n
+    other = seconds(lambda: theirs.extend(plain.push(z, tolerance))) / n
+    x, log_q = ours
     print(
-        f"\n{n} draw(s) of {sequence} to {tolerance:g}: straightforward {theirs:.1f} s each ({count} divergences), ours "
-        f"{ours:.2f} s: {theirs / ours:.1f} times. Farthest coordinate {float((x - y).abs().max()):.1g}, log q "
-        f"{float((log_q - other).abs().max()):.1g}\n"
+        f"\n{n} draw(s) to {tolerance:g}, seconds each: straightforward {other:.1f} ({theirs[2]} divergences), ours "
+        f"{mine:.2f}: {other / mine:.1f} times. Farthest apart: coordinates {float((x - theirs[0]).abs().max()):.1g}, "
+        f"log q {float((log_q - theirs[1]).abs().max()):.1g}\n",
+        flush=True,
     )
 
 

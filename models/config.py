@@ -58,8 +58,8 @@ class FlowConfig:
     wrapped ones for rotatable dihedrals); see `autoregressive`. It need not learn rotations and stiff bonds, and does
     with little training. It is ours; the published ones are Cartesian.
 
-    With `graph` it is an equivariant continuous flow, of `channels` and `layers_per_block` layers; `head_dim`, `blocks`,
-    `adaptive`, `lookahead`, `orderings` and `token` say nothing then.
+    With `graph` it is an equivariant continuous flow, of `channels` and `layers_per_block` layers; `head_dim`,
+    `blocks`, `adaptive`, `lookahead`, `orderings` and `token` say nothing then.
 
     A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
     `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,

@@ -2,8 +2,11 @@
 
 A draw is a normal one, moved from t = 0 to 1 along the velocity of a graph network; the density changes by the
 divergence on the way. The network sees no translations and moves no mean, so the mean of the latents stays: with
-latents of all 3N coordinates it is N(0, I/N), as the target's is (`samplers.com`), and log q is a density on R^{3N} like
-that of the other flows. For conformations without a mean it is the published number.
+latents of all 3N coordinates it is N(0, I/N), as the target's is (`samplers.com`), and log q is a density on R^{3N}
+like that of the other flows. For conformations without a mean it is the published number.
+
+The network cannot tell a conformation from its mirror image, or atoms of one kind from each other: it draws all such
+copies, and log Z counts them all.
 
 Shapes: B samples, P conditions (1 or B), N atoms, C channels; see `flow`.
 Source: TBG (Klein and Noé 2024, arXiv 2406.14426), prose (arXiv 2508.18175); training: flow matching, arXiv 2210.02747.
@@ -32,7 +35,7 @@ ROWS_ON_GPU = 64  # samples that are integrated together
 class ECNF(Flow):
     """A continuous flow of positions. log q has no gradient here: that would be another ODE, ten times as expensive."""
 
-    has_gradient = False
+    smooth = False
 
     def __init__(self, config: FlowConfig, scale_nm: float = 1.0, geometry: str | None = None) -> None:
         super().__init__(config, scale_nm, geometry)
@@ -98,20 +101,19 @@ class ECNF(Flow):
         self._check(x, c)
         return velocity_and_divergence(self.network, self._times(t, x), x, embedded(c), mask_of(c))[1]
 
-    def loss(self, x: Tensor, tables: PeptideTables) -> Tensor:
-        """Flow matching: the mean over coordinates (B,) of (v − (x₁ − x₀))², x₁ being x less its mean.
+    def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
+        """Minus the loss of flow matching, Σ (v − (x₁ − x₀))² over coordinates (B,), x₁ being x less its mean.
 
         Latents, time and noise of a frame are drawn with a seed that is made of its mean, which training data have at
         random (`augment`): they are the same whoever computes a frame, in whatever batch.
         """
-        c = self.conditioning(tables)
         mask = mask_of(c)
         t, x0, noise = (part.to(x) for part in _draws(x.sum(1).cpu().numpy(), x.shape[1]))
         x0, x1 = without_mean(x0, mask), without_mean(x, mask)
         middle = torch.lerp(x0, x1, t[:, None, None])
         if self.graph.noise:
             middle = middle + self.graph.noise * noise * mask[..., None]
-        return flow_matching(self.velocity(t, middle, c), x0, x1) / (3 * c.n_atoms)
+        return -flow_matching(self.velocity(t, middle, c), x0, x1)
 
     def forward(self, x: Tensor, c: Conditioning) -> tuple[Tensor, Tensor]:
         """See `Flow`; without gradients, and to `tolerance`."""

@@ -32,7 +32,7 @@ class Flow(nn.Module):
     `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow`, an
     `InternalFlow` or an `ECNF`.
 
-    `has_gradient`: log q has gradients, by coordinates and parameters, as SMC and finetuning need.
+    `smooth`: its log-density has a gradient by the coordinates.
 
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
     `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`).
@@ -40,7 +40,7 @@ class Flow(nn.Module):
     in the order of its file.
     """
 
-    has_gradient = True
+    smooth = True
 
     def __new__(cls, config: FlowConfig | None = None, *_: Any, **__: Any) -> "Flow":
         """Choose the kind; without a configuration, as copies are made, it is `cls`."""
@@ -100,6 +100,10 @@ class Flow(nn.Module):
     def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
         """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
         raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
+        """Log-density (B,) that training maximises, with gradients: `log_prob`, or what stands in for it."""
+        return self.log_prob(x, c)
 
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0

@@ -2,11 +2,12 @@
 
 Automatic forward mode would carry every direction through all matrices of every pair. Here what moves an atom is one
 number a pair, so its slope by the pair's first activation, one backward pass of the pair, meets all directions as a
-single product; so does the gate's logit, and the part of a message that comes from distances. What is left is one matrix
-product a pair and direction, in all layers but the first (no features have changed) and the last (none will be read).
+single product; so does the gate's logit, and the part of a message that comes from distances. What is left is one
+matrix product a pair and direction, in all layers but the first (no features have changed) and the last (none will be
+read).
 
-Shapes: B samples, N atoms, C channels, K directions; `pairs` as in `graph_network`. Tangents of x are (B, N, 3, K), of h
-(B, N, K, C), of a number of pairs (B, N, N, K).
+Shapes: B samples, N atoms, C channels, K directions; `pairs` as in `graph_network`. Tangents of x are (B, N, 3, K), of
+h (B, N, K, C), of a number of pairs (B, N, N, K).
 """
 
 from typing import NamedTuple
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .graph_network import SMALL, GraphLayer, GraphNetwork, pairs_of, without_mean
+
+IN_CACHE = 2**18  # numbers between two products of a sample, 1 MB
 
 
 @torch.no_grad()
@@ -113,8 +116,10 @@ def _layer(
     tangents = torch.cat([tangent_d, tangent_d0, tangent_of(edge.opened)], dim=2)  # (B, N, 3N, K)
     message = tangents.transpose(2, 3) @ torch.cat([*by_length, edge.carried], dim=2)  # (B, N, K, C)
     if own is not None and other is not None:
-        for i in range(x.shape[1]):
-            message[:, i] += _through_second(edge.slope[:, i], own[:, i], other, second, edge.gain[:, i])
+        atoms = max(1, IN_CACHE // other[0].numel())
+        for low in range(0, x.shape[1], atoms):
+            some = slice(low, low + atoms)
+            message[:, some] += _through_second(edge.slope[:, some], own[:, some], other, second, edge.gain[:, some])
     net = layer.node_mlp
     c = h.shape[-1]
     hidden, slope = _silu(net[0](torch.cat([h, edge.message.sum(2)], -1)))
@@ -126,13 +131,13 @@ def _layer(
 
 
 def _through_second(slope: Tensor, own: Tensor, other: Tensor, weight: Tensor, gain: Tensor) -> Tensor:
-    """Σ_j gain_j ⊙ W (slope_j ⊙ (own + other_j)) for one receiving atom: most of the time is spent here.
+    """Σ_j gain_ij ⊙ W (slope_ij ⊙ (own_i + other_j)) for some receiving atoms i: most of the time is spent here.
 
-    An atom at a time, so that what is between stays in the cache. Shape: slope, gain (B, N, C), own (B, K, C), other
-    (B, N, K, C) → (B, K, C).
+    A few atoms at a time, so that what is between stays in the cache.
+    Shape: slope, gain (B, n, N, C), own (B, n, K, C), other (B, N, K, C) → (B, n, K, C).
     """
-    first = (other + own[:, None]).mul_(slope[:, :, None])
-    return F.linear(first, weight).mul_(gain[:, :, None]).sum(1)
+    first = (other[:, None] + own[:, :, None]).mul_(slope[:, :, :, None])
+    return F.linear(first, weight).mul_(gain[:, :, :, None]).sum(2)
 
 
 def _silu(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The equivariant graph network of ECNF: a velocity of each atom, on the full graph as dense tensors.
 
-Shapes: B samples, N atoms, C channels, L layers. Positions are normalised; `pairs` (B or 1, N, N) is 1 for two different
-real atoms, else 0. Source: EGNN (arXiv 2102.09844), TBG (arXiv 2406.14426), prose (arXiv 2508.18175).
+Shapes: B samples, N atoms, C channels, L layers. Positions are normalised; `pairs` (B or 1, N, N) is 1 for two
+different real atoms, else 0. Source: EGNN (arXiv 2102.09844), TBG (arXiv 2406.14426), prose (arXiv 2508.18175).
 """
 
 from typing import NamedTuple
@@ -49,7 +49,9 @@ class GraphLayer(nn.Module):
         lengths = d[..., None] * w.distance + d0[..., None] * w.first_distance
         return lengths + own[:, :, None] + other[:, None]
 
-    def forward(self, x: Tensor, h: Tensor, d0: Tensor, pairs: Tensor, step: float, last: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, h: Tensor, d0: Tensor, pairs: Tensor, step: float, last: bool
+    ) -> tuple[Tensor, Tensor]:
         """Positions and features after the layer; of the last one nothing reads the features."""
         away = x[:, :, None] - x[:, None]
         d = away.square().sum(-1)

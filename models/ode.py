@@ -37,7 +37,7 @@ DENSE = (
     69997945 / 29380423,
 )
 GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))  # exact to degree 5, as the method is
-FIRST_STEP, SHORTEST = 0.02, 1e-6
+FIRST_STEP, SHORTEST, LONGEST = 0.05, 1e-6, 0.2  # the longest for the integral's sake, whose error is not estimated
 GROWTH, SHRINKAGE, SAFETY = 5.0, 0.2, 0.9
 
 
@@ -90,7 +90,7 @@ def integrate(
             x[taken], slope[taken] = z[good], k_taken[-1]
             done[taken] = torch.where(h[taken] >= 1.0 - done[taken], 1.0, done[taken] + h[taken])
         change = (SAFETY * norm.clamp(min=1e-10).pow(-0.2)).nan_to_num(SHRINKAGE).clamp(SHRINKAGE, GROWTH)
-        h[rows] *= torch.where(good, change, change.clamp(max=1.0))
+        h[rows] = (h[rows] * torch.where(good, change, change.clamp(max=1.0))).clamp(max=LONGEST)
         lost = rows[(h[rows] < SHORTEST) & ~good]
         x[lost], integral[lost], done[lost] = torch.nan, torch.nan, 1.0
         rows = rows[done[rows] < 1.0]
