@@ -37,7 +37,7 @@ DENSE = (
     69997945 / 29380423,
 )
 GAUSS = 0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2  # of equal weight; of fourth order, as the path within a step is
-FIRST_STEP, SHORTEST, LONGEST = 0.05, 1e-6, 0.125  # the longest for the integral's sake, whose error is not estimated
+SHORTEST, LONGEST = 1e-6, 1 / 6  # of a step; the longest for the integral's sake, whose error is not estimated
 GROWTH, SHRINKAGE, SAFETY = 5.0, 0.2, 0.9
 
 
@@ -62,7 +62,7 @@ def integrate(
     """
     sign = -1.0 if backwards else 1.0
     rows = torch.arange(len(x), device=x.device)
-    done, h = x.new_zeros(len(x)), x.new_full((len(x),), FIRST_STEP)  # the part of the way behind each, the next step
+    done, h = x.new_zeros(len(x)), x.new_full((len(x),), LONGEST)  # the part of the way behind each, the next step
     steps, integral = torch.zeros_like(rows), x.new_zeros(len(x))
 
     def clock(part: Tensor) -> Tensor:
