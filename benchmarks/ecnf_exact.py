@@ -1,8 +1,8 @@
 """log Z and averages of one peptide by an ECNF and by another flow, both by importance sampling with the same energies.
 
 An ECNF draws all copies of a conformation that its network cannot tell apart, mirror images and exchanges of equal
-hydrogens; flows whose atoms have names draw one. Each atom with two or three hydrogens doubles them, and so does a chiral
-one, all of these together.
+hydrogens; flows whose atoms have names draw one. Each atom with two or three hydrogens doubles them, and so do chiral
+centres, all together.
 
     python benchmarks/ecnf_exact.py outputs/train/checkpoint GG --draws 1000
 """
@@ -79,9 +79,8 @@ def main() -> None:
     ours = weighted(models.load(arguments.checkpoint).requires_grad_(False), peptide, arguments.draws, 0)
     other = weighted(models.load(arguments.other).requires_grad_(False), peptide, arguments.other_draws, 1)
     n = copies(peptide)
-    print(
-        f"\n{n} copies: log Z of the ECNF less {math.log(n):.3f}\n\n| | ECNF | other flow | apart, σ |\n|---|---|---|---|"
-    )
+    print(f"\n{n} copies: log Z of the ECNF less {math.log(n):.3f}\n")
+    print("| | ECNF | other flow | apart, σ |\n|---|---|---|---|")
     for name, (value, error) in ours.items():
         value -= math.log(n) * (name == "log Z")
         theirs, their_error = other[name]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph_network import SMALL, GraphLayer, GraphNetwork, pairs_of, without_mean
+from .graph_network import SMALL, GraphLayer, GraphNetwork, linear, pairs_of, without_mean
 
 IN_CACHE = 2**18  # numbers between two products of a sample, 1 MB
 
@@ -64,7 +64,8 @@ class _Edges(NamedTuple):
 
 
 def _edges(layer: GraphLayer, a: Tensor, pairs: Tensor) -> _Edges:
-    second, wanted, inner, outer = layer.edge_mlp[2], layer.att_mlp[0], layer.coord_mlp[0], layer.coord_mlp[2].weight[0]
+    second, wanted = linear(layer.edge_mlp, 2), linear(layer.att_mlp, 0)
+    inner, outer = linear(layer.coord_mlp, 0), linear(layer.coord_mlp, 2).weight[0]
     hidden, slope = _silu(a)
     s, slope_s = _silu(second(hidden))
     gate = torch.sigmoid(wanted(s)) * pairs[..., None]
@@ -111,7 +112,7 @@ def _layer(
     if last:
         return x, h, moved_x, None
 
-    second = layer.edge_mlp[2].weight
+    second = linear(layer.edge_mlp, 2).weight
     by_length = [edge.gain * ((edge.slope * length) @ second.T) for length in lengths]
     tangents = torch.cat([tangent_d, tangent_d0, tangent_of(edge.opened)], dim=2)  # (B, N, 3N, K)
     message = tangents.transpose(2, 3) @ torch.cat([*by_length, edge.carried], dim=2)  # (B, N, K, C)
@@ -120,14 +121,14 @@ def _layer(
         for low in range(0, x.shape[1], atoms):
             some = slice(low, low + atoms)
             message[:, some] += _through_second(edge.slope[:, some], own[:, some], other, second, edge.gain[:, some])
-    net = layer.node_mlp
+    first, after = linear(layer.node_mlp, 0), linear(layer.node_mlp, 2)
     c = h.shape[-1]
-    hidden, slope = _silu(net[0](torch.cat([h, edge.message.sum(2)], -1)))
-    inner = F.linear(message, net[0].weight[:, c:])
+    hidden, slope = _silu(first(torch.cat([h, edge.message.sum(2)], -1)))
+    inner = F.linear(message, first.weight[:, c:])
     if tangent_h is not None:
-        inner += F.linear(tangent_h, net[0].weight[:, :c])
-    changed = F.linear(inner.mul_(slope[:, :, None]), net[2].weight)
-    return x, h + net[2](hidden), moved_x, changed if tangent_h is None else changed.add_(tangent_h)
+        inner += F.linear(tangent_h, first.weight[:, :c])
+    changed = F.linear(inner.mul_(slope[:, :, None]), after.weight)
+    return x, h + after(hidden), moved_x, changed if tangent_h is None else changed.add_(tangent_h)
 
 
 def _through_second(slope: Tensor, own: Tensor, other: Tensor, weight: Tensor, gain: Tensor) -> Tensor:

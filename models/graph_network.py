@@ -34,18 +34,18 @@ class GraphLayer(nn.Module):
         self.node_mlp = nn.Sequential(nn.Linear(2 * c, c), nn.SiLU(), nn.Linear(c, c))
         self.coord_mlp = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, 1, bias=False))
         self.att_mlp = nn.Sequential(nn.Linear(c, 1))
-        nn.init.xavier_uniform_(self.coord_mlp[2].weight, gain=1e-3)  # atoms hardly move at first
+        nn.init.xavier_uniform_(linear(self.coord_mlp, 2).weight, gain=1e-3)  # atoms hardly move at first
 
     def edge_weights(self) -> EdgeWeights:
         """Parts of the first matrix; each is multiplied once a node, or once a pair, not all of them once a pair."""
-        weight = self.edge_mlp[0].weight
+        weight = linear(self.edge_mlp, 0).weight
         c = len(weight)
         return EdgeWeights(weight[:, :c], weight[:, c : 2 * c], weight[:, 2 * c], weight[:, 2 * c + 1])
 
     def first_activation(self, h: Tensor, d: Tensor, d0: Tensor) -> Tensor:
         """Linear([h_i, h_j, d_ij, d⁰_ij]), shape (B, N, N, C)."""
         w = self.edge_weights()
-        own, other = F.linear(h, w.own, self.edge_mlp[0].bias), F.linear(h, w.other)
+        own, other = F.linear(h, w.own, linear(self.edge_mlp, 0).bias), F.linear(h, w.other)
         lengths = d[..., None] * w.distance + d0[..., None] * w.first_distance
         return lengths + own[:, :, None] + other[:, None]
 
@@ -75,7 +75,7 @@ class GraphNetwork(nn.Module):
         self.embedding_out = nn.Linear(channels, features + 1)
         self.layers = nn.ModuleList(GraphLayer(channels) for _ in range(layers))
         self.step = REACH / layers
-        for idle in (self.embedding_out, self.layers[-1].node_mlp):  # type: ignore[union-attr]
+        for idle in (self.embedding_out, self.layers[-1].node_mlp):
             idle.requires_grad_(False)
 
     def embed(self, features: Tensor) -> Tensor:
@@ -97,6 +97,13 @@ class GraphNetwork(nn.Module):
             arguments = (y, h, d0, pairs, self.step, k == len(self.layers) - 1)
             y, h = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
         return without_mean(y - x, mask)
+
+
+def linear(parts: nn.Sequential, index: int) -> nn.Linear:
+    """A linear map among `parts`."""
+    found = parts[index]
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 def pairs_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
