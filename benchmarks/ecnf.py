@@ -24,6 +24,7 @@ from boltzray.models.flow import normal_log_density
 from boltzray.models.graph_network import REACH, SMALL, GraphNetwork
 from boltzray.models.ode import ERROR, NODES, STAGES
 from boltzray.molecules import Peptide
+from boltzray.runtime.cpu_affinity import keep_memory
 
 
 class EdgeList:
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     flow = random_flow(arguments.channels, arguments.layers, arguments.tolerance)
     print(f"One thread, torch {torch.__version__}, {datetime.date.today()}")
     print("CPU seconds a sample of one velocity with its divergence\n")

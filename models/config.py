@@ -23,7 +23,7 @@ SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """What is special to an equivariant continuous flow (ECNF): see `models.ecnf`.
+    """Settings of an equivariant continuous flow (ECNF) alone: see `models.ecnf`.
 
     A transferable one takes peptides of `shortest` to `longest` residues. A single system has `atom_types`, a number
     from 0 for each atom; atoms that share one are exchangeable. Empty: each has its own.

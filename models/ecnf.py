@@ -76,7 +76,7 @@ class ECNF(Flow):
         )
 
     def _features(self, tables: PeptideTables) -> Tensor:
-        """What is known of each atom, one-hot (P, N, F); zero at padding."""
+        """One-hot features of each atom (P, N, F); zero at padding."""
         dtype = self.network.embedding.weight.dtype
         mask = (tables.atom_type > 0)[..., None]
         if self.config.system:
@@ -146,7 +146,7 @@ class ECNF(Flow):
 
     @torch.no_grad()
     def _follow(self, x: Tensor, c: Conditioning, *, backwards: bool) -> tuple[Tensor, Tensor]:
-        """Where the path from x ends, and the divergence along it, from t = 0 to 1.
+        """End of the path from x, and the divergence along it, integrated from t = 0 to 1.
 
         On a CPU each sample on its own: the bits of a matrix product depend on its shape, and a sample's must not
         depend on who else is in the batch.

@@ -118,9 +118,11 @@ def _layer(
     message = tangents.transpose(2, 3) @ torch.cat([*by_length, edge.carried], dim=2)  # (B, N, K, C)
     if own is not None and other is not None:
         atoms = max(1, IN_CACHE // other[0].numel())
+        room = x.new_empty(2, atoms * other[..., 0].numel(), h.shape[-1])
         for low in range(0, x.shape[1], atoms):
             some = slice(low, low + atoms)
-            message[:, some] += _through_second(edge.slope[:, some], own[:, some], other, second, edge.gain[:, some])
+            slope, gain = edge.slope[:, some], edge.gain[:, some]
+            message[:, some] += _through_second(slope, own[:, some], other, second, gain, room)
     first, after = linear(layer.node_mlp, 0), linear(layer.node_mlp, 2)
     c = h.shape[-1]
     hidden, slope = _silu(first(torch.cat([h, edge.message.sum(2)], -1)))
@@ -131,14 +133,18 @@ def _layer(
     return x, h + after(hidden), moved_x, changed if tangent_h is None else changed.add_(tangent_h)
 
 
-def _through_second(slope: Tensor, own: Tensor, other: Tensor, weight: Tensor, gain: Tensor) -> Tensor:
+def _through_second(slope: Tensor, own: Tensor, other: Tensor, weight: Tensor, gain: Tensor, room: Tensor) -> Tensor:
     """Σ_j gain_ij ⊙ W (slope_ij ⊙ (own_i + other_j)) for some receiving atoms i: most of the time is spent here.
 
-    A few atoms at a time, so that what is between stays in the cache.
+    A few atoms at a time, so that what is between stays in the cache; and in `room`, as fresh memory is slow.
     Shape: slope, gain (B, n, N, C), own (B, n, K, C), other (B, N, K, C) → (B, n, K, C).
     """
-    first = (other[:, None] + own[:, :, None]).mul_(slope[:, :, :, None])
-    return F.linear(first, weight).mul_(gain[:, :, :, None]).sum(2)
+    shape = (*slope.shape[:3], *other.shape[2:])
+    rows = shape[0] * shape[1] * shape[2] * shape[3]
+    first, second = room[0, :rows], room[1, :rows]
+    torch.add(other[:, None], own[:, :, None], out=first.view(shape)).mul_(slope[:, :, :, None])
+    torch.mm(first, weight.T, out=second)
+    return second.view(shape).mul_(gain[:, :, :, None]).sum(2)
 
 
 def _silu(a: Tensor) -> tuple[Tensor, Tensor]:
