@@ -1,6 +1,6 @@
 """Flows on disk: a folder with `model.safetensors` and `flow.json` (configuration, scale, provenance)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +47,29 @@ def load(
     scale_nm: float | None = None,
     system: str | None = None,
     mapped: bool = False,
+    atom_types: Sequence[int] | None = None,
 ) -> Flow:
     """Load a flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
 
     Our folders say everything. The weights and the name of a `.pth` may leave open, and so can be given: `head_dim`,
-    the scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`).
+    the scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`), of
+    an ECNF with the type of each of its atoms (`atom_types`).
     `mapped`: leave the weights in the file, mapped into memory; it must then stay as it is.
 
     Raises: FileNotFoundError with what to do; ValueError for content that is not a flow's.
     """
-    if "ecnf" in Path(path).name.lower():
-        raise ValueError(
-            f"{path} is an ECNF++, a continuous flow, which is not supported: choose a prose or tarflow one"
-        )
     path = locate(path)
     if path.is_dir():
         flow = _load_folder(path, mapped)
-        _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system}, flow)
+        types = None if atom_types is None else tuple(atom_types)
+        _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system, "atom_types": types}, flow)
         return flow
     if not path.exists():
         raise FileNotFoundError(
             f"no checkpoint at {path}: train one (python jobs/train.py), or give checkpoint= a folder "
             f"with {WEIGHTS}, or a public .pth file"
         )
-    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system, mapped=mapped)
+    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system, mapped=mapped, atom_types=atom_types)
 
 
 def outline(path: str | Path) -> Flow:
@@ -154,6 +153,7 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
 
 def _agree(folder: Path, given: Mapping[str, Any], flow: Flow) -> None:
     known = {"head_dim": flow.config.head_dim, "scale_nm": flow.scale_nm, "system": flow.config.system}
+    known["atom_types"] = flow.config.graph.atom_types if flow.config.graph else None
     for name, value in given.items():
         if value is not None and value != known[name]:
             raise ValueError(f"{folder} was made with {name}={known[name]}: leave out {name}={value}")

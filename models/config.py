@@ -1,4 +1,7 @@
-"""Size and kind of a flow. Source: prose (arXiv 2508.18175), the single systems of SBG (TarFlow, arXiv 2412.06329)."""
+"""Size and kind of a flow.
+
+Source: prose (arXiv 2508.18175), the single systems of SBG (TarFlow, arXiv 2412.06329), ECNF of TBG (arXiv 2406.14426).
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +22,31 @@ SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """Settings of an equivariant continuous flow (ECNF) alone: see `models.ecnf`.
+
+    A transferable one takes peptides of `shortest` to `longest` residues. A single system has `atom_types`, a number
+    from 0 for each atom; atoms that share one are exchangeable. Empty: each has its own.
+    `tolerance`: absolute and relative, of each sample's ODE. `noise`: of the points between latents and data that it is
+    trained on, in normalised coordinates; 0.01 for ECNF, none for ECNF++.
+    """
+
+    shortest: int = 2
+    longest: int = 4
+    atom_types: tuple[int, ...] = ()
+    tolerance: float = 1e-4
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest <= LARGEST:
+            raise ValueError(f"shortest={self.shortest} and longest={self.longest} residues: give 1 or more, in order")
+        if self.atom_types and not 0 <= min(self.atom_types) <= max(self.atom_types) <= LARGEST:
+            raise ValueError("atom_types are numbers from 0, one for each atom")
+        if not 0.0 < self.tolerance < 1.0 or not 0.0 <= self.noise < 1.0:
+            raise ValueError("tolerance must lie between 0 and 1, noise be 0 or a small number such as 0.01")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """Size and kind of a flow.
 
@@ -29,6 +57,9 @@ class FlowConfig:
     causal pass of `layers_per_block` layers, with mixtures of `components` normal densities (`dihedral_components`
     wrapped ones for rotatable dihedrals); see `autoregressive`. It need not learn rotations and stiff bonds, and does
     with little training. It is ours; the published ones are Cartesian.
+
+    With `graph` it is an equivariant continuous flow, of `channels` and `layers_per_block` layers; `head_dim`,
+    `blocks`, `adaptive`, `lookahead`, `orderings` and `token` say nothing then.
 
     A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
     `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,
@@ -50,11 +81,15 @@ class FlowConfig:
     coordinates: Literal["cartesian", "internal"] = "cartesian"
     components: int = 3
     dihedral_components: int = 8
+    graph: GraphConfig | None = None  # None for all other kinds, so that runs that were begun without the key go on
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.head_dim, self.blocks, self.layers_per_block)
         if not 1 <= min(sizes) <= max(sizes) <= LARGEST:
             raise ValueError(f"channels, head_dim, blocks and layers_per_block must be at least 1, at most {LARGEST}")
+        if self.graph:
+            self._check_graph(self.graph)
+            return
         if self.channels % self.head_dim or self.channels % 2:
             raise ValueError(
                 f"channels={self.channels} must be even and a multiple of head_dim={self.head_dim}: "
@@ -74,6 +109,17 @@ class FlowConfig:
             )
         self._check_system()
 
+    def _check_graph(self, graph: GraphConfig) -> None:
+        if self.coordinates != "cartesian":
+            raise ValueError("an ECNF has Cartesian coordinates: leave coordinates= out")
+        if bool(self.system) != bool(self.system_atoms):
+            raise ValueError("system and system_atoms go together: give both, or neither")
+        if graph.atom_types and len(graph.atom_types) != self.system_atoms:
+            raise ValueError(
+                f"graph.atom_types has {len(graph.atom_types)} numbers for {self.system_atoms} atoms of a single "
+                "system: give one for each, or none"
+            )
+
     def _check_system(self) -> None:
         if self.token not in ("atom", "coordinate"):
             raise ValueError(f"token={self.token!r} is unknown: choose atom or coordinate")
@@ -89,9 +135,14 @@ class FlowConfig:
             raise ValueError(f"a single-system flow has no ordering {min(unknown)!r}: use {SYSTEM_ORDERINGS}")
 
     @property
+    def kind(self) -> str:
+        """Name of the class of flows, in `flow.KINDS`."""
+        return "graph" if self.graph else self.coordinates
+
+    @property
     def ordering_names(self) -> tuple[str, ...]:
         """The ordering of each block, in turn."""
-        return tuple(self.orderings[k % len(self.orderings)] for k in range(self.blocks))
+        return tuple(self.orderings[k % len(self.orderings)] for k in range(self.blocks if self.orderings else 0))
 
     @property
     def token_dim(self) -> int:

@@ -31,7 +31,10 @@ def log_prob_and_gradient(
     `c` is made without gradients (`flow.condition`); `temperature_ratio` as in `Flow.push`.
 
     Shape: x (B, N, 3) normalised → (B,), (B, N, 3).
+    Raises: ValueError for a flow without such a gradient.
     """
+    if not flow.smooth:
+        raise ValueError("this flow gives no gradient of log q, as SMC and finetuning need: sample with sampler=snis")
     with torch.enable_grad(), frozen(flow):
         x = x.detach().requires_grad_()
         log_q = flow.log_prob(x, c, temperature_ratio)

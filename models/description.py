@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from boltzray.molecules.storage import sha256
 
-from .config import FlowConfig
+from .config import FlowConfig, GraphConfig
 
 FORMAT_VERSION = 1
 SCALES_NM = (0.01, 10.0)  # of one atom's vibration, and of a large protein: a scale beyond is that of damaged frames
@@ -44,6 +44,9 @@ class Description:
                 )
         if unknown := settings.keys() - known:
             raise ValueError(f"config has the unknown key {min(unknown)!r}")
+        graph = settings.get("graph") or {}
+        if isinstance(graph, dict) and (unknown := graph.keys() - {f.name for f in fields(GraphConfig)}):
+            raise ValueError(f"config.graph has the unknown key {min(unknown)!r}")
         return _checked(FlowConfig, settings, "config.")
 
 

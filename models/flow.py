@@ -18,15 +18,21 @@ from .conditioning import Conditioning, Precision
 from .config import FlowConfig
 from .tables import PeptideLike, PeptideTables
 
-KINDS = {"cartesian": (".cartesian_flow", "CartesianFlow"), "internal": (".internal_flow", "InternalFlow")}
+KINDS = {
+    "cartesian": (".cartesian_flow", "CartesianFlow"),
+    "internal": (".internal_flow", "InternalFlow"),
+    "graph": (".ecnf", "ECNF"),
+}
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
 
 
 class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
-    `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow` or an
-    `InternalFlow`.
+    `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow`, an
+    `InternalFlow` or an `ECNF`.
+
+    `smooth`: its log-density has a gradient by the coordinates.
 
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
     `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`).
@@ -34,10 +40,12 @@ class Flow(nn.Module):
     in the order of its file.
     """
 
+    smooth = True
+
     def __new__(cls, config: FlowConfig | None = None, *_: Any, **__: Any) -> "Flow":
         """Choose the kind; without a configuration, as copies are made, it is `cls`."""
         if cls is Flow and config is not None:
-            module, name = KINDS[config.coordinates]
+            module, name = KINDS[config.kind]
             cls = getattr(import_module(module, __package__), name)  # by name: their files need this one
         return super().__new__(cls)
 
@@ -92,6 +100,10 @@ class Flow(nn.Module):
     def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
         """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
         raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
+        """Log-density (B,) that training maximises, with gradients: `log_prob`, or what stands in for it."""
+        return self.log_prob(x, c)
 
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,20 +15,26 @@ from .public import SCALES_NM, from_public, to_public
 
 
 def load_public(
-    path: Path, *, head_dim: int | None, scale_nm: float | None, system: str | None, mapped: bool = False
+    path: Path,
+    *,
+    head_dim: int | None,
+    scale_nm: float | None,
+    system: str | None,
+    mapped: bool = False,
+    atom_types: Sequence[int] | None = None,
 ) -> Flow:
     """A flow from a public `.pth`; its name tells the scale (`_up_to_4aa`) and the system (`tarflow_SYSTEM_0`).
 
     Raises: ValueError for any other file, naming what is wrong with it.
     """
     state = read_state(path, mapped)
-    if system is None and (match := re.fullmatch(r"tarflow_(?!up_to_)(.+)_\d+\.pth", path.name)):
+    if system is None and (match := re.fullmatch(r"(?:tarflow|ecnf\+\+)_(?!up_to_)(.+)_\d+\.pth", path.name)):
         system = match[1]
     if scale_nm is None and (match := re.search(r"_up_to_(\d+)aa", path.name)):
         scale_nm = SCALES_NM.get(int(match[1]))
         if scale_nm is None:
             raise ValueError(f"{path}: the scale is known up to {list(SCALES_NM)} residues alone: give scale_nm=")
-    given = {"head_dim": head_dim, "scale_nm": scale_nm, "system": system or ""}
+    given = {"head_dim": head_dim, "scale_nm": scale_nm, "system": system or "", "atom_types": atom_types}
     return from_public(state, **given, source=str(path), finite=not mapped)  # type: ignore[arg-type]
 
 

@@ -8,12 +8,13 @@ whatever the only matrix is called that is a block's own.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from . import public_ecnf
 from .config import FlowConfig
 from .description import check_scale
 from .flow import Flow
@@ -76,6 +77,9 @@ def to_public(flow: Flow) -> dict[str, Tensor]:
 
     Raises: ValueError where a reader would take another order of the atoms for this flow's, or other coordinates.
     """
+    if flow.config.graph:
+        weights = flow.state_dict().items()
+        return {PREFIX + public_ecnf.public_name(name): value.detach().cpu().clone() for name, value in weights}
     if flow.config.coordinates != "cartesian":
         raise ValueError("the public format knows Cartesian flows only: keep the checkpoint folder")
     if flow.config.orderings != replace(flow.config, orderings=()).orderings:
@@ -95,14 +99,25 @@ def from_public(
     system: str = "",
     source: str = "the state dict",
     finite: bool = True,
+    atom_types: Sequence[int] | None = None,
 ) -> Flow:
     """A flow from a public state dict. `head_dim`: 64, or the whole width of a smaller network, unless given.
 
-    `finite`: look whether all weights are.
+    `finite`: look whether all weights are. `atom_types`: of an ECNF of a single system.
 
     Raises: ValueError naming a key that is missing, left over or misshapen; or what must be given besides.
     """
-    state = _positions_named(_network(state))
+    state = _network(state)
+    if public_ecnf.is_ecnf(state):
+        if head_dim is not None:
+            raise ValueError(f"{source} has no attention: leave head_dim= out")
+        facts = {"scale_nm": scale_nm, "system": system, "atom_types": atom_types}
+        flow = public_ecnf.outline(state, **facts, source=source)  # type: ignore[arg-type]
+        fill(flow, state, source, {name: public_ecnf.public_name(name) for name in flow.state_dict()}, finite=finite)
+        return flow.eval()
+    if atom_types:
+        raise ValueError(f"{source} is no ECNF: leave atom_types= out")
+    state = _positions_named(state)
     config = _config(state, head_dim, system, source)
     if scale_nm is None:
         if config.system:

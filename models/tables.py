@@ -1,7 +1,7 @@
 """Peptides as padded integer tensors, as flows take them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,8 +107,12 @@ class PeptideTables:
             aa_pos=none,
             seq_len=torch.zeros(p, dtype=torch.int64),
             n_atoms=torch.full((p,), config.system_atoms),
-            orderings=torch.stack(orderings),
+            orderings=torch.stack(orderings) if orderings else order.new_zeros(0, *order.shape),
         )
+
+    def with_atom_types(self, types: Sequence[int]) -> "PeptideTables":
+        """The same with these types, from 1, of the atoms of all peptides."""
+        return replace(self, atom_type=torch.tensor(types).expand(self.atom_type.shape))
 
     def rows(self, index: Tensor) -> "PeptideTables":
         """Peptides `index`, padded no longer than the longest among them."""

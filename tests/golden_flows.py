@@ -16,9 +16,9 @@ def peptide(archive: Any, sequence: str) -> Any:
     """A stand-in with the golden encodings and orderings: flows ask for nothing else."""
     parts: dict[str, dict[str, np.ndarray]] = {"encodings": {}, "permutations": {}}
     for key in archive.files:
-        name, kind, *rest = key.split("/")
-        if name == sequence and kind in parts:
-            parts[kind][rest[0]] = archive[key]
+        name, *rest = key.split("/")
+        if name == sequence and rest[0] in parts:
+            parts[rest[0]][rest[1]] = archive[key]
     return SimpleNamespace(sequence=sequence, encodings=parts["encodings"], orderings=parts["permutations"])
 
 

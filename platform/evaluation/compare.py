@@ -34,7 +34,7 @@ from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig, start_actors
 from ..sampling.peptide_source import PeptideSource
 from ..sampling.sample_files import finished
-from ..sampling.target import Target, trained_at_k
+from ..sampling.target import Target, check_supported, trained_at_k
 from .compare_page import write_budget_page
 from .compare_runs import RunPlan, Spent, anneal_at, importance_at, md_at, simulate_all
 from .evaluate import CURVES, evaluate_folder
@@ -151,6 +151,7 @@ def _flows(job: CompareJob, checkpoint: Path, given: Peptide) -> tuple[list[_Flo
     found, peptide = [], given.iupac()
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
         flow = models.checkpoint.outline(path)
+        check_supported(flow, smc="smc" in job.methods and path == checkpoint)
         peptide = OrderedPeptide.of(given, flow).peptide
         found.append(_Flow(path, flow.scale_nm, cost))
     return found, peptide

@@ -86,7 +86,13 @@ def finetune_and_report(job: FinetuneJob) -> Path:
 def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
     """The flow to finetune, not loaded, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
-    ordered = OrderedPeptide.of(job.source.load(), models.checkpoint.outline(checkpoint))
+    flow = models.checkpoint.outline(checkpoint)
+    if flow.config.graph:
+        raise ValueError(
+            f"{checkpoint.name} is an ECNF, which learns by flow matching alone (jobs/train.py init=): give another "
+            "flow as checkpoint="
+        )
+    ordered = OrderedPeptide.of(job.source.load(), flow)
     _check_length(checkpoint, ordered.peptide)
     return checkpoint, ordered
 

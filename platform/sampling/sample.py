@@ -30,7 +30,7 @@ from .peptide_source import PeptideSource
 from .population import Proposals
 from .sample_files import add_trajectory, check_samples, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_workers
-from .target import Target, trained_at_k
+from .target import Target, check_supported, trained_at_k
 
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "trajectory")  # do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
@@ -108,6 +108,7 @@ def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
+    check_supported(flow, smc=job.sampler == "smc")
     ordered = OrderedPeptide.of(job.source.load(), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
     facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}

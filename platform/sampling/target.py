@@ -8,6 +8,7 @@ from torch import Tensor
 
 from boltzray import models
 from boltzray.models.conditioning import Precision
+from boltzray.models.flow import Flow
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
@@ -52,6 +53,12 @@ class Target:
         if energy.gradient is not None:
             gradient = com_gradient - scale_nm * torch.from_numpy(energy.gradient)
         return log_p, gradient, torch.from_numpy(energy.ok)
+
+
+def check_supported(flow: Flow, *, smc: bool) -> None:
+    """Raises: ValueError of one line for what this flow does not allow."""
+    if smc and not flow.smooth:
+        raise ValueError("SMC moves along the gradient of log q, which this flow does not give: set sampler=snis")
 
 
 def trained_at_k(checkpoint: Path) -> float:

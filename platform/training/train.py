@@ -93,6 +93,8 @@ class TrainJob:
             raise ValueError("checkpoint_every, log_every and keep must be at least 1")
         if self.resume not in ("auto", "never"):
             raise ValueError(f"resume={self.resume!r} is unknown: choose auto or never")
+        if self.model.graph and self.train.energy_weight:
+            raise ValueError("an ECNF learns by flow matching, which knows no log q: set train.energy_weight=0")
 
 
 def train(job: TrainJob) -> Path:

@@ -91,7 +91,7 @@ class LogDensity(nn.Module):
         self.flow = flow
 
     def forward(self, x: Tensor, tables: PeptideTables) -> Tensor:
-        return self.flow.log_prob(x, self.flow.conditioning(tables))
+        return self.flow.log_likelihood(x, self.flow.conditioning(tables))
 
 
 class Learner:
@@ -123,8 +123,9 @@ class Learner:
     def train_step(self, microbatches: Sequence[CollatedBatch], world: int = 1) -> dict[str, Tensor]:
         """Take a step on this worker's batch; the statistics stay on the device, so nothing waits for them.
 
-        `loss`: negative log-likelihood per degree of freedom, over all microbatches of all workers. That number is
-        known before the first backward pass, so that gradients of microbatches add up to those of the whole batch.
+        `loss`: negative log-likelihood (of an ECNF, squares) per degree of freedom, over all microbatches of all
+        workers. That number is known before the first backward pass, so that gradients of microbatches add up to those
+        of the whole batch.
         `log_w_spread`: mean of the energy term over the frames of this worker, if there is one.
         """
         count = sum(

@@ -77,11 +77,3 @@ def test_the_code_would_have_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.save({"net.x": Boom()}, tmp_path / "bad.pth")
     torch.load(tmp_path / "bad.pth", weights_only=False)
     assert (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("name", ["ecnf++_up_to_4aa.pth", "ecnf++_AAA_0.pth"])
-def test_continuous_flows_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(WHOLE)
-    for path in (tmp_path / name, f"hub://transferable-samplers/model-weights/transferable/{name}"):
-        with pytest.raises(ValueError, match="continuous flow, which is not supported"):
-            models.load(path)
