@@ -7,8 +7,9 @@ Shapes: B samples, P conditions (1 or B), N atoms. Coordinates are normalised: p
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,21 +19,41 @@ from .conditioning import Conditioning, Precision
 from .config import FlowConfig
 from .tables import PeptideLike, PeptideTables
 
-KINDS = {"cartesian": (".cartesian_flow", "CartesianFlow"), "internal": (".internal_flow", "InternalFlow")}
+KINDS = {
+    "cartesian": (".cartesian_flow", "CartesianFlow"),
+    "internal": (".internal_flow", "InternalFlow"),
+    "binned": (".robin", "RobinFlow"),
+}
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
+
+
+class Draw(NamedTuple):
+    """Conformations drawn, and the log-density of each from the same pass.
+
+    `center`: of a flow that was trained on frames centred at the origin, the mean of the bins' centres, whose spread
+    the weights must account for (`samplers.bins_com_log_density`). `tokens`: the bins of a flow over bins.
+    Shape: x (n, N, 3) normalised; log_q (n,); center (n, 3); tokens (n, 3N).
+    """
+
+    x: Tensor
+    log_q: Tensor
+    center: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
-    `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow` or an
-    `InternalFlow`.
+    `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow`, an
+    `InternalFlow` or a `RobinFlow`, which is no map of latents but draws from uniform numbers.
 
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
     `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`).
     `atom_order`: `iupac` if it was trained on atoms in the standard order (`Peptide.iupac`), `file` for a single system
-    in the order of its file.
+    in the order of its file. `smooth`: its log-density has a gradient by the coordinates.
     """
+
+    smooth = True
 
     def __new__(cls, config: FlowConfig | None = None, *_: Any, **__: Any) -> "Flow":
         """Choose the kind; without a configuration, as copies are made, it is `cls`."""
@@ -92,6 +113,20 @@ class Flow(nn.Module):
     def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
         """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
         raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
+        """Log-density (B,) that training maximises: `log_prob`, but without a temperature of the draws."""
+        return self.log_prob(x, c)
+
+    def noise(self, stream: np.random.Generator, n: int, n_atoms: int) -> np.ndarray:
+        """Random numbers that `n` draws are made of, for `draw`: here latents (n, N, 3)."""
+        return stream.standard_normal((n, n_atoms, 3), np.float32)
+
+    def draw(
+        self, noise: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
+    ) -> Draw:
+        """Conformations from `noise`; `precision` and `temperature_ratio` as in `push`."""
+        return Draw(*self.push(noise, c, precision, temperature_ratio))
 
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0

@@ -14,9 +14,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from . import public_robin
 from .config import FlowConfig
 from .description import check_scale
 from .flow import Flow
+from .public_robin import RobinFacts
 
 SCALES_NM = {2: 0.21, 4: 0.28, 8: 0.35}  # σ of the published data by longest peptide
 PREFIX = "net."
@@ -72,10 +74,13 @@ def public_name(name: str, *, adaptive: bool) -> str:
 
 
 def to_public(flow: Flow) -> dict[str, Tensor]:
-    """The flow's weights by their public keys; the constant `attn_mask` of the public files is left out.
+    """The flow's weights by their public keys; constants of the public files are left out.
 
     Raises: ValueError where a reader would take another order of the atoms for this flow's, or other coordinates.
     """
+    if flow.config.coordinates == "binned":
+        weights = flow.state_dict().items()
+        return {PREFIX + public_robin.public_name(name): value.detach().cpu().clone() for name, value in weights}
     if flow.config.coordinates != "cartesian":
         raise ValueError("the public format knows Cartesian flows only: keep the checkpoint folder")
     if flow.config.orderings != replace(flow.config, orderings=()).orderings:
@@ -95,14 +100,24 @@ def from_public(
     system: str = "",
     source: str = "the state dict",
     finite: bool = True,
+    robin: RobinFacts | None = None,
 ) -> Flow:
     """A flow from a public state dict. `head_dim`: 64, or the whole width of a smaller network, unless given.
 
-    `finite`: look whether all weights are.
+    `finite`: look whether all weights are. `robin`: further facts, of weights of a flow over bins.
 
     Raises: ValueError naming a key that is missing, left over or misshapen; or what must be given besides.
     """
-    state = _positions_named(_network(state))
+    state = _network(state)
+    if public_robin.is_robin(state):
+        facts = replace(robin or RobinFacts(), head_dim=head_dim, scale_nm=scale_nm)
+        flow = public_robin.robin_flow(state, facts, system, source)
+        names = {name: public_robin.public_name(name) for name in flow.state_dict()}
+        fill(flow, public_robin.weights_of(state), source, names, finite=finite)
+        return flow.eval()
+    if robin and (robin.bins or robin.temperature or robin.atom_order):
+        raise ValueError(f"{source} is no flow over bins: leave bins=, temperature= and atom_order= out")
+    state = _positions_named(state)
     config = _config(state, head_dim, system, source)
     if scale_nm is None:
         if config.system:

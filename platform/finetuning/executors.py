@@ -20,7 +20,7 @@ from ..runtime.progress import progress, say
 from ..sampling.block_files import blocks_per_part, has_part, load_part, part_path, save_part
 from ..sampling.energy_actors import LocalEnergies
 from ..sampling.flow_actors import start_actors
-from ..sampling.ray_population import Proposals, RayPopulation
+from ..sampling.ray_population import Proposals, RayPopulation, save_proposals
 from ..sampling.smc_checkpoint import Saves
 from ..sampling.target import Target
 from .config import FinetuneJob
@@ -85,12 +85,13 @@ class LocalExecutor:
         return Proposals(paths, self.block_size)
 
     def _draw_part(self, path: Path, low: int, high: int, seed: int) -> None:
-        began, parts = time.monotonic(), []
+        began = time.monotonic()
+        blocks, targets = [], []
         for first in range(low, high, self.block_size):
-            x, log_q = self.server.propose(seed, first // self.block_size, min(self.block_size, high - first))
-            parts.append((x, log_q, *self.server.target_log_prob(x)))
-        x, log_q, log_p, energy = (np.concatenate(column) for column in zip(*parts, strict=True))
-        save_part(path, x=x, log_q=log_q, log_p=log_p, energy=energy, seconds=np.float64(time.monotonic() - began))
+            proposed = self.server.propose(seed, first // self.block_size, min(self.block_size, high - first))
+            blocks.append(proposed)
+            targets.append(self.server.target_log_prob(proposed.x))
+        save_proposals(path, blocks, targets, time.monotonic() - began)
 
     def start(self, drawn: Proposals, n: int, seed: int) -> "LocalParticles":
         x = np.concatenate([load_part(path, "x")["x"] for path in drawn.paths])[:n]

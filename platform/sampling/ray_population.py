@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from boltzray.samplers import Move, MoveInfo, Particles, merge_infos
+from boltzray.samplers import Move, MoveInfo, Particles, bins_com_log_density, ess, merge_infos
 from boltzray.samplers.types import FloatArray, IntArray
 
 from ..runtime.actor_pool import completed, run_on
 from ..runtime.progress import progress
-from .block_files import blocks_per_part, has_part, load_part, part_path, save_part
-from .flow_actors import Origin
+from .block_files import blocks_per_part, has_array, has_part, load_part, part_path, save_part
+from .flow_actors import Origin, Proposed
 
 
 class Proposals:
@@ -32,7 +32,19 @@ class Proposals:
         self.log_q, self.log_p, self.energy = (
             np.concatenate([column[name] for column in columns]) for name in ("log_q", "log_p", "energy")
         )
+        self.diagnostics: dict[str, float] = {}
+        if has_array(paths[0], "center"):
+            self._add_center(np.concatenate([load_part(path, "center")["center"] for path in paths]))
         self.seconds = float(sum(column["seconds"] for column in columns))
+
+    def _add_center(self, center: FloatArray) -> None:
+        """Complete log π̃ by the term of the centre of mass, which all draws decide: see `Proposed`."""
+        n_atoms = load_part(self.paths[0], "x")["x"].shape[1]
+        term, spread = bins_com_log_density(center, n_atoms)
+        usable = np.isfinite(self.log_p) & np.isfinite(self.log_q)
+        without = (self.log_p - self.log_q)[usable]
+        self.diagnostics = {"com_spread": spread, **({"ess_without_com": ess(without)} if len(without) else {})}
+        self.log_p = self.log_p + term
 
     @classmethod
     def sample(cls, flows: Sequence[Any], n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
@@ -45,8 +57,8 @@ class Proposals:
         todo = [block for block in range(len(sizes)) if not there[block // group]]
 
         def call(block: int, actor: Any) -> list[Any]:
-            x, log_q = actor.propose.options(num_returns=2).remote(seed, block, sizes[block])
-            return [x, log_q, actor.target_log_prob.remote(x)]
+            x, *others = actor.propose.options(num_returns=3).remote(seed, block, sizes[block])
+            return [x, *others, actor.target_log_prob.remote(x)]
 
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
         began, done = time.monotonic(), len(sizes) - len(todo)
@@ -73,13 +85,21 @@ class Proposals:
 
 def _save_proposals(path: Path, results: dict[int, Any], seconds: float) -> None:
     order = [results[block] for block in sorted(results)]
+    proposed = [Proposed(*ray.get(parts[:3])) for parts in order]
+    save_proposals(path, proposed, [parts[3] for parts in order], seconds)
+
+
+def save_proposals(path: Path, blocks: Sequence[Proposed], targets: Sequence[Any], seconds: float) -> None:
+    """Write blocks of proposals, with log π̃ and the energies of each, as one file."""
+    centers = [block.center for block in blocks if block.center is not None]
     save_part(
         path,
-        x=np.concatenate(ray.get([x for x, _, _ in order])),
-        log_q=np.concatenate(ray.get([log_q for _, log_q, _ in order])),
-        log_p=np.concatenate([scalars[0] for _, _, scalars in order]),
-        energy=np.concatenate([scalars[1] for _, _, scalars in order]),
+        x=np.concatenate([block.x for block in blocks]),
+        log_q=np.concatenate([block.log_q for block in blocks]),
+        log_p=np.concatenate([log_p for log_p, _ in targets]),
+        energy=np.concatenate([energy for _, energy in targets]),
         seconds=np.float64(seconds),
+        **({"center": np.concatenate(centers)} if centers else {}),
     )
 
 

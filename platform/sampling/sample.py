@@ -31,7 +31,7 @@ from .peptide_source import PeptideSource
 from .ray_population import Proposals
 from .sample_files import add_trajectory, check_samples, finished, write_samples
 from .smc import Positions, SMCRun, run_smc_on_actors
-from .target import Target, trained_at_k
+from .target import Target, check_supported, trained_at_k
 
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "trajectory")  # do not change the results
 MAX_LOSSES = 20  # of nodes; each costs what was done since the last checkpoint
@@ -103,6 +103,7 @@ def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
+    check_supported(flow, job.com, smc=job.sampler == "smc")
     ordered = OrderedPeptide.of(job.source.load(), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
     facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
@@ -177,7 +178,7 @@ def _sample(
     """SNIS of all proposals; then, if asked for, SMC from the first of them."""
     proposals = Proposals.sample(flows, job.samples, job.smc.block_size, job.seed, folder)
     result = snis(None, proposals.log_q, proposals.log_p, job.weights)
-    diagnostics = snis_diagnostics(result) | {"seconds": proposals.seconds}
+    diagnostics = snis_diagnostics(result) | proposals.diagnostics | {"seconds": proposals.seconds}
     with warn_on_error("logging to MLflow"):
         tracker.log({f"snis_{k}": v for k, v in diagnostics.items()})
     yield Ensemble(

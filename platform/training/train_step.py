@@ -91,7 +91,7 @@ class LogDensity(nn.Module):
         self.flow = flow
 
     def forward(self, x: Tensor, tables: PeptideTables) -> Tensor:
-        return self.flow.log_prob(x, self.flow.conditioning(tables))
+        return self.flow.log_likelihood(x, self.flow.conditioning(tables))
 
 
 class Learner:
