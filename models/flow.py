@@ -128,6 +128,11 @@ class Flow(nn.Module):
         """Conformations from `noise`; `precision` and `temperature_ratio` as in `push`."""
         return Draw(*self.push(noise, c, precision, temperature_ratio))
 
+    def log_covered(self, n_atoms: int) -> float:
+        """Logarithm of the share of space that draws cover, of which log Z would lack the rest: all of it, here."""
+        del n_atoms
+        return 0.0
+
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
     ) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ for (of the system, of files, of processes) are refused, and the error names the
 import pickle
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,10 @@ class Inert:
     def add(self, value: Any) -> None:
         pass
 
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        owner = getattr(self.arguments[0], "origin", "") if self.origin == "builtins.getattr" and self.arguments else ""
+        raise Refused(f"a call of {owner}.{self.arguments[1]}" if owner else f"a call of a {self.origin}")
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -126,6 +131,8 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_tensor_v2": _rebuild,
             "torch._utils._rebuild_parameter": _parameter,
         }
+        # Pickles of protocol 2, which torch writes, have the names of Python 2: exec is one of __builtin__.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
         if full in known:
             return known[full]
@@ -159,8 +166,8 @@ def read_lightning(path: Path, mapped: bool = False) -> LightningContent | None:
         with archive.open(pickles[0]) as file:
             try:
                 content = _Unpickler(file, prefix).load()  # type: ignore[arg-type]
-            except TypeError as error:  # what a placeholder returned was called
-                raise Refused(f"a call of {error}") from error
+            except (TypeError, AttributeError) as error:  # something was done to a value that values do not take
+                raise Refused(f"a pickle that is no data: {error}") from error
         if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
             return None
         stored = content["state_dict"]

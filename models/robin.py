@@ -148,6 +148,10 @@ class RobinFlow(Flow):
         center = centers.sum(1) / c.n_atoms[:, None] if self.config.center == "zero" else None
         return Draw(reorder(x, c.inverse_order[0]), log_prob - self._log_volume(c), center, tokens)
 
+    def log_covered(self, n_atoms: int) -> float:
+        """See `Flow`: the bins are one part in K narrower than their centres are apart."""
+        return 3 * n_atoms * math.log(self.bins.width / self.bins.pitch)
+
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
     ) -> tuple[Tensor, Tensor]:

@@ -132,7 +132,7 @@ class FlowServer(BlockServer):
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
         com = "none" if self.target.fits_center(self.flow) else self.target.com
         log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm, com)
-        return log_p.numpy(), energy.energy
+        return log_p.numpy() - self.flow.log_covered(self.peptide.n_atoms), energy.energy
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Evaluate both ends of the path; the energies are computed elsewhere while this computes log q."""
