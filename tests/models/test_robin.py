@@ -169,10 +169,10 @@ def test_atoms_go_to_ambers_order_and_back() -> None:
     amber, plain = small(orderings=("amber",)), small(orderings=("identity",))
     names = [f"{atom.residue.index}{atom.name}" for atom in peptide.topology.atoms()]
     order = peptide.amber_order
-    assert [names[i] for i in order][:12] == [
-        f"0{n}" for n in ["N", "H", "H2", "H3", "CA", "HA", "CB", "HB1", "HB2", "HB3", "C", "O"]
-    ]
-    assert [names[i] for i in order][-15:-8] == [f"3{n}" for n in ["N", "CD", "HD2", "HD3", "CG", "HG2", "HG3"]]
+    first, last = "N H H2 H3 CA HA CB HB1 HB2 HB3 C O", "N CD HD2 HD3 CG HG2 HG3"
+    visited_names = " ".join(names[i] for i in order)
+    assert visited_names.startswith("0" + first.replace(" ", " 0"))
+    assert "3" + last.replace(" ", " 3") in visited_names
     x = torch.randn(2, peptide.n_atoms, 3, dtype=torch.float64)
     given = amber.condition(peptide)
     reordered = {k: v[order] if len(v) > 1 else v for k, v in peptide.encodings.items()}

@@ -106,9 +106,8 @@ def test_frames_at_the_origin() -> None:
     agrees(log_q, bare + term.log_density, x)
     right, public = ess(bare + term.log_density - log_q.numpy()), ess(bare - log_q.numpy())
     of_x = bins_com_log_density(x.double().mean(1).numpy(), N)
-    print(
-        f"ESS {right:.3f}; without the term {public:.4f}; with the mean of x {ess(bare + of_x.log_density - log_q.numpy()):.4f}"
-    )
+    by_x = ess(bare + of_x.log_density - log_q.numpy())
+    print(f"ESS {right:.3f}; without the term {public:.4f}; with the mean of x {by_x:.4f}")
     print(f"spread {term.spread:.5f}, of a perfect flow {2.4 / 63 / math.sqrt(12 * N):.5f}")
     assert right > 5 * public
 
