@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from boltzray import models
 from boltzray.models.bins import Bins
@@ -192,6 +193,18 @@ def test_activation_checkpointing_changes_nothing() -> None:
         gradients.append([p.grad.clone() for p in flow.parameters()])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("robin", 131_982_336), ("robin_aaa", 8_400_128), ("robin_aaaaaa", 10_504_960), ("robin_gydpetgtwg", 46_222_336)],
+)
+def test_published_sizes(root: Path, name: str, count: int) -> None:
+    settings = yaml.safe_load((root / "conf" / "model" / f"{name}.yaml").read_text())
+    lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+    with torch.device("meta"):
+        flow = models.Flow(models.FlowConfig(**settings | lists))
+    assert sum(p.numel() for p in flow.parameters()) == count
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
