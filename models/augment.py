@@ -27,15 +27,19 @@ def normalise(positions_nm: Floats, scale_nm: float) -> NDArray[np.float32]:
     return (centred / scale_nm).astype(np.float32)
 
 
-def augment(positions_nm: Floats, scale_nm: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Normalised frames in a random orientation, their centre drawn from N(0, I/N).
+def augment(
+    positions_nm: Floats, scale_nm: float, rng: np.random.Generator, center: str = "gaussian"
+) -> NDArray[np.float32]:
+    """Normalised frames in a random orientation, their centre drawn from N(0, I/N), or at the origin if it is `zero`.
 
     Without the noise the density would be singular: a flow on R^{3N} needs a distribution of the centre of mass, and
-    the target has the same one (`samplers.com`).
+    the target has the same one (`samplers.com`). Only a flow over bins can do without.
 
     Shape: (B, N, 3) nm → (B, N, 3).
     """
     batch, n_atoms, _ = positions_nm.shape
     x = normalise(positions_nm, scale_nm) @ random_rotations(batch, rng).astype(np.float32).transpose(0, 2, 1)
+    if center == "zero":
+        return x.astype(np.float32)
     centre = rng.standard_normal((batch, 1, 3)) / np.sqrt(n_atoms)
     return (x + centre).astype(np.float32)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .block import Block
 from .conditioning import Conditioning, Precision
-from .layers import AdaptiveLayer, Modulation, PlainLayer, reorder
+from .layers import AdaptiveLayer, GatedLayer, GatedMLP, Modulation, PlainLayer, reorder
 from .products import Product, dtype_of
 
 CHUNK = 2**17  # numbers: half the second-level cache of a core
@@ -43,7 +43,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) 
     return y.view(shape)
 
 
-def _by_token(x: Tensor) -> tuple[Tensor, ...]:
+def by_token(x: Tensor) -> tuple[Tensor, ...]:
     """(P, N, C) → N tensors, (C,) for one condition, else (P, C)."""
     return (x.detach()[0] if len(x) == 1 else x.detach().transpose(0, 1).contiguous()).unbind()
 
@@ -54,11 +54,25 @@ def _norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
 
 
+class GatedProduct:
+    """silu(x Wᵍᵀ) ⊙ (x Wᵛᵀ), each with its activation or factor in the same call."""
+
+    def __init__(self, gate: Tensor, value: Tensor, dtype: torch.dtype) -> None:
+        self.gate, self.value = Product(gate, None, dtype), Product(value, None, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.value.dtype)
+        return self.value.times(x, self.gate(x, "swish"))
+
+
 class LayerDecoder:
     """One layer, for one token after the other."""
 
     def __init__(
-        self, layer: AdaptiveLayer | PlainLayer, modulation: Modulation | Tensor | None, dtype: torch.dtype
+        self,
+        layer: AdaptiveLayer | PlainLayer | GatedLayer,
+        modulation: Modulation | Tensor | None,
+        dtype: torch.dtype,
     ) -> None:
         attention, mlp = layer.attention, layer.mlp
         self.head_dim = attention.head_dim
@@ -71,20 +85,23 @@ class LayerDecoder:
             self.q_shift = attention.q_norm.bias.detach() * scale
         self.qkv = Product(attention.qkv.weight, attention.qkv.bias, dtype)
         self.proj = Product(attention.proj.weight, attention.proj.bias, dtype)
-        self.up = Product(mlp.up.weight, mlp.up.bias, dtype)
+        self.up: GatedProduct | Product = (
+            GatedProduct(mlp.gate.weight, mlp.value.weight, dtype)
+            if isinstance(mlp, GatedMLP)
+            else Product(mlp.up.weight, mlp.up.bias, dtype)
+        )
         self.down = Product(mlp.down.weight, mlp.down.bias, dtype)
         self.modulations: list[Modulation] = []
         self.added: tuple[Tensor, ...] = ()
         if isinstance(layer, AdaptiveLayer):
             assert isinstance(modulation, Modulation)
             value, gate = layer.transition.up.weight.chunk(2)
-            # Two products instead of one split afterwards: each then has its activation or factor in the same call.
-            self.value, self.gate = Product(value, None, dtype), Product(gate, None, dtype)
+            self.gated = GatedProduct(gate, value, dtype)  # two products instead of one that is split afterwards
             self.out = Product(layer.transition.down.weight, None, dtype)
-            self.modulations = [Modulation(*t) for t in zip(*map(_by_token, modulation), strict=True)]
+            self.modulations = [Modulation(*t) for t in zip(*map(by_token, modulation), strict=True)]
         elif modulation is not None:
             assert isinstance(modulation, Tensor)
-            self.added = _by_token(modulation)
+            self.added = by_token(modulation)
 
     def __call__(self, h: Tensor, i: int, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """Features (B, C) of token `i` after the layer; writes its key and value into (N, B, H, E).
@@ -97,8 +114,7 @@ class LayerDecoder:
         m = self.modulations[i]
         y = self._mlp(self._attention(_norm(h, m.scale1, m.shift1), i, keys, values))
         h = torch.addcmul(h, y, m.gate1)
-        x = _norm(h, m.scale2, m.shift2).to(self.out.dtype)
-        y = self.out(self.value.times(x, self.gate(x, "swish")))
+        y = self.out(self.gated(_norm(h, m.scale2, m.shift2)))
         return torch.addcmul(h, y.to(h.dtype), m.gate2)
 
     def _attention(self, y: Tensor, i: int, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -111,7 +127,8 @@ class LayerDecoder:
         return self.proj.plus(attend(q, keys[: i + 1], values[: i + 1], bias).view(y.shape), y)
 
     def _mlp(self, y: Tensor) -> Tensor:
-        return self.down.plus(self.up(self.norms[1](y), "gelu"), y)
+        x = self.norms[1](y)
+        return self.down.plus(self.up(x) if isinstance(self.up, GatedProduct) else self.up(x, "gelu"), y)
 
 
 class BlockDecoder:

@@ -15,6 +15,7 @@ from .flow import Flow
 from .hub import locate
 from .pth import load_public
 from .public import fill
+from .public_robin import AtomOrder, RobinFacts
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
 
@@ -48,12 +49,18 @@ def load(
     system: str | None = None,
     mapped: bool = False,
     atom_types: Sequence[int] | None = None,
+    bins: tuple[float, float] | None = None,
+    temperature: float | None = None,
+    atom_order: AtomOrder | None = None,
 ) -> Flow:
     """Load a flow from one of our checkpoint folders, a public `.pth`, `boltzray://NAME`, or `hub://ORG/REPO/PATH`.
 
     Our folders say everything. The weights and the name of a `.pth` may leave open, and so can be given: `head_dim`,
     the scale of lengths (`scale_nm`), and the only peptide of a single-system flow (`system`, such as `ACE-A-NME`), of
     an ECNF with the type of each of its atoms (`atom_types`).
+    Of Robin's they leave open `bins` (centres of the first and the last), the `temperature` of its draws, and
+    `atom_order`: `amber`, in which the released transferable weights were trained and which is the default for them, or
+    `file`, atoms as they are given.
     `mapped`: leave the weights in the file, mapped into memory; it must then stay as it is.
 
     Raises: FileNotFoundError with what to do; ValueError for content that is not a flow's.
@@ -61,15 +68,19 @@ def load(
     path = locate(path)
     if path.is_dir():
         flow = _load_folder(path, mapped)
-        types = None if atom_types is None else tuple(atom_types)
-        _agree(path, {"head_dim": head_dim, "scale_nm": scale_nm, "system": system, "atom_types": types}, flow)
+        given: dict[str, Any] = {"head_dim": head_dim, "scale_nm": scale_nm, "system": system}
+        given |= {"bins": bins, "temperature": temperature, "atom_order": atom_order}
+        given["atom_types"] = None if atom_types is None else tuple(atom_types)
+        _agree(path, given, flow)
         return flow
     if not path.exists():
         raise FileNotFoundError(
             f"no checkpoint at {path}: train one (python jobs/train.py), or give checkpoint= a folder "
             f"with {WEIGHTS}, or a public .pth file"
         )
-    return load_public(path, head_dim=head_dim, scale_nm=scale_nm, system=system, mapped=mapped, atom_types=atom_types)
+    known: dict[str, Any] = {"head_dim": head_dim, "scale_nm": scale_nm, "system": system, "atom_types": atom_types}
+    known["robin"] = RobinFacts(bins=bins, temperature=temperature, atom_order=atom_order)
+    return load_public(path, mapped=mapped, **known)
 
 
 def outline(path: str | Path) -> Flow:
@@ -145,15 +156,22 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
         raise ValueError(damaged.format(error)) from error
     with torch.device("meta"):
         flow = Flow(config, description.scale_nm, geometry)
-    if config.system:  # earlier versions trained single systems in the order of the file
-        flow.atom_order = description.atom_order or "file"
+    # Earlier versions trained single systems in the order of the file, and did not say so.
+    flow.atom_order = description.atom_order or ("file" if config.system else "iupac")
     fill(flow, state, str(folder), {name: name for name in flow.state_dict()}, finite=not mapped)
     return flow.eval()
 
 
 def _agree(folder: Path, given: Mapping[str, Any], flow: Flow) -> None:
-    known = {"head_dim": flow.config.head_dim, "scale_nm": flow.scale_nm, "system": flow.config.system}
-    known["atom_types"] = flow.config.graph.atom_types if flow.config.graph else None
+    config, names = flow.config, {"identity": "file"}
+    known = {"head_dim": config.head_dim, "scale_nm": flow.scale_nm, "system": config.system}
+    known["atom_types"] = config.graph.atom_types if config.graph else None
+    binned = config.coordinates == "binned"
+    known |= {
+        "bins": config.bin_range if binned else None,
+        "temperature": config.temperature if binned else None,
+        "atom_order": names.get(config.orderings[0], config.orderings[0]) if binned else None,
+    }
     for name, value in given.items():
         if value is not None and value != known[name]:
             raise ValueError(f"{folder} was made with {name}={known[name]}: leave out {name}={value}")

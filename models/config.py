@@ -1,8 +1,10 @@
 """Size and kind of a flow.
 
-Source: prose (arXiv 2508.18175), the single systems of SBG (TarFlow, arXiv 2412.06329), ECNF of TBG (arXiv 2406.14426).
+Source: prose (arXiv 2508.18175), the single systems of SBG (TarFlow, arXiv 2412.06329), Robin (arXiv 2606.27361), ECNF
+of TBG (arXiv 2406.14426).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +19,9 @@ PROSE_ORDERINGS = (
     "n2c_residue-by-residue_variant",
 )
 TARFLOW_ORDERINGS = ("n2c_residue-by-residue_standard", "n2c_residue-by-residue_standard_flip")
+KINDS = ("cartesian", "internal", "binned")
 LARGEST = 65536  # of each size: more is a slip, and would end in a lack of memory
+BIN_ORDERINGS = ("amber", "identity")  # of a flow over bins: AMBER's residue templates, or as atoms are given
 SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists them
 
 
@@ -60,6 +64,10 @@ class FlowConfig:
 
     With `graph` it is an equivariant continuous flow, of `channels` and `layers_per_block` layers; `head_dim`,
     `blocks`, `adaptive`, `lookahead`, `orderings` and `token` say nothing then.
+    With `coordinates=binned` it is Robin (ArBG): one coordinate after the other, each one of `bins` from `bin_range`,
+    in one causal pass of `layers_per_block` layers, for at most `max_atoms`. `temperature` divides the logits of draws,
+    and belongs to the density. `center`: the frames it is trained on have a centre of mass from N(0, I/N) (`gaussian`),
+    or at the origin (`zero`, as the published transferable one); the weights must know which.
 
     A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
     `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,
@@ -78,10 +86,15 @@ class FlowConfig:
     system: str = ""
     system_atoms: int = 0
     token: Literal["atom", "coordinate"] = "atom"
-    coordinates: Literal["cartesian", "internal"] = "cartesian"
+    coordinates: Literal["cartesian", "internal", "binned"] = "cartesian"
     components: int = 3
     dihedral_components: int = 8
     graph: GraphConfig | None = None  # None for all other kinds, so that runs that were begun without the key go on
+    bins: int = 8192
+    bin_range: tuple[float, float] = (-4.5, 4.5)
+    temperature: float = 1.0
+    max_atoms: int = 178
+    center: Literal["gaussian", "zero"] = "gaussian"
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.head_dim, self.blocks, self.layers_per_block)
@@ -98,16 +111,40 @@ class FlowConfig:
         if not self.orderings and self.coordinates == "cartesian":
             published = PROSE_ORDERINGS if self.adaptive else TARFLOW_ORDERINGS
             object.__setattr__(self, "orderings", SYSTEM_ORDERINGS if self.system else published)
-        if self.coordinates not in ("cartesian", "internal") or min(self.components, self.dihedral_components) < 1:
+        if self.coordinates not in KINDS or min(self.components, self.dihedral_components) < 1:
             raise ValueError(
-                f"coordinates={self.coordinates!r}: choose cartesian or internal, with 1 or more components"
+                f"coordinates={self.coordinates!r}: choose cartesian or internal, or binned, with 1 or more components"
             )
-        if self.coordinates == "internal" and self.blocks != 1:
+        if self.coordinates != "cartesian" and self.blocks != 1:
             raise ValueError(
-                f"a flow of internal coordinates has one block, not {self.blocks}: set blocks=1 and its depth as "
-                "layers_per_block"
+                f"a flow of {self.coordinates} coordinates has one block, not {self.blocks}: set blocks=1 and its "
+                "depth as layers_per_block"
             )
-        self._check_system()
+        if self.coordinates == "binned":
+            self._check_bins()
+        else:
+            self._check_system()
+
+    def _check_bins(self) -> None:
+        if not self.orderings:
+            object.__setattr__(self, "orderings", BIN_ORDERINGS[bool(self.system_atoms) :][:1])
+        low, high = self.bin_range
+        if not 2 <= self.bins <= LARGEST or not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"bins={self.bins} from {low} to {high}: give 2 to {LARGEST}, and a range such as [-4.5, 4.5]"
+            )
+        if not 0.0 < self.temperature < math.inf or not 1 <= self.max_atoms <= LARGEST:
+            raise ValueError(f"temperature={self.temperature} and max_atoms={self.max_atoms} must be above 0")
+        if self.center not in ("gaussian", "zero"):
+            raise ValueError(f"center={self.center!r} is unknown: choose gaussian or zero")
+        if len(self.orderings) != 1 or self.orderings[0] not in BIN_ORDERINGS or self.token != "atom":
+            raise ValueError(
+                f"a flow over bins visits atoms in one order: give orderings=[{BIN_ORDERINGS[0]}] or identity"
+            )
+        if self.system and not self.system_atoms:
+            raise ValueError(f"give system_atoms=, the number of atoms of {self.system}")
+        if self.system_atoms not in (0, self.max_atoms):
+            raise ValueError(f"a flow of one system has max_atoms= as many as system_atoms={self.system_atoms}")
 
     def _check_graph(self, graph: GraphConfig) -> None:
         if self.coordinates != "cartesian":

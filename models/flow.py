@@ -7,8 +7,9 @@ Shapes: B samples, P conditions (1 or B), N atoms. Coordinates are normalised: p
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,15 +23,30 @@ KINDS = {
     "cartesian": (".cartesian_flow", "CartesianFlow"),
     "internal": (".internal_flow", "InternalFlow"),
     "graph": (".ecnf", "ECNF"),
+    "binned": (".robin", "RobinFlow"),
 }
 ATOM_TYPES, RESIDUE_TYPES = 128, 64  # sizes of the published embedding tables
+
+
+class Draw(NamedTuple):
+    """Conformations drawn, and the log-density of each from the same pass.
+
+    `center`: of a flow that was trained on frames centred at the origin, the mean of the bins' centres, whose spread
+    the weights must account for (`samplers.bins_com_log_density`). `tokens`: the bins of a flow over bins.
+    Shape: x (n, N, 3) normalised; log_q (n,); center (n, 3); tokens (n, 3N).
+    """
+
+    x: Tensor
+    log_q: Tensor
+    center: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 class Flow(nn.Module):
     """A normalising flow over the atoms of any peptide, or of one: x ↔ z with z ~ N(0, I) on R^{3N}.
 
     `Flow(config)` makes the kind that the configuration names, as `pathlib.Path` does: a `CartesianFlow`, an
-    `InternalFlow` or an `ECNF`.
+    `InternalFlow`, an `ECNF`, or a `RobinFlow`, which is no map of latents but draws from uniform numbers.
 
     `smooth`: its log-density has a gradient by the coordinates.
 
@@ -102,8 +118,24 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
-        """Log-density (B,) that training maximises, with gradients: `log_prob`, or what stands in for it."""
+        """Log-density (B,) that training maximises, with gradients: `log_prob` without a temperature of the draws, or what
+        stands in for it."""
         return self.log_prob(x, c)
+
+    def noise(self, stream: np.random.Generator, n: int, n_atoms: int) -> np.ndarray:
+        """Random numbers that `n` draws are made of, for `draw`: here latents (n, N, 3)."""
+        return stream.standard_normal((n, n_atoms, 3), np.float32)
+
+    def draw(
+        self, noise: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
+    ) -> Draw:
+        """Conformations from `noise`; `precision` and `temperature_ratio` as in `push`."""
+        return Draw(*self.push(noise, c, precision, temperature_ratio))
+
+    def log_covered(self, n_atoms: int) -> float:
+        """Logarithm of the share of space that draws cover, of which log Z would lack the rest: all of it, here."""
+        del n_atoms
+        return 0.0
 
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0

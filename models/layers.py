@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CPU_EXPLICIT_ATTENTION = 128  # tokens
+RMS_EPSILON = 1e-6
 
 
 class Modulation(NamedTuple):
@@ -77,16 +78,19 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
 
 
 class Attention(nn.Module):
-    """Causal self-attention; with `qk_norm`, queries and keys are normalised over all channels before the heads."""
+    """Causal self-attention; with `qk_norm`, queries and keys are normalised over all channels before the heads.
 
-    def __init__(self, channels: int, head_dim: int, *, qk_norm: bool = True) -> None:
+    `plain`: normalised by the root mean square alone, and without biases (Robin).
+    """
+
+    def __init__(self, channels: int, head_dim: int, *, qk_norm: bool = True, plain: bool = False) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.norm = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.norm = nn.RMSNorm(channels, eps=RMS_EPSILON) if plain else nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=not plain)
         self.q_norm = nn.LayerNorm(channels) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(channels) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels, bias=not plain)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (..., C)."""
@@ -110,6 +114,21 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(self.norm(x))))
+
+
+class GatedMLP(nn.Module):
+    """Normalised by the root mean square; SwiGLU without biases, then a linear map with one (Robin)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(channels, eps=RMS_EPSILON)
+        self.gate = nn.Linear(channels, hidden, bias=False)
+        self.value = nn.Linear(channels, hidden, bias=False)
+        self.down = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.down(F.silu(self.gate(x)) * self.value(x))
 
 
 class Transition(nn.Module):
@@ -154,6 +173,19 @@ class PlainLayer(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor | None, bias: Tensor | None = None) -> Tensor:
         x = x if modulation is None else x + modulation
         x = x + self.attention(x, bias)
+        return x + self.mlp(x)
+
+
+class GatedLayer(nn.Module):
+    """Attention and a gated MLP after norms without shifts (Robin, arXiv 2606.27361); hidden width 8C/3."""
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, head_dim, qk_norm=False, plain=True)
+        self.mlp = GatedMLP(channels, 8 * channels // 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
         return x + self.mlp(x)
 
 

@@ -14,10 +14,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import public_ecnf
+from . import public_ecnf, public_robin
 from .config import FlowConfig
 from .description import check_scale
 from .flow import Flow
+from .public_robin import RobinFacts
 
 SCALES_NM = {2: 0.21, 4: 0.28, 8: 0.35}  # σ of the published data by longest peptide
 PREFIX = "net."
@@ -73,13 +74,14 @@ def public_name(name: str, *, adaptive: bool) -> str:
 
 
 def to_public(flow: Flow) -> dict[str, Tensor]:
-    """The flow's weights by their public keys; the constant `attn_mask` of the public files is left out.
+    """The flow's weights by their public keys; constants of the public files are left out.
 
     Raises: ValueError where a reader would take another order of the atoms for this flow's, or other coordinates.
     """
-    if flow.config.graph:
+    kind = public_ecnf if flow.config.graph else public_robin if flow.config.coordinates == "binned" else None
+    if kind:
         weights = flow.state_dict().items()
-        return {PREFIX + public_ecnf.public_name(name): value.detach().cpu().clone() for name, value in weights}
+        return {PREFIX + kind.public_name(name): value.detach().cpu().clone() for name, value in weights}
     if flow.config.coordinates != "cartesian":
         raise ValueError("the public format knows Cartesian flows only: keep the checkpoint folder")
     if flow.config.orderings != replace(flow.config, orderings=()).orderings:
@@ -100,23 +102,34 @@ def from_public(
     source: str = "the state dict",
     finite: bool = True,
     atom_types: Sequence[int] | None = None,
+    robin: RobinFacts | None = None,
 ) -> Flow:
     """A flow from a public state dict. `head_dim`: 64, or the whole width of a smaller network, unless given.
 
-    `finite`: look whether all weights are. `atom_types`: of an ECNF of a single system.
+    `finite`: look whether all weights are. `atom_types`: of an ECNF of a single system. `robin`: further facts, of
+    weights of a flow over bins.
 
     Raises: ValueError naming a key that is missing, left over or misshapen; or what must be given besides.
     """
     state = _network(state)
-    if public_ecnf.is_ecnf(state):
+    ecnf, binned = public_ecnf.is_ecnf(state), public_robin.is_robin(state)
+    if atom_types and not ecnf:
+        raise ValueError(f"{source} is no ECNF: leave atom_types= out")
+    if robin and (robin.bins or robin.temperature or robin.atom_order) and not binned:
+        raise ValueError(f"{source} is no flow over bins: leave bins=, temperature= and atom_order= out")
+    if ecnf:
         if head_dim is not None:
             raise ValueError(f"{source} has no attention: leave head_dim= out")
-        facts = {"scale_nm": scale_nm, "system": system, "atom_types": atom_types}
-        flow = public_ecnf.outline(state, **facts, source=source)  # type: ignore[arg-type]
+        known = {"scale_nm": scale_nm, "system": system, "atom_types": atom_types}
+        flow = public_ecnf.outline(state, **known, source=source)  # type: ignore[arg-type]
         fill(flow, state, source, {name: public_ecnf.public_name(name) for name in flow.state_dict()}, finite=finite)
         return flow.eval()
-    if atom_types:
-        raise ValueError(f"{source} is no ECNF: leave atom_types= out")
+    if binned:
+        facts = replace(robin or RobinFacts(), head_dim=head_dim, scale_nm=scale_nm)
+        flow = public_robin.robin_flow(state, facts, system, source)
+        names = {name: public_robin.public_name(name) for name in flow.state_dict()}
+        fill(flow, public_robin.weights_of(state), source, names, finite=finite)
+        return flow.eval()
     state = _positions_named(state)
     config = _config(state, head_dim, system, source)
     if scale_nm is None:

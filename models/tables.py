@@ -17,7 +17,8 @@ ENCODINGS = ("atom_type", "aa_type", "aa_pos")
 class PeptideLike(Protocol):
     """A peptide as flows take it, such as `molecules.Peptide`.
 
-    Only a single-system flow reads `n_atoms`, only one of internal coordinates `internal`.
+    Only a single-system flow reads `n_atoms`, only one of internal coordinates `internal`, only one over bins
+    `amber_order`.
     """
 
     @property
@@ -28,6 +29,8 @@ class PeptideLike(Protocol):
     def encodings(self) -> dict[str, np.ndarray]: ...
     @property
     def orderings(self) -> dict[str, np.ndarray]: ...
+    @property
+    def amber_order(self) -> np.ndarray | None: ...
     def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]: ...
 
 
@@ -69,13 +72,14 @@ class PeptideTables:
         def padded(values: np.ndarray) -> np.ndarray:
             return np.pad(values, (0, length - len(values)))
 
-        def ordering(values: np.ndarray) -> np.ndarray:
+        def ordering(peptide: PeptideLike, name: str) -> np.ndarray:
+            values = np.arange(0) if name == "identity" else np.asarray(_visited(peptide, name))
             return np.concatenate([values, np.arange(len(values), length)])
 
         encodings: dict[str, Any] = {
             name: torch.from_numpy(np.stack([padded(p.encodings[name]) for p in peptides])) for name in ENCODINGS
         }
-        orderings = np.array([[ordering(p.orderings[name]) for p in peptides] for name in ordering_names], np.int64)
+        orderings = np.array([[ordering(p, name) for p in peptides] for name in ordering_names], np.int64)
         return cls(
             **encodings,
             seq_len=torch.tensor([int(p.encodings["seq_len"][0]) for p in peptides]),
@@ -90,11 +94,12 @@ class PeptideTables:
 
         Raises: ValueError for any other peptide.
         """
-        known = (config.system.upper(), config.system_atoms)
+        known = config.system or "a peptide that its file does not name"
         for peptide in peptides:
-            if (peptide.sequence.upper(), peptide.n_atoms) != known:
+            names = (peptide.sequence.upper(), config.system.upper() or peptide.sequence.upper())
+            if names[0] != names[1] or peptide.n_atoms != config.system_atoms:
                 raise ValueError(
-                    f"this flow knows {config.system} ({config.system_atoms} atoms) alone, not {peptide.sequence} "
+                    f"this flow knows {known} ({config.system_atoms} atoms) alone, not {peptide.sequence} "
                     f"({peptide.n_atoms} atoms): give that peptide, or a transferable flow"
                 )
         p = len(peptides)
@@ -133,3 +138,12 @@ class PeptideTables:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "internal"}
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return PeptideTables(**moved, internal=self.internal and self.internal.to(device))
+
+
+def _visited(peptide: PeptideLike, name: str) -> np.ndarray:
+    """The order named, of a peptide's atoms."""
+    if name != "amber":
+        return peptide.orderings[name]
+    order = peptide.amber_order
+    assert order is not None  # a peptide with encodings has one
+    return order

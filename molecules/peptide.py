@@ -61,6 +61,15 @@ class Peptide:
         """
         return stereo.iupac_order([residue.name for residue in self.topology.residues()], self._iupac_names)
 
+    @cached_property
+    def amber_order(self) -> tables.IntArray:
+        """Index (N,) of the atom that each place of AMBER's residue templates has; by the names that the atoms have.
+
+        Raises: ValueError for residues outside the twenty.
+        """
+        residues, names = [residue.name for residue in self.topology.residues()], _names(self.topology)
+        return tables.amber_order(residues, [name for _, name in names], [number for number, _ in names])
+
     def at(self, positions_nm: npt.ArrayLike) -> "Peptide":
         """The same peptide at other positions (N, 3), which then tell its prochiral atoms: see `iupac_order`.
 

@@ -116,6 +116,24 @@ def encode(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[i
     }
 
 
+def amber_order(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]) -> IntArray:
+    """Indices (N,) into `names` in the order of ff14SB's residue templates, in which AmberTools writes structures.
+
+    Raises: ValueError for residues outside the twenty.
+    """
+    if unknown := set(residues) - ONE_LETTER.keys():
+        raise ValueError(
+            f"{min(unknown)} has no place in AMBER's order here: give peptides of the twenty, without caps"
+        )
+    index = {(r, a): i for i, (a, r) in enumerate(zip(names, residue_of, strict=True))}
+    visit = []
+    for r, name in enumerate(residues):
+        chain = (SIDE_CHAIN_VARIANT if name in ("PRO", "THR") else SIDE_CHAIN)[name]
+        middle = (*chain, *_ALPHA) if name == "PRO" else (*_ALPHA, *chain)
+        visit += [(r, a) for a in (*_N_SIDE, *middle, *_C_SIDE)]
+    return np.array([index[key] for key in visit if key in index], np.int64)
+
+
 def orderings(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]) -> dict[str, IntArray]:
     """The sixteen orders in which a flow may visit the atoms: indices into `names`."""
     index = {(r, a): i for i, (a, r) in enumerate(zip(names, residue_of, strict=True))}

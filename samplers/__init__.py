@@ -1,6 +1,6 @@
 """Statistics: weights, resampling, annealing paths, kernels, SNIS, SMC; densities are callables."""
 
-from .com import com_log_density
+from .com import bins_com_log_density, com_log_density
 from .config import HMC, SMCConfig
 from .importance_weights import conditional_ess, ess, log_mean_exp, log_z_error, normalised, psis, treat
 from .population import (
@@ -38,6 +38,7 @@ __all__ = [
     "Stage",
     "Start",
     "choose_start",
+    "bins_com_log_density",
     "com_log_density",
     "concatenate",
     "conditional_ess",

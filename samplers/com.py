@@ -1,10 +1,15 @@
 """Distribution of the centre of mass, which the energy leaves open and the target must specify."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
-CenterOfMass = Literal["gaussian", "radial"]
+from .types import FloatArray
+
+CenterOfMass = Literal["gaussian", "radial", "none"]
+MEDIAN = 2.365973884375338  # of the square of three standard normal numbers
 
 
 def com_log_density(
@@ -14,7 +19,7 @@ def com_log_density(
 
     `gaussian`: −N|x̄|²/(2·temperature_ratio), the distribution with which the flow is trained: it costs no ESS.
     `radial`: the same + log|x̄|², for comparison with published tables only: it costs 40 % of the ESS and has
-    no gradient at x̄ = 0.
+    no gradient at x̄ = 0. `none`: no term, for comparison with tables of generators that leave it out.
     `temperature_ratio` is T/T₀ under temperature transfer: the variance of the centre of mass grows with the base's.
 
     Shape: x (B, N, 3) -> (B,) float64, (B, N, 3) float64. Units: normalised coordinates.
@@ -27,6 +32,36 @@ def com_log_density(
     if mode == "radial":
         log_density = log_density + square_B.log()
         gradient = gradient + 2.0 * center_B3 / (x.shape[1] * square_B[:, None])
+    elif mode == "none":
+        log_density, gradient = torch.zeros_like(log_density), torch.zeros_like(gradient)
     elif mode != "gaussian":
-        raise ValueError(f"unknown centre-of-mass distribution {mode!r}; choose gaussian or radial")
+        raise ValueError(f"unknown centre-of-mass distribution {mode!r}; choose gaussian, radial or none")
     return log_density, gradient[:, None, :].expand(x.shape)
+
+
+class BinsCenter(NamedTuple):
+    """Centre-of-mass term of log π̃ (n,) of draws over bins, and the spread that was fitted, in normalised units."""
+
+    log_density: FloatArray
+    spread: float
+
+
+def bins_com_log_density(center: FloatArray, n_atoms: int) -> BinsCenter:
+    """Centre-of-mass term of log π̃ for draws of a flow over bins that was trained on frames centred at the origin.
+
+    Each coordinate is rounded to a bin on its own, so the mean m of a draw's bin centres, whose distribution stands in
+    log q, is from N(0, s²) in each dimension: s² = pitch²/(12 N) of a perfect flow. The term is the density of m, with
+    s from the median of |m|² over all draws, which single draws that went astray do not move. Without it the ESS of a
+    perfect flow is below 0.001; m of the coordinates within their bins, in place of the centres, does not do either.
+    Scaled so that log Z is that of `com_log_density`. Exact in the same sense: π̃ has all translations of a
+    conformation, which tells bins apart and nothing of the molecule.
+
+    Shape: center (n, 3).
+    """
+    square = np.square(np.asarray(center, np.float64)).sum(1)
+    finite = square[np.isfinite(square)]
+    middle = float(np.median(finite)) if len(finite) else 0.0
+    if middle <= 0.0:  # no draw, or all in the middle: nothing is known of the spread
+        return BinsCenter(np.zeros(len(square)), 0.0)
+    variance = middle / MEDIAN
+    return BinsCenter(-0.5 * square / variance - 1.5 * np.log(n_atoms * variance), float(np.sqrt(variance)))

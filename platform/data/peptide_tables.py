@@ -37,6 +37,7 @@ class PeptideTable:
     encodings: dict[str, np.ndarray]
     orderings: dict[str, np.ndarray]
     iupac_order: np.ndarray
+    amber_order: np.ndarray | None = None
     residues: list[str] = field(default_factory=list)
     names: list[tuple[int, str]] = field(default_factory=list)
     internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class PeptideTable:
             encodings=_small(peptide.encodings),
             orderings=_small(peptide.orderings),
             iupac_order=given.iupac_order.astype(np.int16),
+            amber_order=peptide.amber_order.astype(np.int16) if peptide.encodings else None,
             residues=[residue.name for residue in given.topology.residues()],
             names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
             internals={conditions.geometry: _small(peptide.internal(conditions.geometry))}

@@ -43,7 +43,7 @@ class StreamState(NamedTuple):
 class BatchPlan:
     """Settings that decide which frames stand in which batch. `batch`: frames a step, over all workers.
 
-    `energies`: of each frame, are computed as it is read.
+    `energies`: of each frame, are computed as it is read. `center`: of mass, as `augment` takes it.
     """
 
     batch: int
@@ -53,6 +53,7 @@ class BatchPlan:
     constant: str = "frames"
     accumulate: int = 1
     energies: bool = False
+    center: str = "gaussian"
 
 
 class Window(NamedTuple):
@@ -114,7 +115,7 @@ def read_window(window: Window, data: Catalogue, plan: BatchPlan) -> WindowFrame
     for n in np.unique(n_atoms):  # all frames of a size at once, whatever the peptide
         rows = np.flatnonzero(n_atoms == n)
         places = offsets[rows][:, None] + np.arange(3 * n)
-        x = augment(np.stack([frames[shuffled[row]] for row in rows]), data.scale_nm, rng)
+        x = augment(np.stack([frames[shuffled[row]] for row in rows]), data.scale_nm, rng, plan.center)
         values[places] = x.reshape(len(rows), -1)
     energies = np.full(len(frames), np.nan, np.float32)
     if plan.energies:
@@ -157,7 +158,8 @@ def _read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[Wind
     context.print_on_execution_start = False
     # Every task gets a copy of its arguments: not the peptides' tables.
     names = tuple(
-        replace(peptide, encodings={}, orderings={}, names=[], internals={}, limits=None) for peptide in data.peptides
+        replace(peptide, encodings={}, orderings={}, names=[], internals={}, limits=None, amber_order=None)
+        for peptide in data.peptides
     )
     table = partial(_table, data=replace(data, peptides=names, problems=[]), plan=plan)
     size = 12 * data.n_frames * plan.shards_per_window / len(data.shards)

@@ -151,7 +151,7 @@ def _flows(job: CompareJob, checkpoint: Path, given: Peptide) -> tuple[list[_Flo
     found, peptide = [], given.iupac()
     for path, cost in [*wanted, *((s.checkpoint, s) for s in spent)]:
         flow = models.checkpoint.outline(path)
-        check_supported(flow, smc="smc" in job.methods and path == checkpoint)
+        check_supported(flow, job.com, smc="smc" in job.methods and path == checkpoint)
         peptide = OrderedPeptide.of(given, flow).peptide
         found.append(_Flow(path, flow.scale_nm, cost))
     return found, peptide

@@ -1,10 +1,11 @@
 """Many peptides: sampled where they are not yet, compared with reference MD, and put into one table."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from boltzray.models.hub import DEFAULT_CHECKPOINT
@@ -52,6 +53,7 @@ class EvaluateJob:
     """Compare samples with the reference MD below `data_dir`: folders of them, or peptides, sampled as `sample` says.
 
     `split`: all its peptides that have reference MD; or `sequences`. What is there already is not made again.
+    `checkpoints`: several flows in place of `checkpoint`, each sampled by the same protocol, in one table.
     `intervals`: bootstrap replicates of each metric, for confidence intervals.
     """
 
@@ -59,6 +61,7 @@ class EvaluateJob:
     split: str = ""
     sequences: Sequences = ()
     checkpoint: str = DEFAULT_CHECKPOINT
+    checkpoints: tuple[str, ...] = ()
     out: str = ""
     data_dir: str = "data"
     intervals: int = INTERVALS
@@ -71,12 +74,36 @@ class EvaluateJob:
         if len(given) != 1:
             raise ValueError("give one of samples=[outputs/sample/AA], split=test, sequences=[AA,ARIP]")
         object.__setattr__(self, "sequences", several_peptides(self.sequences))
+        if self.checkpoints and self.samples:
+            raise ValueError("checkpoints= are sampled: give split= or sequences=, not samples=")
         if self.intervals < 0:
             raise ValueError(f"intervals={self.intervals}: give 0 for no confidence intervals, or more")
 
     @property
     def folder(self) -> str:
         return self.out or f"outputs/evaluate/{self.split or 'peptides'}"
+
+    def jobs(self, sequences: Sequence[str], out: Path) -> dict[str, SampleJob]:
+        """Jobs of all peptides by their folders below `out`: SEQUENCE, or MODEL/SEQUENCE for several checkpoints."""
+        if not self.checkpoints:
+            return {sequence: self.sample.job(sequence, out / sequence) for sequence in sequences}
+        return {
+            f"{name}/{sequence}": replace(self.sample, checkpoint=checkpoint).job(sequence, out / name / sequence)
+            for name, checkpoint in model_names(self.checkpoints).items()
+            for sequence in sequences
+        }
+
+
+def model_names(checkpoints: Sequence[str]) -> dict[str, str]:
+    """Short names of checkpoints, for folders and tables: of the file, or of the folder of a run; numbered if alike."""
+    found: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        path = PurePath(checkpoint)
+        name = path.parent.name if path.name in ("checkpoint", "best") else path.stem
+        name = re.sub(r"[^\w.-]", "_", name) or "model"
+        again = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in found)
+        found[f"{name}-{again + 1}" if again else name] = checkpoint
+    return found
 
 
 def evaluate(job: EvaluateJob) -> None:
@@ -109,9 +136,10 @@ def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, st
     """Sample, compare and summarise all peptides; returns the reasons of those that failed."""
     sequences = list(job.sequences) or sequences_with_reference(data, job.split)
     say(f"{len(sequences)} peptides: {', '.join(sequences)}")
-    folders_of = {sequence: out / sequence for sequence in sequences}
-    with _place(job, len(sequences), job.sample.energies):
-        failed = _sample_all(job, folders_of)
+    jobs = job.jobs(sequences, out)
+    folders_of = {name: out / name for name in jobs}
+    with _place(job, len(jobs), job.sample.energies):
+        failed = _sample_all(jobs)
         sampled = {name: folder for name, folder in folders_of.items() if name not in failed}
         failed |= _compare_all(job, data, sampled, again=False)
     _summarise(job, out, folders_of, failed, data)
@@ -124,16 +152,16 @@ def _place(job: EvaluateJob, peptides: int, energies: int) -> AbstractContextMan
     return nullcontext() if here else cluster(job.cluster)
 
 
-def _sample_all(job: EvaluateJob, folders: dict[str, Path]) -> dict[str, str]:
+def _sample_all(jobs: dict[str, SampleJob]) -> dict[str, str]:
     """Sample one peptide after the other, each on the whole cluster; returns the reasons of those that failed."""
     failed = {}
-    for number, (sequence, folder) in enumerate(folders.items(), start=1):
-        say(f"\n{number}/{len(folders)}  {sequence}")
+    for number, (name, job) in enumerate(jobs.items(), start=1):
+        say(f"\n{number}/{len(jobs)}  {name}")
         try:
-            sample(job.sample.job(sequence, folder))
+            sample(job)
         except Exception as error:
-            failed[sequence] = _reason(error)
-            say(f"  ✕ {sequence} failed: {failed[sequence]}")
+            failed[name] = _reason(error)
+            say(f"  ✕ {name} failed: {failed[name]}")
     return failed
 
 
@@ -190,8 +218,10 @@ def _summarise(job: EvaluateJob, out: Path, folders: dict[str, Path], failed: di
     rows: list[Row] = []
     for name, folder in folders.items():
         result = EvaluationResult.read(folder) if name not in failed else None
-        rows += rows_of(name, folder, result, failed.get(name, ""))
-    settings = {"checkpoint": job.checkpoint, "peptides": len(folders), "intervals": job.intervals, "seed": job.seed}
+        model, _, peptide = name.rpartition("/")
+        rows += rows_of(peptide, folder, result, failed.get(name, ""), model)
+    flows = ", ".join(job.checkpoints) or job.checkpoint
+    settings = {"checkpoint": flows, "peptides": len(folders), "intervals": job.intervals, "seed": job.seed}
     with Tracker.open("evaluate", out, settings) as tracker:
         files = write_summary(
             out, rows, {**{k: str(v) for k, v in settings.items()}, "data": display_path(data)} | provenance()

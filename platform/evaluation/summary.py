@@ -11,7 +11,7 @@ from ..report.plotting import styled
 from ..runtime.config import write_json
 from ..runtime.tables import write_table
 from .summary_figure import strips
-from .summary_rows import FLOOR, LABELS, OTHERS, PUBLISHED, Mean, Row, means
+from .summary_rows import COSTS, FLOOR, LABELS, OTHERS, PUBLISHED, Mean, Row, means
 
 
 @styled
@@ -37,7 +37,7 @@ def write_summary(out: Path, rows: Sequence[Row], facts: dict[str, str]) -> list
         "summary.html.j2",
         rows=sorted(rows, key=lambda r: (r.length, r.sequence)),
         means=found,
-        columns=[c for c in (*PUBLISHED, *OTHERS) if any(c in m.mean for m in found)],
+        columns=[c for c in (*PUBLISHED, *OTHERS, *COSTS) if any(c in m.mean for m in found)],
         published=PUBLISHED,
         labels=LABELS,
         cell=cell,

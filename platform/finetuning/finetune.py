@@ -15,12 +15,14 @@ from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker
 from ..sampling.atom_order import OrderedPeptide
 from ..sampling.sample_files import finished
+from ..sampling.target import check_supported
 from .config import FinetuneJob
 from .executors import start_executor
 from .outputs import quality
 from .round_record import RoundRecord, read_records
 from .rounds import FinetuneRun, OnRound
 
+NEED_GRADIENT = {"reverse_kl", "log_variance", "anneal"}  # or log q at draws, to all digits
 INCIDENTAL = ("cluster.", "actors.", "out", "data_dir", "checkpoint_s", "in_process")  # do not change the results
 
 
@@ -91,6 +93,12 @@ def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
         raise ValueError(
             f"{checkpoint.name} is an ECNF, which learns by flow matching alone (jobs/train.py init=): give another "
             "flow as checkpoint="
+        )
+    check_supported(flow, job.com, smc=job.sampler == "smc" and job.objective.buffered)
+    if not flow.smooth and (wrong := job.objective.active.keys() & NEED_GRADIENT):
+        raise ValueError(
+            f"objective {min(wrong)} needs draws that move smoothly with the parameters, and those of a flow over bins "
+            "jump: give objective=self_improve, forward_kl or alpha2"
         )
     ordered = OrderedPeptide.of(job.source.load(), flow)
     _check_length(checkpoint, ordered.peptide)

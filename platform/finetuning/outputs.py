@@ -33,7 +33,7 @@ def write_final_samples(
         log_weights=result.log_w.numpy(),
         energy_kT=drawn.energy,
         log_q=drawn.log_q,
-        diagnostics=snis_diagnostics(result) | {"seconds": seconds},
+        diagnostics=snis_diagnostics(result) | drawn.diagnostics | {"seconds": seconds},
     )
     settings = {"temperature_k": job.temperature_k, "checkpoint": display_path(checkpoint)}
     settings |= {"weights_sha256": models.checkpoint.fingerprint(checkpoint), "seed": job.seed}

@@ -142,7 +142,9 @@ class Finetuner:
         if reads == "data":
             frames = self.data.frames
             assert frames is not None
-            x = augment(frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream)
+            x = augment(
+                frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream, self.flow.config.center
+            )
             return self._with_teacher(TermBatch(self._tensor(x)))
         of_term, data = self.data.terms[name], self.data
         chosen = stream.integers(len(of_term.rows), size=size)

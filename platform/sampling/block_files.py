@@ -44,6 +44,12 @@ def load_part(path: Path, *names: str) -> dict[str, np.ndarray]:
         raise DamagedFile(f"{path} is damaged: {error}") from None
 
 
+def has_array(path: Path, name: str) -> bool:
+    """Return True if a sound file has an array of this name."""
+    with np.load(path) as arrays:
+        return name in arrays.files
+
+
 def has_part(path: Path, rows: int, name: str = "log_q") -> bool:
     """Return True if a file is there whose array `name` has `rows`; a damaged one is set aside, to be made again."""
     try:

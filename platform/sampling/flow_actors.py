@@ -59,6 +59,17 @@ def runs_here(config: ActorsConfig, energies: int) -> bool:
     return not named and energies <= SMALL and torch.cuda.device_count() <= 1
 
 
+class Proposed(NamedTuple):
+    """A block of proposals: x (n, N, 3) normalised float32, log q (n,), and `center` (n, 3) as in `models.flow.Draw`.
+
+    Where there is a centre, log π̃ lacks the term of the centre of mass: its spread is known when all draws are there.
+    """
+
+    x: np.ndarray
+    log_q: np.ndarray
+    center: np.ndarray | None
+
+
 class Origin(NamedTuple):
     """Source rows of a resampled block, and the blocks that contain them."""
 
@@ -118,25 +129,36 @@ class FlowServer(BlockServer):
         # Energies are made ready by the first call for them: now, before two calls at once would do it.
         self.target_log_prob(self.peptide.positions[None] / self.flow.scale_nm)
 
-    def propose(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample block `block` of proposals: x (n, N, 3) normalised float32, and log q (n,) from the same pass."""
-        noise = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, self.peptide.n_atoms, 3), np.float32)
+    def propose(self, seed: int, block: int, n: int) -> Proposed:
+        """Sample block `block` of proposals, with log q from the same pass."""
+        noise = self.flow.noise(generator(seed, Stage.PROPOSE, 0, block), n, self.peptide.n_atoms)
         z = torch.from_numpy(noise).to(self.device)
         with self._alone:
-            x, log_q = self.flow.push(z, self.conditioning, self.target.draw_precision, self.proposal_ratio)
+            drawn = self.flow.draw(z, self.conditioning, self.target.draw_precision, self.proposal_ratio)
         count("boltzray_particles", n, "draw")
-        return x.cpu().numpy(), log_q.double().cpu().numpy()
+        center = drawn.center if self.target.fits_center(self.flow) else None
+        return Proposed(
+            drawn.x.cpu().numpy(),
+            drawn.log_q.double().cpu().numpy(),
+            None if center is None else center.cpu().numpy(),
+        )
 
-    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Sample block `block` of proposals x (n, N, 3); and log q, log π̃, energies in kT, each (n,)."""
-        x, log_q = self.propose(seed, block, n)
-        return x, (log_q, *self.target_log_prob(x))
+    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Sample block `block` of proposals x (n, N, 3); and log q, log π̃, energies in kT, each (n,), by name.
+
+        `center` (n, 3), where there is one, and log π̃ are as in `Proposed`.
+        """
+        proposed = self.propose(seed, block, n)
+        log_p, energy = self.target_log_prob(proposed.x)
+        scalars = {"log_q": proposed.log_q, "log_p": log_p, "energy": energy}
+        return proposed.x, scalars if proposed.center is None else scalars | {"center": proposed.center}
 
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate log π̃ (B,) and energies (B,) in kT of proposals."""
+        """Evaluate log π̃ (B,), as far as `Proposed` says, and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
-        log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm)
-        return log_p.numpy(), energy.energy
+        com = "none" if self.target.fits_center(self.flow) else self.target.com
+        log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm, com)
+        return log_p.numpy() - self.flow.log_covered(self.peptide.n_atoms), energy.energy
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Evaluate both ends of the path; the energies are computed elsewhere while this computes log q."""

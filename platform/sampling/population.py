@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from boltzray.samplers import Move, MoveInfo, Particles, merge_infos
+from boltzray.samplers import Move, MoveInfo, Particles, bins_com_log_density, ess, merge_infos
 from boltzray.samplers.types import FloatArray, IntArray
 
 from ..runtime.progress import progress
 from ..runtime.workers import Call, Workers, in_order
-from .block_files import blocks_per_part, has_part, load_part, part_path, save_part
+from .block_files import blocks_per_part, has_array, has_part, load_part, part_path, save_part
 from .flow_actors import Origin
 
 
@@ -30,7 +30,19 @@ class Proposals:
         self.log_q, self.log_p, self.energy = (
             np.concatenate([column[name] for column in columns]) for name in ("log_q", "log_p", "energy")
         )
+        self.diagnostics: dict[str, float] = {}
+        if has_array(paths[0], "center"):
+            self._add_center(np.concatenate([load_part(path, "center")["center"] for path in paths]))
         self.seconds = float(sum(column["seconds"] for column in columns))
+
+    def _add_center(self, center: FloatArray) -> None:
+        """Complete log π̃ by the term of the centre of mass, which all draws decide: see `Proposed`."""
+        n_atoms = load_part(self.paths[0], "x")["x"].shape[1]
+        term, spread = bins_com_log_density(center, n_atoms)
+        usable = np.isfinite(self.log_p) & np.isfinite(self.log_q)
+        without = (self.log_p - self.log_q)[usable]
+        self.diagnostics = {"com_spread": spread, **({"ess_without_com": ess(without)} if len(without) else {})}
+        self.log_p = self.log_p + term
 
     @classmethod
     def sample(cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
@@ -72,13 +84,11 @@ class Proposals:
 
 def _save_proposals(workers: Workers, path: Path, results: dict[int, Any], seconds: float) -> None:
     order = [results[block] for block in sorted(results)]
-    log_q, log_p, energy = (np.concatenate(column) for column in zip(*(scalars for _, scalars in order), strict=True))
+    columns = {name: np.concatenate([scalars[name] for _, scalars in order]) for name in order[0][1]}
     save_part(
         path,
         x=np.concatenate(workers.get([x for x, _ in order])),
-        log_q=log_q,
-        log_p=log_p,
-        energy=energy,
+        **columns,
         seconds=np.float64(seconds),
     )
 

@@ -108,7 +108,7 @@ def sample(job: SampleJob) -> Path:
     """Run `job`; returns the folder with its results."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
-    check_supported(flow, smc=job.sampler == "smc")
+    check_supported(flow, job.com, smc=job.sampler == "smc")
     ordered = OrderedPeptide.of(job.source.load(), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
     facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
@@ -181,7 +181,7 @@ def _sample(
     """SNIS of all proposals; then, if asked for, SMC from the first of them."""
     proposals = Proposals.sample(workers, job.samples, job.smc.block_size, job.seed, folder)
     result = snis(None, proposals.log_q, proposals.log_p, job.weights)
-    diagnostics = snis_diagnostics(result) | {"seconds": proposals.seconds}
+    diagnostics = snis_diagnostics(result) | proposals.diagnostics | {"seconds": proposals.seconds}
     with warn_on_error("logging to MLflow"):
         tracker.log({f"snis_{k}": v for k, v in diagnostics.items()})
     yield Ensemble(

@@ -42,23 +42,34 @@ class Target:
         """The part of it that has an energy."""
         return Molecule(self.pdb, self.temperature_k, self.forcefield)
 
-    def log_density(self, x: Tensor, energy: EnergyBatch, scale_nm: float) -> tuple[Tensor, Tensor | None, Tensor]:
-        """log π̃, its gradient and ok, in normalised coordinates, from energies at scale_nm · x.
+    def fits_center(self, flow: Flow) -> bool:
+        """Return True where the centre-of-mass term is fitted to all draws: see `samplers.bins_com_log_density`."""
+        return flow.config.center == "zero" and self.com == "gaussian"
+
+    def log_density(
+        self, x: Tensor, energy: EnergyBatch, scale_nm: float, com: CenterOfMass | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """log π̃, its gradient and ok, in normalised coordinates, from energies at scale_nm · x; `com` if not its own.
 
         Shape: x (B, N, 3) → (B,), (B, N, 3) or None, (B,) bool.
         """
-        com, com_gradient = com_log_density(x, self.com, self.temperature_ratio)
-        log_p = com - torch.from_numpy(energy.energy)
+        com_term, com_gradient = com_log_density(x, com or self.com, self.temperature_ratio)
+        log_p = com_term - torch.from_numpy(energy.energy)
         gradient = None
         if energy.gradient is not None:
             gradient = com_gradient - scale_nm * torch.from_numpy(energy.gradient)
         return log_p, gradient, torch.from_numpy(energy.ok)
 
 
-def check_supported(flow: Flow, *, smc: bool) -> None:
-    """Raises: ValueError of one line for what this flow does not allow."""
+def check_supported(flow: Flow, com: CenterOfMass, *, smc: bool) -> None:
+    """Raises: ValueError of one line for what this flow, or this target, does not allow."""
     if smc and not flow.smooth:
-        raise ValueError("SMC moves along the gradient of log q, which this flow does not give: set sampler=snis")
+        kind = "an ECNF does not have at a bearable cost" if flow.config.graph else "a flow over bins does not have"
+        raise ValueError(f"SMC moves along the gradient of log q, which {kind}: give sampler=snis")
+    if smc and com == "none":
+        raise ValueError("SMC needs a target with a centre of mass: give com=gaussian, or sampler=snis")
+    if com == "radial" and flow.config.center == "zero":
+        raise ValueError("com=radial is of flows with a Gaussian centre of mass: give com=gaussian, or none")
 
 
 def trained_at_k(checkpoint: Path) -> float:

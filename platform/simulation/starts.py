@@ -11,7 +11,7 @@ import ray
 from boltzray import models
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.runs import MDConfig, save_start, start_path, warmup_path
-from boltzray.samplers import resampling
+from boltzray.samplers import bins_com_log_density, resampling
 from boltzray.samplers.importance_weights import ess, normalised, treat
 
 from ..runtime.actor_pool import fetch
@@ -76,13 +76,16 @@ def draw_starts(checkpoint: Path, replicas: Sequence[MDReplica], config: MDConfi
     )  # fmt: skip
     server = FlowServer(str(checkpoint), target, partial(LocalEnergies, target.molecule, EnergyConfig()))
     n = len(replicas) * config.start_draws
-    blocks, log_w = [], []
+    blocks, log_w, centers = [], [], []
     for block, low in enumerate(range(0, n, BLOCK)):
-        x, log_q = server.propose(first.seed, block, min(BLOCK, n - low))
+        x, log_q, center = server.propose(first.seed, block, min(BLOCK, n - low))
         log_p, _ = server.target_log_prob(x)
         blocks.append(x)
         log_w.append(np.where(np.isfinite(log_p) & np.isfinite(log_q), log_p - log_q, -np.inf))
+        centers += [] if center is None else [center]
     found = np.concatenate(log_w)
+    if centers:
+        found = found + bins_com_log_density(np.concatenate(centers), ordered.peptide.n_atoms).log_density
     weights = normalised(treat(found, "truncate"))
     rows = resampling.systematic(weights, len(replicas), np.random.default_rng(first.seed))
     drawn = np.concatenate(blocks)[rows] * np.float32(server.flow.scale_nm)

@@ -259,6 +259,7 @@ def batch_plan(job: TrainJob) -> BatchPlan:
         constant=job.data.constant,
         accumulate=job.train.accumulate,
         energies=job.train.energy_weight > 0,
+        center=job.model.center,
     )
 
 

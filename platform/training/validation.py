@@ -107,7 +107,7 @@ def _frames(reference: ReferenceTrajectory, k: int) -> np.ndarray:
 @torch.no_grad()
 def negative_log_likelihood(flow: Flow, peptide: Peptide, positions_nm: np.ndarray, seed: int) -> float:
     """Mean over frames, per degree of freedom, in normalised coordinates; each frame in one random orientation."""
-    x = torch.from_numpy(augment(positions_nm, flow.scale_nm, np.random.default_rng(seed)))
+    x = torch.from_numpy(augment(positions_nm, flow.scale_nm, np.random.default_rng(seed), flow.config.center))
     device, c = next(flow.parameters()).device, flow.condition(peptide)
     total = sum(float(flow.log_prob(some.to(device), c).sum()) for some in x.split(FRAMES_AT_ONCE))
     return -total / x.numel()

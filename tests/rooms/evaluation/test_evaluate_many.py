@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from boltzray.evaluation.evaluate_many import EvaluateJob, PerPeptideOptions, evaluate
+from boltzray.evaluation.evaluate_many import EvaluateJob, PerPeptideOptions, evaluate, model_names
 from boltzray.evaluation.result import EvaluationResult
 from boltzray.evaluation.summary import write_summary
 from boltzray.evaluation.summary_rows import FLOOR, Row, means, rows_of
@@ -120,3 +120,40 @@ def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint:
 def test_lengths_of_rows_do_not_count_caps() -> None:
     names = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "NAN": 3, "a_folder": 0, "MSE": 3}
     assert {name: Row(sequence=name, sampler="").length for name in names} == names
+
+
+def test_several_flows_have_rows_of_their_own(tmp_path: Path) -> None:
+    checkpoints = ("boltzray://peptides-small", "outputs/a/checkpoint", "hub://x/y/robin.ckpt", "outputs/b/a/best")
+    assert list(model_names(checkpoints)) == ["peptides-small", "a", "robin", "a-2"]
+    job = EvaluateJob(sequences=("AA", "DG"), checkpoints=checkpoints[:2])
+    jobs = job.jobs(job.sequences, tmp_path)
+    assert list(jobs) == ["peptides-small/AA", "peptides-small/DG", "a/AA", "a/DG"]
+    assert jobs["a/DG"].checkpoint == "outputs/a/checkpoint"
+    assert jobs["a/DG"].folder == str(tmp_path / "a" / "DG")
+    assert vars(jobs["a/DG"]) | {"checkpoint": "", "out": ""} == vars(jobs["peptides-small/DG"]) | {
+        "checkpoint": "",
+        "out": "",
+    }
+    with pytest.raises(ValueError, match="checkpoints= are sampled"):
+        EvaluateJob(samples=("a",), checkpoints=checkpoints)
+
+
+def test_models_side_by_side(tmp_path: Path) -> None:
+    """One floor for all; k̂, energies and seconds beside the metrics; the interval of the ESS of untreated weights."""
+    numbers = {"diagnostics": {"ess": 0.1, "k_hat": 0.5, "n_evaluations": 100.0, "seconds": 2.0}}
+    numbers |= {"metrics": {"ess": 0.1, "ess_low": 0.05, "ess_high": 0.2, "torus_w2": 1.0}}
+    result = {"sequence": "AA", "reference": None, "verdict": [], "headline": "", "level": "good"}
+    found = EvaluationResult.from_json(result | {"noise_floor": {"torus_w2": 0.5}, "SNIS": numbers})
+    rows = [row for model in ("a", "b") for row in rows_of("AA", tmp_path, found, "", model)]
+    rows += rows_of("WWWWWWWW", tmp_path, None, "it has 195 atoms", "b")
+    assert rows[0].metrics["ess_high"] == 0.2
+    means_of = {m.sampler: m for m in means(rows)}
+    assert means_of.keys() == {"a SNIS", "b SNIS", FLOOR}
+    assert means_of[FLOOR].peptides == 1
+    assert means_of["b SNIS"].mean | {"ess": 0.1, "k_hat": 0.5, "n_evaluations": 100.0, "seconds": 2.0} == (
+        means_of["b SNIS"].mean
+    )
+    write_summary(tmp_path, rows, FACTS)
+    page = (tmp_path / "summary.html").read_text()
+    assert "it has 195 atoms" in page
+    assert page.count("energies</th>") == 1
