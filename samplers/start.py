@@ -1,4 +1,4 @@
-"""Where SMC starts: proposals are many and cheap, so the first stretch of the path is done by weighting all of them."""
+"""Start of SMC: proposals are many and cheap, so the first stretch of the path is done by weighting all of them."""
 
 from typing import NamedTuple
 
