@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from boltzray import models
+from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules import Peptide
 from boltzray.molecules.batched.energy import BatchedEnergy
 from boltzray.samplers import com_log_density, snis
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="an ECNF")
     parser.add_argument("sequence")
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--other", default=models.hub.DEFAULT_CHECKPOINT)
+    parser.add_argument("--other", default=DEFAULT_CHECKPOINT)
     parser.add_argument("--other-draws", type=int, default=4000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
