@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from boltzray import models
+from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules import Peptide
-from boltzray.molecules.batched.energy import BatchedEnergy
+from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.samplers import com_log_density, snis
 
 BLOCK = 50
@@ -48,7 +49,7 @@ def weighted(flow: models.Flow, peptide: Peptide, n: int, seed: int) -> dict[str
     x, log_q = (torch.cat(list(parts)) for parts in zip(*drawn, strict=True))
     seconds = time.perf_counter() - start
     x_nm = x.double().numpy() * flow.scale_nm
-    energy = BatchedEnergy(peptide).evaluate(x_nm, gradient=False).energy
+    energy = OpenMMEnergy(peptide, 310.0).evaluate(x_nm, gradient=False).energy
     log_w = com_log_density(x)[0].numpy() - energy - log_q.double().numpy()
     log_w = np.where(np.isfinite(log_w), log_w, -np.inf)
     # Densities of normalised coordinates: Z is in units of each flow's own scale.
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="an ECNF")
     parser.add_argument("sequence")
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--other", default=models.hub.DEFAULT_CHECKPOINT)
+    parser.add_argument("--other", default=DEFAULT_CHECKPOINT)
     parser.add_argument("--other-draws", type=int, default=4000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
