@@ -23,7 +23,7 @@ from .observables import CHUNK
 from .torsion_states import HasStates, occupied, states_of
 
 Values = NDArray[Any]
-SPHERE_POINTS = 240  # on each atom: areas are within 1 % of those of mdtraj's 960
+SPHERE_POINTS = 240  # on each atom: areas of frames are within 3 % of those of mdtraj's 960, their mean within 0.5 %
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

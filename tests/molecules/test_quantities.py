@@ -5,6 +5,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+from reports import FRAMES, PEPTIDE
 
 from boltzray.molecules import Peptide
 from boltzray.molecules.atom_lookup import AtomLookup
@@ -12,7 +13,6 @@ from boltzray.molecules.basins import Clusters, ramachandran_basins, read_basins
 from boltzray.molecules.couplings import HA_HB, HN_HA, couplings
 from boltzray.molecules.hydrogen_bonds import hydrogen_bonds
 from boltzray.molecules.quantities import basin_quantities, own_quantity, standard_quantities
-from reports import FRAMES, PEPTIDE
 
 
 def names(sequence: str) -> list[str]:
@@ -62,7 +62,8 @@ def test_shape_and_distances_are_those_of_mdtraj() -> None:
     pair = [[a.index for a in topology.atoms if a.name == "CA"]]
     np.testing.assert_allclose(found["A1:CA-A2:CA"], mdtraj.compute_distances(frames, pair)[:, 0], atol=1e-5)
     area = mdtraj.shrake_rupley(frames).sum(axis=1)
-    np.testing.assert_allclose(found["solvent-accessible area"], area, rtol=0.01)
+    np.testing.assert_allclose(found["solvent-accessible area"], area, rtol=0.03)  # fewer points on each sphere
+    assert found["solvent-accessible area"].mean() == pytest.approx(area.mean(), rel=0.01)
 
 
 def test_hydrogen_bonds_are_those_of_mdtraj() -> None:
