@@ -100,7 +100,10 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """Contents of the page. `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets."""
+    """Contents of the page. `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets.
+
+    `not_compared`: reference MD that there is, but of other conditions. `temperature_k` of the ensembles.
+    """
 
     peptide: HasChain
     ensembles: list[Ensemble]
@@ -109,6 +112,8 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    not_compared: str = ""
+    temperature_k: float | None = None
 
     @cached_property
     def states(self) -> list[StateRow]:
