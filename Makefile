@@ -55,6 +55,7 @@ lint: $(STAMP) tree
 	@MYPYPATH=.build/types $(BIN)/mypy --explicit-package-bases .build/types/boltzray
 
 ui: $(STAMP)
+	@echo "runs: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	@[ -n "$$MLFLOW_TRACKING_URI" ] || cd "$${BOLTZRAY_HOME:-.}"; MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  "$(CURDIR)/$(BIN)/mlflow" ui --workers 1 --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

@@ -111,8 +111,11 @@ def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:
     from boltzray.runtime import beside
     from boltzray.runtime.config import parse
     from boltzray.runtime.environment import prepare
+    from boltzray.runtime.progress import say
 
     prepare()
+    if "RAY_ADDRESS" in os.environ:  # whoever submits a job waits for its first line
+        say("loading")
     beside.start("boltzray.runtime.mlflow_process")
     try:
         job = import_module(module)

@@ -148,7 +148,7 @@ class Ensemble(SamplerEnsemble):
         from .report.contents import Report
         from .report.verdict import headline, verdict
 
-        report = Report(peptide=self.peptide, ensembles=[self])
+        report = Report(peptide=self.peptide, ensembles=[self], temperature_k=self.temperature_k)
         findings = verdict(report)
         return [(f.level, f.text) for f in [headline(report, findings), *findings]]
 

@@ -3,6 +3,7 @@
 A weight of zero (log −inf) is a legal value: a failed conformation. Shape: log_w (n,). Arrays or CPU tensors.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ Treatment = Literal["none", "psis", "truncate", "drop_top"]
 TREATMENTS: tuple[str, ...] = get_args(Treatment)
 DROPPED_FRACTION = 0.002  # the published protocol of SBG: the largest 0.2 % are discarded
 MIN_TAIL_DRAWS = 21  # weights above zero: a fifth of fewer is no tail to fit (five are needed)
+MAX_K_HAT = 0.7  # above it no practical number of draws settles an average (Vehtari et al. 2024)
 EQUAL = 1e-9  # log-weights that differ by less are equal but for rounding
 
 
@@ -105,7 +107,7 @@ def log_z_error(
 
 
 def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float | None]:
-    """Pareto-smoothed log-weights and the shape k̂ (above 0.7: do not trust the estimate).
+    """Pareto-smoothed log-weights and the shape k̂, which `reliable_k_hat` judges.
 
     Of the m weights above zero, the tail is the largest min(m/5, 3√m). k̂ is None for m < 21, which is too few to fit
     one; 0 when nothing is larger than the weight at which the tail would begin, as where all are equal; +inf when one
@@ -122,6 +124,11 @@ def psis(log_w: npt.ArrayLike | torch.Tensor) -> tuple[FloatArray, float | None]
         return smoothed, 0.0
     smoothed[alive], shape = smoothed_tail(finite, size)
     return smoothed, shape
+
+
+def reliable_k_hat(n: int) -> float:
+    """Largest k̂ for which n draws settle an average: min(1 − 1/log₁₀ n, 0.7). Source: Vehtari et al. 2024."""
+    return min(1.0 - 1.0 / math.log10(max(n, 11)), MAX_K_HAT)
 
 
 def treat(log_w: npt.ArrayLike | torch.Tensor, treatment: Treatment) -> FloatArray:

@@ -25,8 +25,8 @@ class SNISResult(NamedTuple):
 
     Shape: x (n, N, 3), or None where positions are kept elsewhere; log_w (n,) float64 on the CPU, after treatment,
     not normalised.
-    `ess` is Kish's, as a fraction of n. `log_z` = log mean w with standard error. `k_hat` above 0.7 means that
-    the estimate is not to be trusted; None below 21 weights above zero, which say nothing of it.
+    `ess` is Kish's, as a fraction of n. `log_z` = log mean w with standard error. `k_hat` above `reliable_k_hat(n)`
+    means that the estimate is not to be trusted; None below 21 weights above zero, which say nothing of it.
     """
 
     x: Tensor | None

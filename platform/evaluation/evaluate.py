@@ -71,12 +71,12 @@ def _evaluate_into(
     reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"], forcefield)
     if reference:
         reference, ensembles = _compared(reference, peptide, ensembles, intervals, seed, threads)
+    not_compared = facts.pop("not_compared", "")
     tracker = Tracker.find(folder)
     of_samples = {name: str(settings[name]) for name in ("checkpoint", "weights_sha256", "seed") if name in settings}
     report = Report(
         peptide=peptide,
         ensembles=ensembles,
-        temperature_k=settings["temperature_k"],
         reference=reference,
         training=training,
         curves=load_curves(folder / CURVES),
@@ -88,6 +88,8 @@ def _evaluate_into(
             **(tracker.facts() if tracker else {}),
         },
         notes=notes,
+        not_compared=not_compared,
+        temperature_k=float(settings["temperature_k"]),
     )
     result = EvaluationResult.of(report, evaluation_key(folder, data, peptide.sequence, intervals, seed))
     pictures = plot_report(report)

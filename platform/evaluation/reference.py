@@ -119,7 +119,7 @@ def load_reference_ensemble(
     """
     found = find_comparable(peptide, data, temperature_k, forcefield)
     if found.trajectory is None or found.path is None:
-        return None, {}, [found.note]
+        return None, {"not_compared": display_path(found.path)} if found.path else {}, [found.note]
     trajectory, path = found.trajectory, found.path
     total = len(trajectory.positions_nm)
     trajectory = trajectory.at(np.flatnonzero(np.isfinite(trajectory.positions_nm).all(axis=(1, 2))))

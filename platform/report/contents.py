@@ -102,9 +102,9 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """Contents of the page, at `temperature_k`.
+    """Contents of the page, at `temperature_k` of the ensembles. `training`: rows with `step` and `loss`.
 
-    `training`: rows with `step` and `loss`. `curves`: samplers at equal budgets.
+    `curves`: samplers at equal budgets. `not_compared`: reference MD that there is, but of other conditions.
     """
 
     peptide: HasChain
@@ -115,6 +115,7 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    not_compared: str = ""
 
     @cached_property
     def states(self) -> list[StateRow]:

@@ -25,7 +25,7 @@ NOTHING = 1e-9  # a fraction below it is printed as 0
 DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "n": ("Draws", "count", "conformations in this ensemble"),
     "ess": ("Effective sample size", "ess", "equally weighted draws that would be as good"),
-    "k_hat": ("Pareto k̂", "number", "tail of the weights; above 0.7 no average can be trusted"),
+    "k_hat": ("Pareto k̂", "number", "tail of the weights; the verdict has the limit for these draws"),
     "max_weight_share": ("Largest weight", "fraction", "share of the total that one draw holds"),
     "n_roots": ("Distinct ancestors", "count", "draws of the flow from which all particles descend"),
     "log_z": ("log Z", "number", "free energy of the target against the flow, −ΔF in kT"),

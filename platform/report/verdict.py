@@ -6,14 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.samplers.importance_weights import MIN_TAIL_DRAWS
+from boltzray.samplers.importance_weights import MAX_K_HAT, MIN_TAIL_DRAWS, reliable_k_hat
 
 from .contents import Finding, Level, Reference, Report, ancestors_needed, number, percent, quantiles
 from .verdict_states import judge_reference, judge_states
 
 MIN_EFFECTIVE, MIN_ESS = 50, 0.01
 FEW_EFFECTIVE = 200  # averages are fine from fewer, histograms are not
-MAX_K_HAT = 0.7  # Vehtari et al. 2024; below it, n draws settle a k̂ of up to 1 − 1/log₁₀ n
 MAX_WEIGHT_FRACTION = 0.05
 MAX_FAILED_FRACTION = 0.01
 # In interquartile ranges of the reference, 8 kT for two residues.
@@ -33,6 +32,8 @@ def verdict(report: Report) -> list[Finding]:
         findings.append(Finding(level="bad", text="There is no ensemble in this report."))
     if report.reference is None:
         text = "There is no reference MD to compare with: energies and structures have not been compared with anything."
+        if report.not_compared:
+            text = f"The reference MD there is, {report.not_compared}, is not compared: see the note on it."
         findings.append(Finding(level="warn", text=text))
     else:
         findings += judge_reference(report.reference)
@@ -76,9 +77,9 @@ def _judge(ensemble: Ensemble, reference: Reference | None) -> Iterator[Finding]
         )
         yield finding("warn", "k_hat", f"{text} are needed, here are {weighted}.")
     elif k_hat is not None:
-        reliable = min(1 - 1 / math.log10(max(n, 11)), MAX_K_HAT)
+        reliable = reliable_k_hat(n)
         if not k_hat <= MAX_K_HAT:
-            text = f"above {MAX_K_HAT}: a few draws decide every average, and more draws would not settle it."
+            text = f"above {MAX_K_HAT}: a few draws decide every average, and more would not settle it."
             yield finding("bad", "k_hat", f"Pareto k̂ is {number(k_hat)}, {text}")
         elif k_hat > reliable:
             text = f"above {number(reliable)}, the limit for {number(n)} draws: take more draws."

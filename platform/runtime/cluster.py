@@ -86,6 +86,7 @@ def _start(address: str, options: dict[str, Any]) -> None:
     """Start or join a cluster. Raises: RuntimeError where that does not work, in time or at all."""
     import ray
 
+    say("starting Ray on this machine" if address == "local" else "connecting to the Ray cluster")
     try:
         ray.init(address=address, **options)
     except Exception as error:

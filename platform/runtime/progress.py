@@ -44,9 +44,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(label: str, total: float, done: float = 0.0) -> Iterator[Update]:
-    """Give `update(value, note)`. A resumed run starts from `done`, which does not count for the rate."""
-    with (_bar if sys.stdout.isatty() else _lines)(label, total, done) as update:
+def progress(label: str, total: float, done: float = 0.0, *, starts_late: bool = False) -> Iterator[Update]:
+    """Give `update(value, note)`. A resumed run starts from `done`, which does not count for the rate.
+
+    `starts_late`: the time until the first update says nothing of the rate, as that of workers which start.
+    """
+    with _bar(label, total, done) if sys.stdout.isatty() else _lines(label, total, done, starts_late) as update:
         yield update
 
 
@@ -72,7 +75,7 @@ def _bar(label: str, total: float, done: float) -> Iterator[Update]:
 
 
 @contextmanager
-def _lines(label: str, total: float, done: float) -> Iterator[Update]:
+def _lines(label: str, total: float, done: float, starts_late: bool = False) -> Iterator[Update]:
     started = time.monotonic()
     printed, last = -LOG_EVERY_S, done
     marks = deque([(0.0, done)])  # when which value was reached
@@ -82,10 +85,13 @@ def _lines(label: str, total: float, done: float) -> Iterator[Update]:
         now = time.monotonic() - started
         if value == last or now < QUICK_S or (now - printed < LOG_EVERY_S and value < total):
             return
+        if starts_late and last == done:
+            marks.clear()
+            marks.append((now, value))
         printed, last = now, value
         while len(marks) > 1 and marks[1][0] <= (1 - RECENT) * now:
             marks.popleft()
-        rate = (value - marks[0][1]) / (now - marks[0][0]) if now > 0 else 0.0
+        rate = (value - marks[0][1]) / (now - marks[0][0]) if now > marks[0][0] else 0.0
         marks.append((now, value))
         eta = f"ETA {duration((total - value) / rate)}" if rate > 0 and value < total else ""
         say("  ".join(part for part in (f"{label} {100 * value / total:3.0f}%", eta, note) if part))

@@ -54,7 +54,14 @@ class RunFolder:
 
     def track(self, parent: Tracker | None = None) -> Tracker:
         """Open the folder's MLflow run, below `parent` if given."""
-        return Tracker.open(self.verb, self.path, self.settings, parent)
+        return Tracker.open(self.verb, self.path, self.settings, parent, "" if parent else self._name)
+
+    @property
+    def _name(self) -> str:
+        """Verb, peptide and flow, for lists of runs; empty where the settings do not say them."""
+        pdb, flow = self.settings.get("pdb"), self.settings.get("checkpoint")
+        peptide = self.settings.get("sequence") or (Path(str(pdb)).stem if pdb else "")
+        return f"{self.verb} {peptide} {Path(str(flow)).name}" if peptide and flow else ""
 
 
 @contextmanager

@@ -289,6 +289,7 @@ def start_actors(
     flow = ray.remote(server).options(**reserved, max_restarts=-1, max_concurrency=at_once)
     flows = [flow.remote(str(checkpoint), target, energies) for _ in range(n_flow)]
     everyone: list[Any] = [*servers, *flows]
+    say(f"starting {len(everyone)} actor{'s' * (len(everyone) > 1)}")
     waiting = [actor.ready.remote() for actor in everyone]
     while ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE_S)[1]:
         free = ray.available_resources().get("CPU", 0)

@@ -75,6 +75,7 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
         if (k_hat := top.rounds[-1].k_hat or 0.0) > MAX_K_HAT:
             text = f"Pareto k̂ of its last draw is {number(k_hat)}, above {MAX_K_HAT}: its ESS rests on a few draws"
             yield "warn", f"{text}, and another seed may give another order."
+        yield from _rivals(found, top, job.metric)
         others = [o for o in best_of_each(found, job.metric).values() if o.trial.objective != top.trial.objective]
         for second in [o for o in others if math.isfinite(o.score(job.metric))][:1]:
             text = f"The best other objective is {second.trial.objective} (trial {second.trial.number})"
@@ -85,6 +86,27 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
             yield "warn", f"{len(those)} of {len(found)} trials {status}: {', '.join(those)}."
     if unfinished := sum(o.status in LEFT for o in found):
         yield "warn", f"{unfinished} of {len(found)} trials have not ended: the same command goes on with them."
+
+
+def _rivals(found: Sequence[Outcome], top: Outcome, metric: Metric) -> Iterator[tuple[str, str]]:
+    """Say which trials may be as good as the best: finished ones within its error, and stopped ones ahead of it."""
+    close = [
+        str(o.trial.number)
+        for o in found
+        if o is not top and math.isfinite(o.score(metric)) and _within_error(top, o.rounds[-1], metric)
+    ]
+    if close:
+        named = f"trial{'s' * (len(close) > 1)} {', '.join(close)}"
+        yield "warn", f"Within twice the error of the best: {named}. Which is best, more draws would tell."
+    sign = 1 if MODES[metric] == "max" else -1
+    ahead = [
+        str(o.trial.number)
+        for o in found
+        if o.status == "stopped" and any(sign * value > sign * top.score(metric) for _, value in o.curve(metric)[-1:])
+    ]
+    if ahead:
+        named = f"trial{'s' * (len(ahead) > 1)} {', '.join(ahead)}"
+        yield "warn", f"Ahead of the best when stopped early: {named}. Only finished trials are called best."
 
 
 def _better(found: Sequence[Outcome], top: Outcome, metric: Metric) -> bool:

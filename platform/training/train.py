@@ -267,7 +267,7 @@ def watched(fit: Callable[[], Any], tracker: Tracker, steps: int, poll: Callable
     """Run `fit` and return its result; meanwhile poll, and show the metrics that a worker anywhere wrote to MLflow."""
     fitting = run_in_thread(fit)
     first = tracker.latest().get("step", 0.0)
-    with progress("train", steps, first) as update:
+    with progress("train", steps, first, starts_late=True) as update:
         while not wait([fitting], timeout=POLL_S).done:
             poll()
             with warn_on_error("reading the progress"):

@@ -148,6 +148,7 @@ def test_only_the_same_conditions_are_compared(
         assert "is in amber14-obc1 at 350 K: they are not compared" in notes[0]
         assert "python jobs/simulate.py sequences=[AA] split=test" in notes[0]
         assert "\n" not in notes[0]
+        assert facts["not_compared"].endswith("AA_subsampled.npz")
         return
     assert facts["reference_conditions"] == "amber14-obc1 at 350 K, 0.3 ns, batched"
     expected = OpenMMEnergy(aa, 350.0).evaluate(reference.positions_nm[:20], gradient=False).energy

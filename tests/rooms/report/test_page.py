@@ -146,6 +146,16 @@ def test_unfinished_path_wrong_chirality_and_no_reference() -> None:
     assert level(findings, "lam") == "bad"
     assert level(findings, "chirality") == "warn"
     assert any("no reference MD" in f.text for f in findings)
+    other = report(unfinished, reference=None, not_compared="data/AA.npz")
+    texts = [f.text for f in verdict(other)]
+    assert "The reference MD there is, data/AA.npz, is not compared: see the note on it." in texts
+    assert not any("no reference MD" in text for text in texts)
+
+
+def test_the_title_has_the_temperature(tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", report(ensemble(), temperature_k=350.0)).read_text()
+    assert f"<h1>Boltzmann ensemble of {PEPTIDE.sequence} at 350 K</h1>" in page
+    assert f"<title>{PEPTIDE.sequence} at 350 K: " in page
 
 
 # --- page ---------------------------------------------------------------------------------------

@@ -187,3 +187,50 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking_uri() == f"sqlite:///{tmp_path}/mine.db"  # workers have another working folder
     assert shown("postgresql://me:secret@host/mlflow") == "postgresql://me@host/mlflow"
     assert shown(sqlite_uri(Path("/a?b/mlflow.db"))) == "/a?b/mlflow.db"
+
+
+BESIDE = """
+import sys
+from pathlib import Path
+from boltzray.runtime import beside
+from boltzray.runtime.environment import prepare
+from boltzray.runtime.run_folder import RunFolder
+prepare()
+beside.start("boltzray.runtime.mlflow_process")
+out = Path(sys.argv[1])
+out.mkdir()
+settings = {"sequence": "AA", "checkpoint": "boltzray://peptides-small"}
+with RunFolder(out, "sample", settings).track() as tracker:
+    tracker.log({"ess": 0.5}, step=3)
+    (out / "page.html").write_text("a page")
+    tracker.artifact(out / "page.html", "report")
+    print(tracker.facts()["python"])
+    assert "mlflow" not in sys.modules
+    if len(sys.argv) > 2:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+beside.end()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_process_beside_the_job_logs_all_that_it_was_told(root: Path, home: Path, killed: bool) -> None:
+    """And the job does not import MLflow. One that is killed has logged what it had told."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    own = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE, str(home / "a"), *["kill"] * killed], env=own, capture_output=True, text=True
+    )
+    assert done.returncode == (-9 if killed else 0), done.stderr
+    client = MlflowClient(uri)
+    deadline = time.monotonic() + 60
+    while True:
+        (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        files = [f.path for f in client.list_artifacts(run.info.run_id, "report")]
+        if files or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    assert files == ["report/page.html"]
+    assert run.data.metrics == {"ess": 0.5}
+    assert run.info.status == ("RUNNING" if killed else "FINISHED")
+    assert run.info.run_name == "sample AA peptides-small"

@@ -282,6 +282,8 @@ def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple
     assert "Best: self_improve (trial 6), ESS 70\u00a0% after 1\u202f000 energies." in page
     assert "flow as it was given, on its first draws: 10\u00a0%" in page
     assert "within twice its error" not in page
+    assert "Within twice the error of the best" not in page
+    assert "Ahead of the best" not in page
     assert "1 of 12 trials diverged: 4." in page
     assert "1 of 12 trials failed: 8." in page
     assert "4 of 12 trials have not ended" in page
@@ -294,8 +296,12 @@ def test_the_page_says_what_is_best_and_what_went_wrong(home: Path, found: tuple
     outcomes = [replace(o, rounds=[replace(record, ess_error=0.3) for record in o.rounds]) for o in outcomes]
     page = write_sweep_report(home, made, outcomes, line).read_text()
     assert "ESS 70 ± 30.0\u00a0% after" in page
+    assert "Within twice the error of the best: trials 0, 1, 3, 5. Which is best, more draws would tell." in page
     assert "within twice its error" in page
     assert '<section class="verdict warn"' in page
+    early = [replace(o, status="stopped") if o is outcomes[6] else o for o in outcomes]
+    page = write_sweep_report(home, made, early, line).read_text()
+    assert "Ahead of the best when stopped early: trial 6. Only finished trials are called best." in page
     nothing = [replace(o, status="waiting", rounds=[]) for o in outcomes]
     assert "No trial has finished yet." in write_sweep_report(home, made, nothing, "").read_text()
 
