@@ -55,8 +55,8 @@ def expected(robin: Path, target: Target) -> tuple[np.ndarray, np.ndarray, np.nd
 def job(robin: Path, target: Target, home: Path, **changed: Any) -> SampleJob:
     (home / "AA.pdb").write_text(target.pdb)
     settings: dict[str, Any] = {
-        "pdb": str(home / "AA.pdb"), "checkpoint": str(robin), "out": "a", "sampler": "snis", "samples": N, "seed": SEED,
-        "smc": SMCConfig(block_size=BLOCK), "data_dir": "none", "weights": "none",
+        "pdb": str(home / "AA.pdb"), "checkpoint": str(robin), "out": "a", "sampler": "snis", "samples": N,
+        "seed": SEED, "smc": SMCConfig(block_size=BLOCK), "data_dir": "none", "weights": "none",
     }  # fmt: skip
     return SampleJob(**(settings | changed))
 
