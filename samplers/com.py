@@ -51,10 +51,10 @@ def bins_com_log_density(center: FloatArray, n_atoms: int) -> BinsCenter:
 
     Each coordinate is rounded to a bin on its own, so the mean m of a draw's bin centres, whose distribution stands in
     log q, is from N(0, s²) in each dimension: s² = pitch²/(12 N) of a perfect flow. The term is the density of m, with
-    s from the mean of |m|² over all draws but those that went astray (beyond `ASTRAY` times the median). Without it the ESS of a
-    perfect flow is below 0.001; m of the coordinates within their bins, in place of the centres, does not do either.
-    Scaled so that log Z is that of `com_log_density`. Exact in the same sense: π̃ has all translations of a
-    conformation, which tells bins apart and nothing of the molecule.
+    s from the mean of |m|² over all draws but those that went astray (beyond `ASTRAY` times the median). Without it the
+    ESS of a perfect flow is below 0.001, and with the mean of x in place of m it is not much better. Any s gives right
+    averages: where a conformation stands on the grid tells nothing of the molecule. Scaled so that log Z is that of
+    `com_log_density`.
 
     Shape: center (n, 3).
     """
