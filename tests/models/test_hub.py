@@ -49,6 +49,21 @@ def test_a_cached_file_loads(cache: Path, revision: str) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("file", ["robin.ckpt", "single/arbg_AAA.pth"])
+def test_files_of_robin_resolve(cache: Path, file: str) -> None:
+    repository = cache / "hub" / "models--danyalrehman17--robin-transferable"
+    snapshot = repository / "snapshots" / COMMIT / file
+    snapshot.parent.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    snapshot.write_bytes((GOLDEN / "robin" / "robin_small.pth").read_bytes())
+    url = f"hub://danyalrehman17/robin-transferable/{file}"
+    assert models.locate(url).name == Path(file).name
+    assert models.load(url, bins=(-4.5, 4.5), temperature=0.95, head_dim=16).config.coordinates == "binned"
+    with pytest.raises(ValueError, match="does not say its bins and temperature"):
+        models.load(url)
+
+
 @pytest.mark.parametrize("revision", ["main", "v2"])
 def test_a_file_that_cannot_be_had_says_how_to_get_it(cache: Path, revision: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:

@@ -18,6 +18,7 @@ from boltzray.molecules import Peptide
 from boltzray.samplers import SMCConfig, bins_com_log_density, ess, snis
 from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
 from boltzray.sampling.flow_actors import ActorsConfig, FlowServer
+from boltzray.sampling.ray_population import Proposals, save_proposals
 from boltzray.sampling.sample import SampleJob, sample
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.target import Target
@@ -47,7 +48,6 @@ def expected(robin: Path, target: Target) -> tuple[np.ndarray, np.ndarray, np.nd
     assert isinstance(server.flow, RobinFlow)
     x, bins = torch.from_numpy(np.concatenate([block.x for block in blocks])), server.flow.bins
     np.testing.assert_allclose(bins.centers(bins.tokens(x)).double().mean(1), center, atol=1e-6)
-    assert torch.equal(bins.tokens(x)[:, 0], bins.tokens(x[:, :1])[:, 0])
     log_q = np.concatenate([block.log_q for block in blocks])
     return log_p, log_q, bins_com_log_density(center, server.peptide.n_atoms).log_density
 
@@ -55,8 +55,8 @@ def expected(robin: Path, target: Target) -> tuple[np.ndarray, np.ndarray, np.nd
 def job(robin: Path, target: Target, home: Path, **changed: Any) -> SampleJob:
     (home / "AA.pdb").write_text(target.pdb)
     settings: dict[str, Any] = {
-        "pdb": str(home / "AA.pdb"), "checkpoint": str(robin), "out": "a", "sampler": "snis", "samples": N, "seed": SEED,
-        "smc": SMCConfig(block_size=BLOCK), "data_dir": "none", "weights": "none",
+        "pdb": str(home / "AA.pdb"), "checkpoint": str(robin), "out": "a", "sampler": "snis", "samples": N,
+        "seed": SEED, "smc": SMCConfig(block_size=BLOCK), "data_dir": "none", "weights": "none",
     }  # fmt: skip
     return SampleJob(**(settings | changed))
 
@@ -105,3 +105,17 @@ def test_it_learns_from_its_weighted_draws(robin: Path, home: Path, terms: dict[
     for name in ("reverse_kl", "log_variance", "anneal"):
         with pytest.raises(ValueError, match=f"objective {name} needs draws that move smoothly"):
             finetune(FinetuneJob(objective=ObjectiveConfig(terms={name: 1.0}), out=name, **settings | {"budget": 640}))
+
+
+def test_all_draws_decide_the_spread(robin: Path, target: Target, tmp_path: Path) -> None:
+    """Blocks of two servers, in files: what the driver reads is what one process makes at once."""
+    log_p, log_q, term = expected(robin, target)
+    servers = [FlowServer(str(robin), target, partial(LocalEnergies, target.molecule, EnergyConfig())) for _ in "ab"]
+    blocks = [servers[i % 2].propose(SEED, i, min(BLOCK, N - low)) for i, low in enumerate(range(0, N, BLOCK))]
+    targets = [servers[0].target_log_prob(block.x) for block in blocks]
+    save_proposals(tmp_path / "a.npz", blocks[:2], targets[:2], 1.0)
+    save_proposals(tmp_path / "b.npz", blocks[2:], targets[2:], 1.0)
+    drawn = Proposals([tmp_path / "a.npz", tmp_path / "b.npz"], BLOCK)
+    np.testing.assert_array_equal(drawn.log_q, log_q)
+    np.testing.assert_array_equal(drawn.log_p, log_p + term)
+    assert drawn.diagnostics["ess_without_com"] == ess(log_p - log_q)
