@@ -89,7 +89,7 @@ class FlowConfig:
     coordinates: Literal["cartesian", "internal", "binned"] = "cartesian"
     components: int = 3
     dihedral_components: int = 8
-    graph: GraphConfig | None = None  # None for all other kinds, so that runs that were begun without the key go on
+    graph: GraphConfig | None = None
     bins: int = 8192
     bin_range: tuple[float, float] = (-4.5, 4.5)
     temperature: float = 1.0

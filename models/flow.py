@@ -118,8 +118,10 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
-        """Log-density (B,) that training maximises, with gradients: `log_prob` without a temperature of the draws, or what
-        stands in for it."""
+        """Log-density (B,) that training maximises, with gradients: `log_prob`, or what stands in for it.
+
+        A temperature of draws is left out.
+        """
         return self.log_prob(x, c)
 
     def noise(self, stream: np.random.Generator, n: int, n_atoms: int) -> np.ndarray:
