@@ -98,10 +98,11 @@ def test_the_wheel_alone_samples_from_the_command_and_from_python(root: Path, si
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1800)
 def test_the_wheel_alone_goes_the_whole_way(site: Path, tmp_path: Path) -> None:
     """MD, training, finetuning and evaluation with the workers of Ray, which find the wheel."""
     command = str(python_of(site).with_name("boltzray"))
-    md = ("sequences=[AA]", "time_ns=0.001", "replicas=4", "md.warmup_ps=0.1", "md.interval_ps=0.05")
+    md = ("sequences=[AA]", "time_ns=0.0001", "replicas=4", "md.warmup_ps=0.01", "md.interval_ps=0.01")
     run(command, "simulate", *md, "cluster.num_cpus=2", cwd=tmp_path)
     run(command, "train", "data.path=data", "train.steps=2", "train.batch=8", "validation.every=0", cwd=tmp_path)
     budget = ("budget=240", "rounds=1", "steps=2", "batch=8")
