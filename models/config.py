@@ -20,6 +20,7 @@ PROSE_ORDERINGS = (
 )
 TARFLOW_ORDERINGS = ("n2c_residue-by-residue_standard", "n2c_residue-by-residue_standard_flip")
 KINDS = ("cartesian", "internal", "binned")
+BIN_SETTINGS = ("bins", "bin_range", "temperature", "max_atoms", "center")  # of a flow over bins alone
 LARGEST = 65536  # of each size: more is a slip, and would end in a lack of memory
 BIN_ORDERINGS = ("amber", "identity")  # of a flow over bins: AMBER's residue templates, or as atoms are given
 SYSTEM_ORDERINGS = ("identity", "identity_flip")  # tokens as the PDB file lists them

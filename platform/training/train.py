@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from boltzray import models
-from boltzray.models.config import FlowConfig
+from boltzray.models.config import BIN_SETTINGS, FlowConfig
 from boltzray.models.flow import Flow
 from boltzray.molecules.storage import DamagedFile, is_url, read_json
 from boltzray.molecules.zmatrix import geometry_version
@@ -110,7 +110,9 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     if job.resume == "never" and (out / "train.json").exists():
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
     job, start = _started(job)
-    settings = {**deciding(job, INCIDENTAL), **({"init_sha256": start.sha256} if start else {})}
+    # Runs that were begun without these keys go on: they say nothing of other flows.
+    unused = () if job.model.coordinates == "binned" else tuple(f"model.{name}" for name in BIN_SETTINGS)
+    settings = {**deciding(job, (*INCIDENTAL, *unused)), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
     geometry = _geometry(job, out, start)
