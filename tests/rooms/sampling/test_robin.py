@@ -15,10 +15,11 @@ from boltzray.finetuning.round_record import read_records
 from boltzray.models.losses import ObjectiveConfig
 from boltzray.models.robin import RobinFlow
 from boltzray.molecules import Peptide
+from boltzray.runtime.workers import LocalWorkers
 from boltzray.samplers import SMCConfig, bins_com_log_density, ess, snis
 from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies
 from boltzray.sampling.flow_actors import ActorsConfig, FlowServer
-from boltzray.sampling.ray_population import Proposals, save_proposals
+from boltzray.sampling.population import Proposals
 from boltzray.sampling.sample import SampleJob, sample
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.target import Target
@@ -65,7 +66,7 @@ def test_weights_on_actors(robin: Path, target: Target, home: Path, ray_cluster:
     """All draws decide the spread of the centre of mass, whichever of two actors made them."""
     standard = Target(pdb=Peptide.from_pdb(target.pdb).iupac().to_pdb(), temperature_k=310.0)
     log_p, log_q, term = expected(robin, standard)
-    out = sample(job(robin, target, home, actors=ActorsConfig(flow_replicas=2)))
+    out = sample(job(robin, target, home, actors=ActorsConfig(flow_replicas=2, in_process=False)))
     _, (found,) = read_samples(out)
     np.testing.assert_array_equal(found.log_q, log_q)
     np.testing.assert_array_equal(found.log_weights, log_p + term - log_q)
@@ -108,14 +109,16 @@ def test_it_learns_from_its_weighted_draws(robin: Path, home: Path, terms: dict[
 
 
 def test_all_draws_decide_the_spread(robin: Path, target: Target, tmp_path: Path) -> None:
-    """Blocks of two servers, in files: what the driver reads is what one process makes at once."""
+    """Blocks of two threads, in files: what the driver reads is what one process makes at once."""
     log_p, log_q, term = expected(robin, target)
-    servers = [FlowServer(str(robin), target, partial(LocalEnergies, target.molecule, EnergyConfig())) for _ in "ab"]
-    blocks = [servers[i % 2].propose(SEED, i, min(BLOCK, N - low)) for i, low in enumerate(range(0, N, BLOCK))]
-    targets = [servers[0].target_log_prob(block.x) for block in blocks]
-    save_proposals(tmp_path / "a.npz", blocks[:2], targets[:2], 1.0)
-    save_proposals(tmp_path / "b.npz", blocks[2:], targets[2:], 1.0)
-    drawn = Proposals([tmp_path / "a.npz", tmp_path / "b.npz"], BLOCK)
+    threads = torch.get_num_threads()
+    energies = partial(LocalEnergies, target.molecule, EnergyConfig())
+    workers = LocalWorkers(partial(FlowServer, str(robin), target, energies), 2)
+    try:
+        drawn = Proposals.sample(workers, N, BLOCK, SEED, tmp_path)
+    finally:
+        workers.close()
+        torch.set_num_threads(threads)
     np.testing.assert_array_equal(drawn.log_q, log_q)
     np.testing.assert_array_equal(drawn.log_p, log_p + term)
     assert drawn.diagnostics["ess_without_com"] == ess(log_p - log_q)
