@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .importance_weights import normalised, psis, to_float64
+from .importance_weights import normalised, psis, reliable_k_hat, to_float64
 from .rng import generator
 from .tail_bootstrap import ratio_replicates
 from .types import FloatArray
@@ -23,7 +23,6 @@ from .types import FloatArray
 Values = npt.ArrayLike | torch.Tensor
 Scale = Literal["plain", "log", "logit"]
 
-MAX_K_HAT = 0.7  # Vehtari et al. 2024
 MIN_EFFECTIVE = 20.0  # a tail, and a normal error, need some
 REPLICATES = 500
 ROUNDING = 1e-12
@@ -133,7 +132,7 @@ def _ratio(
     influence = (above - ratio * below) / bottom  # of each draw on the ratio
     if (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
         k_hat, n = (None, float(len(_groups(runs)))) if len(runs) else (_shape(weights), n_effective)
-        said = (True, "") if len(runs) else _judged(k_hat, n)
+        said = (True, "") if len(runs) else _judged(k_hat, n, len(weights))
         return Average(*_unvaried(ratio, scale, n, level), k_hat, n, *said)
     if len(runs):
         return _between_runs(above, below, ratio, scale, runs, level)
@@ -148,12 +147,14 @@ def _ratio(
     shapes = [_shape(part) for part in (weights, influence, -influence)]
     k_hat = max((k for k in shapes if k is not None), default=None)
     value = ratio if scale == "logit" else centre
-    return Average(value, (high - low) / (2 * quantile), low, high, k_hat, n_effective, *_judged(k_hat, n_effective))
+    said = _judged(k_hat, n_effective, len(weights))
+    return Average(value, (high - low) / (2 * quantile), low, high, k_hat, n_effective, *said)
 
 
-def _judged(k_hat: float | None, n_effective: float) -> tuple[bool, str]:
-    if k_hat is not None and not k_hat <= MAX_K_HAT:
-        return False, f"Pareto k̂ is {k_hat:.2f}, above {MAX_K_HAT}: a few draws decide it"
+def _judged(k_hat: float | None, n_effective: float, draws: int) -> tuple[bool, str]:
+    limit = reliable_k_hat(draws)
+    if k_hat is not None and not k_hat <= limit:
+        return False, f"Pareto k̂ is {k_hat:.2f}, above {limit:.2f}: a few draws decide it"
     if n_effective < MIN_EFFECTIVE:
         return False, f"{n_effective:.0f} effective draws, fewer than {MIN_EFFECTIVE:.0f}"
     return True, ""

@@ -154,6 +154,8 @@ class Tracker:
         from mlflow.entities import Param
 
         client, experiment_id = _experiment(uri, experiment)
+        if parent and parent.uri == uri:  # the UI nests runs of one experiment only
+            experiment_id = client.get_run(parent.run_id).info.experiment_id
         key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
         begun = _begun(out)
         if begun:

@@ -67,7 +67,7 @@ def _sweep_into(out: Path, job: SweepJob) -> Path:
         say(f"already swept: {finish(job, out, found)}")
         return out
     with (
-        Tracker.open("finetune", out, {**settings, "trials": len(planned)}) as tracker,
+        Tracker.open("sweep", out, {**settings, "trials": len(planned)}) as tracker,
         cluster(job.cluster, dashboard=True) as resources,
     ):
         records = Records(planned, tracker)
