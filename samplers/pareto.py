@@ -45,7 +45,8 @@ def fit(x: FloatArray) -> tuple[float, float]:
     theta = theta / (PRIOR_SCALE * x[int(n / 4 + 0.5) - 1]) + 1 / x[-1]
     shapes = np.log1p(-theta[:, None] * x).mean(1)
     likelihood = n * (np.log(-theta / shapes) - shapes - 1)
-    weights = 1 / np.exp(likelihood - likelihood[:, None]).sum(1)
+    weights = np.exp(likelihood - likelihood.max())
+    weights /= weights.sum()
     likely = weights >= 10 * np.finfo(np.float64).eps
     theta, weights = theta[likely], weights[likely]
     mean = float((theta * (weights / weights.sum())).sum())

@@ -48,7 +48,7 @@ def test_a_verb_is_its_script(home: Path) -> None:
 def test_a_word_that_is_no_job_is_named(home: Path) -> None:
     done = boltzray(home, "sampel")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: sampel is no job: give one of compare, convert,")
+    assert done.stderr.startswith("error: sampel is no job: give one of analyze, compare,")
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_help_lists_keys_and_groups(run_here: RunHere) -> None:
     assert done.returncode == 0
     for part in (
         "python jobs/train.py",
-        "model=internal, prose",
+        "model=ecnf, ecnf_plus_plus",
         "now laptop: Minutes",
         "keep: 7    ",
         "training checkpoints kept",

@@ -73,6 +73,7 @@ def test_recipes_of_references_are_of_published_test_peptides(length: int, count
 
 # Keys that a job is refused without, with a value for those that conf/ leaves empty.
 GIVEN = {
+    "analyze": ("sequence=AA",),
     "compare": ("sequence=AA",),
     "convert": ("input=flow.pth", "output=flow"),
     "evaluate": ("split=test",),
@@ -130,7 +131,7 @@ def test_nested_values_become_what_they_stand_for() -> None:
         (TrainJob, {"train": {"precision": "fp8"}}, "choose auto, bf16 or float32"),
         (TrainJob, {"model": {"channels": 100}}, "try channels=64"),
         (SampleJob, {}, "give a peptide"),
-        (SampleJob, {"sequence": "AA", "smc_particles": 2000}, "from 2 to samples=1000"),
+        (SampleJob, {"sequence": "AA", "smc_particles": 3000}, "from 2 to samples=2048"),
         (SampleJob, {"sequence": "AA", "smc": {"kernel": "hmcc"}}, "smc.kernel"),
         (SimulateJob, {"sequences": ["AXZ"]}, "'X' at position 2 of 'AXZ'"),
         (SimulateJob, {"sequences": [""]}, "empty"),

@@ -46,12 +46,12 @@ def test_servers_draw_the_same_bits(checkpoint: str) -> None:
 
 
 def test_what_it_does_not_do_is_said_at_once(home: Path, checkpoint: str) -> None:
-    with pytest.raises(ValueError, match="set sampler=snis"):
+    with pytest.raises(ValueError, match="give sampler=snis"):
         sample(SampleJob(sequence="GG", checkpoint=checkpoint, out="a"))
     with pytest.raises(ValueError, match="learns by flow matching alone"):
         finetune(FinetuneJob(sequence="GG", checkpoint=checkpoint, out="b"))
     job = CompareJob(sequence="GG", checkpoint=checkpoint, methods=("smc",), out="c")
-    with pytest.raises(ValueError, match="set sampler=snis"):
+    with pytest.raises(ValueError, match="give sampler=snis"):
         _flows(job, Path(checkpoint), Peptide.from_sequence("GG"))
     with pytest.raises(ValueError, match=r"train\.energy_weight=0"):
         TrainJob(model=MODEL, train=TrainConfig(energy_weight=0.3))
