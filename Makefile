@@ -17,6 +17,7 @@ help:
 	@echo "make lint         format, lint and types"
 	@echo "make ui           the MLflow UI on http://127.0.0.1:5000"
 	@echo "make docs         the documentation as a site, in site/"
+	@echo "make notebooks    executes the notebooks of the documentation, and writes their outputs"
 	@echo "make wheel        a wheel, in dist/"
 	@echo "make findings     faults of public packages that are worked around here: which have changed"
 
@@ -59,6 +60,10 @@ ui: $(STAMP)
 	@[ -n "$$MLFLOW_TRACKING_URI" ] || cd "$${BOLTZRAY_HOME:-.}"; MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  "$(CURDIR)/$(BIN)/mlflow" ui --workers 1 --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+.PHONY: notebooks
+notebooks: $(STAMP)
+	@$(BIN)/python docs/run_notebooks.py $(ARGS)
 
 # The site has an environment of its own: nothing of it is needed to run BoltzRay.
 DOCS := .build/docs
