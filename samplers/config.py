@@ -29,7 +29,7 @@ class SMCConfig:
     n_steps: int = 100
     max_steps: int = 10_000
     moves_per_step: int = 1
-    step_size: float = 1e-4
+    step_size: float = 2.5e-5
     target_acceptance: float | None = 0.574
     n_leapfrog: int = 5
     ula_weights: ULAWeights = "exact"
@@ -72,4 +72,4 @@ class SMCConfig:
 
 
 # Longer moves and smaller steps of the path: the default of `sample`; conf/smc/hmc.yaml says why.
-HMC = SMCConfig(kernel="hmc", step_size=1e-2, n_leapfrog=10, target_acceptance=0.65, cess_target=0.98)
+HMC = SMCConfig(kernel="hmc", step_size=7e-3, n_leapfrog=10, target_acceptance=0.65, cess_target=0.98)

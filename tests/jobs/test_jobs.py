@@ -142,7 +142,7 @@ def test_help_lists_keys_and_groups(run_here: RunHere) -> None:
         assert part in done.stdout
     chosen = run_here("sweep", "--help", "smc=mala").stdout  # a group of a file that it is made of
     assert "now mala: SMC with Metropolis" in chosen
-    assert re.search(r"step_size: 0.0001 +# the first", chosen)
+    assert re.search(r"step_size: 2.5e-05 +# the first", chosen)
     assert "steps: 10000" in run_here("train", "--cfg", "job").stdout
 
 
