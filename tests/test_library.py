@@ -1,8 +1,11 @@
 """`import boltzray` and what it offers: the bits of the jobs, averages with intervals, other formats."""
 
+import json
+import re
 import subprocess
 import sys
 import warnings
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,9 @@ def test_an_ensemble_says_what_it_is_worth(drawn: Ensemble) -> None:
     html = drawn._repr_html_()
     assert "Pareto" in html
     assert html.count("data:image/svg+xml") == 1  # two residues: one plot of φ and ψ
+    (page,) = re.findall(r'<iframe [^>]* srcdoc="([^"]*)">', html)
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', unescape(page))
+    assert all(len(state["xyz"]) == 3 * 22 for state in json.loads(data)["states"])
 
 
 def test_averages_are_weighted_and_doubtful_ones_warn(drawn: Ensemble) -> None:
