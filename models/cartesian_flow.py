@@ -4,7 +4,6 @@ Shapes: B samples, P conditions (1 or B), N atoms, T tokens (N, or 3N), C channe
 Source: prose (arXiv 2508.18175), TarFlow (arXiv 2412.06329).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,7 @@ from .block import Block
 from .block_decoder import BlocksDecoder
 from .conditioning import Conditioning, Precision
 from .config import FlowConfig
-from .flow import ATOM_TYPES, RESIDUE_TYPES, Flow, normal_log_density
+from .flow import ATOM_TYPES, RESIDUE_TYPES, Flow
 from .flow_decoder import Decoder
 from .layers import embedding, reorder, sinusoid
 from .tables import PeptideLike, PeptideTables
@@ -110,17 +109,3 @@ class CartesianFlow(Flow):
         if x.shape[1:] != (n, 3):
             raise ValueError(f"coordinates have shape {tuple(x.shape)}: give (B, {n}, 3) for this peptide")
         return x.reshape(len(x), -1, self.config.token_dim)
-
-    def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
-        """See `Flow`."""
-        z, logdet = self(x, c)
-        return normal_log_density(z, 3 * c.n_atoms, temperature_ratio) + logdet
-
-    @torch.inference_mode()
-    def push(
-        self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """See `Flow`; all latents have the variance `temperature_ratio`."""
-        z = z if temperature_ratio == 1.0 else z * math.sqrt(temperature_ratio)
-        x, logdet = self.inverse(z, c, precision)
-        return x, normal_log_density(z, 3 * c.n_atoms, temperature_ratio) - logdet

@@ -12,7 +12,6 @@ Shapes: B samples, P conditions (1 or B), N atoms, C channels; see `flow`.
 Source: TBG (Klein and Noé 2024, arXiv 2406.14426), prose (arXiv 2508.18175); training: flow matching, arXiv 2210.02747.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from .conditioning import Conditioning, Precision
 from .config import FlowConfig, GraphConfig
-from .flow import Flow, normal_log_density
+from .flow import Flow
 from .graph_divergence import velocity_and_divergence
 from .graph_network import GraphNetwork, without_mean
 from .ode import integrate
@@ -125,20 +124,6 @@ class ECNF(Flow):
         if precision != "float32":
             raise ValueError("an ECNF integrates its density along the path, in float32: set draw_precision=float32")
         return self._follow(z, c, backwards=False)
-
-    def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
-        """See `Flow`; without gradients."""
-        z, logdet = self(x, c)
-        return normal_log_density(z, 3 * c.n_atoms, temperature_ratio) + logdet
-
-    @torch.inference_mode()
-    def push(
-        self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """See `Flow`; all latents have the variance `temperature_ratio`."""
-        z = z if temperature_ratio == 1.0 else z * math.sqrt(temperature_ratio)
-        x, logdet = self.inverse(z, c, precision)
-        return x, normal_log_density(z, 3 * c.n_atoms, temperature_ratio) - logdet
 
     def atoms(self, c: Conditioning) -> int:
         """See `Flow`."""

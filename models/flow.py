@@ -115,7 +115,8 @@ class Flow(nn.Module):
 
     def log_prob(self, x: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
         """Log-density (B,) in normalised coordinates (B, N, 3); `temperature_ratio` as in `push`."""
-        raise NotImplementedError
+        z, logdet = self(x, c)
+        return normal_log_density(z, 3 * c.n_atoms, temperature_ratio) + logdet
 
     def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
         """Log-density (B,) that training maximises, with gradients: `log_prob`, or what stands in for it.
@@ -139,18 +140,21 @@ class Flow(nn.Module):
         del n_atoms
         return 0.0
 
+    @torch.inference_mode()
     def push(
         self, z: Tensor, c: Conditioning, precision: Precision = "float32", temperature_ratio: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """Conformations from standard normal latents, and the log-density of each, summed in the same pass.
 
         In bf16 too that is the density of these conformations, and what importance weights need; a forward pass gives
-        a slightly different one. `temperature_ratio`: temperature over that of the training; coordinates spread as its
-        root, except rotatable dihedrals and rotations.
+        a slightly different one. `temperature_ratio`: temperature over that of the training; here all latents have that
+        variance, and of internal coordinates all but rotatable dihedrals and rotations spread as its root.
 
         Shape: z (n, N, 3) → x (n, N, 3) normalised, log_q (n,).
         """
-        raise NotImplementedError
+        z = z if temperature_ratio == 1.0 else z * math.sqrt(temperature_ratio)
+        x, logdet = self.inverse(z, c, precision)
+        return x, normal_log_density(z, 3 * c.n_atoms, temperature_ratio) - logdet
 
     def sample(
         self, c: Conditioning, n: int, generator: torch.Generator | None = None, precision: Precision = "float32"

@@ -1,6 +1,7 @@
 """Generalised Pareto distribution of the largest weights: its fit, and the weights that it stands for.
 
-numpy alone. Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024; the fit is that of Zhang & Stephens 2009 with their
+With numpy alone, as all samplers, and without the seconds that importing ArviZ takes, whose `psislw` the tests hold it
+against. Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024; the fit is that of Zhang & Stephens 2009 with their
 weakly informative prior of the shape.
 """
 
@@ -34,19 +35,27 @@ def smoothed_tail(log_w: FloatArray, size: int) -> tuple[FloatArray, float]:
     return x + top, shape
 
 
-def fit(x: FloatArray) -> tuple[float, float]:
-    """Shape k and scale σ of a generalised Pareto distribution of x (n,), positive and ascending.
+def likelihoods(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Grid of θ = −k/σ, the shape k that is likeliest with each, and the profile likelihood of each, of sum 1.
 
-    Empirical Bayes: the profile likelihood of θ = −k/σ on a grid gives θ̂, its mean; k follows from that.
+    Shape: x (n,), positive and ascending → (G,) each. Source: Zhang & Stephens 2009, equations 5 to 7.
     """
     n = len(x)
     points = 30 + int(n**0.5)
     theta = 1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))
     theta = theta / (PRIOR_SCALE * x[int(n / 4 + 0.5) - 1]) + 1 / x[-1]
     shapes = np.log1p(-theta[:, None] * x).mean(1)
-    likelihood = n * (np.log(-theta / shapes) - shapes - 1)
-    weights = np.exp(likelihood - likelihood.max())
-    weights /= weights.sum()
+    log_likelihood = n * (np.log(-theta / shapes) - shapes - 1)
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    return theta, shapes, weights / weights.sum()
+
+
+def fit(x: FloatArray) -> tuple[float, float]:
+    """Shape k and scale σ of a generalised Pareto distribution of x (n,), positive and ascending.
+
+    Empirical Bayes: the profile likelihood of θ = −k/σ on a grid gives θ̂, its mean; k follows from that.
+    """
+    n, (theta, _, weights) = len(x), likelihoods(x)
     likely = weights >= 10 * np.finfo(np.float64).eps
     theta, weights = theta[likely], weights[likely]
     mean = float((theta * (weights / weights.sum())).sum())

@@ -5,6 +5,7 @@ Shapes: n draws, B replicates, m draws of a tail.
 
 import numpy as np
 
+from .pareto import likelihoods
 from .types import FloatArray
 
 CHUNK = 2_000_000  # random numbers held at once
@@ -57,18 +58,9 @@ def largest(values: FloatArray) -> np.ndarray:
 
 
 def mean_excess(excess: FloatArray, replicates: int, rng: np.random.Generator) -> FloatArray:
-    """Means (B,) of generalised Pareto distributions that may have given the excesses (m,), ascending and above zero.
-
-    Source: Zhang & Stephens 2009, equations 5 to 7.
-    """
-    m = len(excess)
-    grid = 30 + int(m**0.5)
-    theta = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
-    theta = theta / (3 * excess[int(m / 4 + 0.5) - 1]) + 1 / excess[-1]
-    shape = np.log1p(-theta[:, None] * excess).mean(axis=1)
-    log_likelihood = m * (np.log(-theta / shape) - shape - 1)
-    likelihood = np.exp(log_likelihood - log_likelihood.max())
-    row = rng.choice(grid, size=replicates, p=likelihood / likelihood.sum())
+    """Means (B,) of generalised Pareto distributions that may have given the excesses (m,), which ascend from zero."""
+    theta, shape, likelihood = likelihoods(excess)
+    row = rng.choice(len(theta), size=replicates, p=likelihood)
     scale = -shape[row] / theta[row]
     mean: FloatArray = scale / (1 - np.minimum(shape[row], MAX_SHAPE))
     return mean

@@ -10,18 +10,18 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans, vq
 
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.observables import chirality_signs, dihedrals, unmirror
-from boltzray.molecules.subsample import weighted_subsample
+from boltzray.molecules.subsample import systematic_rows, weighted_subsample
 
 from .contents import HasChain
 from .plotting import Floats
 
 STATES = 4
 MAX_CLUSTERED = 5_000
-STARTS, MAX_ITERATIONS = 4, 100
+STARTS = 20  # of k-means, of which the best counts
 ASSETS = Path(__file__).with_name("assets")
 
 
@@ -54,12 +54,14 @@ def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
     heavy = weights > 1e-6 * weights.max()  # the others would only be clusters of nothing
     positions, circles, weights, candidates = positions[heavy], circles[heavy], weights[heavy], candidates[heavy]
     k = min(STATES, len(np.unique(circles.round(3), axis=0)))
-    centres, labels = _clusters(circles, weights, k)
+    # SciPy's, whose import costs nothing here, knows no weights: of frames that are repeated by theirs.
+    centres, _ = kmeans(circles[systematic_rows(weights, MAX_CLUSTERED)], k, iter=STARTS, rng=0)
+    labels, _ = vq(circles, centres)
     found = []
-    for number, centre in enumerate(centres):
+    for number in np.unique(labels):
         members = np.flatnonzero(labels == number)
         likely = members[weights[members] >= np.median(weights[members])]
-        row = likely[np.square(circles[likely] - centre).sum(1).argmin()]
+        row = likely[np.square(circles[likely] - centres[number]).sum(1).argmin()]
         found.append((float(weights[members].sum() / weights.sum()), int(row)))
     found.sort(reverse=True)
     superposed = _superposed(positions[[row for _, row in found]], peptide)
@@ -67,38 +69,6 @@ def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
         Conformer(fraction=fraction, energy_kT=float(ensemble.energy_kT[candidates[row]]), positions_nm=x)
         for (fraction, row), x in zip(found, superposed, strict=True)
     ]
-
-
-def _clusters(x: Floats, weights: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Centres (k, D) and labels (n,) of a weighted k-means of x (n, D), the best of a few starts.
-
-    Not scikit-learn's, whose import takes longer than all the rest of a report.
-    Source: Arthur & Vassilvitskii 2007 (k-means++), Lloyd 1982.
-    """
-    best, found = np.inf, None
-    for start in range(STARTS):
-        stream = np.random.default_rng(start)
-        centres = x[stream.choice(len(x), 1, p=weights / weights.sum())]
-        while len(centres) < k:
-            far = weights * _squares(x, centres).min(1)
-            centres = np.r_[centres, x[stream.choice(len(x), 1, p=far / far.sum())]]
-        labels = np.full(len(x), -1)
-        for _ in range(MAX_ITERATIONS):
-            before, labels = labels, _squares(x, centres).argmin(1)
-            if np.array_equal(labels, before):
-                break
-            mass = np.bincount(labels, weights, k)[:, None]
-            sums = np.stack([np.bincount(labels, weights * column, k) for column in x.T], 1)
-            centres = np.where(mass > 0, sums / np.maximum(mass, np.finfo(np.float64).tiny), centres)
-        cost = float(weights @ _squares(x, centres)[np.arange(len(x)), labels])
-        if cost < best:
-            best, found = cost, (centres, labels)
-    assert found is not None
-    return found
-
-
-def _squares(x: Floats, centres: Floats) -> Floats:
-    return np.square(x[:, None] - centres).sum(2)
 
 
 def bonds(peptide: HasChain) -> list[tuple[int, int]]:
