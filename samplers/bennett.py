@@ -30,7 +30,8 @@ def bennett(
 ) -> Average:
     """Estimate −ln(Z₂/Z₁), of targets exp(−u₁) and exp(−u₂), from reduced energy differences u₂ − u₁.
 
-    Draws of each target may have self-normalised weights, which pymbar's do not have; `effective`: see `weighted_average`, one for each.
+    Draws of each target may have self-normalised weights, for which pymbar's has no place; `effective`: see
+    `weighted_average`, one for each.
 
     Shape: of_first (n,), of_second (m,): u₂ − u₁ at draws of the first and of the second. Units: kT, each of its own.
     Raises: ValueError as `weighted_average`, and where the two do not overlap.
