@@ -117,13 +117,17 @@ def _perform(config: DictConfig, module: str, kind: str, action: str) -> None:
     if "RAY_ADDRESS" in os.environ:  # whoever submits a job waits for its first line
         say("loading")
     beside.start("boltzray.runtime.mlflow_process")
+    stopped = False
     try:
         job = import_module(module)
         values = OmegaConf.to_container(config, resolve=True)
         assert isinstance(values, dict)
         getattr(job, action)(parse(getattr(job, kind), {str(key): value for key, value in values.items()}))
+    except KeyboardInterrupt:
+        stopped = True
+        raise
     finally:
-        beside.end()
+        beside.end(stopped=stopped)
 
 
 def _one_line(error: BaseException) -> str:

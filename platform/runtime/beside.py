@@ -1,10 +1,13 @@
 """A process beside a job's that talks to MLflow: importing that takes seconds, in which the job has long begun.
 
 It gets what is to be logged through a socket, in order, and does it however the job ends: a job that is killed loses
-nothing that it has logged. The job waits for it at its end, and where it asks something.
+nothing that it has logged. The job waits for it at its end, and where it asks something. A process that has died is as
+one that was never started.
 """
 
 import os
+import pickle
+import queue
 import signal
 import socket
 import subprocess
@@ -15,9 +18,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import stopping
-
 STOPPED_S = 5.0  # for what is still to be logged, of a job that was stopped
+PATIENCE_S = 0.2  # for a message to be written, after which a slow store holds up the job no longer
 
 
 class Beside:
@@ -32,36 +34,51 @@ class Beside:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        self._lock, self._number, self._used = threading.RLock(), 0, False
+        self._lock, self._number, self._used = threading.Lock(), 0, False
+        # A thread writes: Ctrl-C, which is the main thread's, leaves no half message.
+        self._messages: queue.SimpleQueue[tuple[bytes, threading.Event] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def _write(self) -> None:
+        with suppress(OSError):  # the process is gone, which the next message finds
+            while (message := self._messages.get()) is not None:
+                self._connection.send_bytes(message[0])
+                message[1].set()
+
+    def _put(self, number: int | None, name: str, arguments: tuple[Any, ...]) -> None:
+        if self.process.poll() is not None:
+            raise OSError("the process that writes to MLflow has died")
+        self._used, written = True, threading.Event()
+        self._messages.put((pickle.dumps((number, name, arguments)), written))
+        written.wait(PATIENCE_S)
 
     def send(self, name: str, *arguments: Any) -> None:
         """Have a function called, whose result nobody wants. Raises: OSError if the process is gone."""
-        with self._lock:
-            self._used = True
-            self._connection.send((None, name, arguments))
+        self._put(None, name, arguments)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Return what a function returns. Raises: its error; OSError, EOFError if the process is gone."""
+        """Return what a function returns. Raises: RuntimeError for its error; OSError, EOFError if it is gone."""
         with self._lock:
-            self._used = True
             self._number += 1
-            self._connection.send((self._number, name, arguments))
+            self._put(self._number, name, arguments)
             while True:  # an interrupted call leaves its answer behind
                 number, value, error = self._connection.recv()
                 if number == self._number:
                     break
         if error is not None:
-            raise error
+            raise RuntimeError(error)
         return value
 
-    def close(self) -> None:
-        """Wait until all is done that was sent; of a job that was stopped, for a while."""
-        with self._lock:
-            self._connection.close()
+    def close(self, seconds: float | None) -> None:
+        """Wait until all is done that was sent, at most so many seconds: it goes on by itself."""
+        self._messages.put(None)
+        self._writer.join(seconds)
+        self._connection.close()
         if not self._used:
             self.process.kill()
-        with suppress(subprocess.TimeoutExpired):  # it goes on by itself
-            self.process.wait(STOPPED_S if stopping.was_stopped() else None)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
 
 _beside: Beside | None = None
@@ -74,16 +91,16 @@ def start(module: str) -> None:
 
 
 def running() -> Beside | None:
-    """Return the process that was started, if there is one."""
-    return _beside
+    """Return the process that was started, if there is one and it lives."""
+    return _beside if _beside and _beside.process.poll() is None else None
 
 
-def end() -> None:
-    """Wait for the process, if one was started."""
+def end(*, stopped: bool = False) -> None:
+    """Wait for the process, if one was started; of a job that was `stopped`, for a while."""
     global _beside
     found, _beside = _beside, None
     if found:
-        found.close()
+        found.close(STOPPED_S if stopped else None)
 
 
 def _serve(connection: Connection, module: Any) -> None:
@@ -97,9 +114,9 @@ def _serve(connection: Connection, module: Any) -> None:
         try:
             value = getattr(module, name)(*arguments)
         except Exception as raised:
-            error = raised
+            error = repr(raised)  # what is raised may not pickle
             if number is None:
-                print(f"warning: logging to MLflow failed: {raised!r}", file=sys.stderr, flush=True)
+                print(f"warning: logging to MLflow failed: {error}", file=sys.stderr, flush=True)
         if number is not None:
             with suppress(OSError):
                 connection.send((number, value, error))

@@ -9,7 +9,7 @@ import mlflow.tracking  # noqa: F401  seconds, for which nobody waits here
 from . import mlflow_store
 from .tracking import Tracker, send_kept
 
-__all__ = ["ask", "find_run", "finish", "has_run", "open_run", "send_kept", "write"]
+__all__ = ["ask", "find_run", "finish", "open_run", "send_kept", "write"]
 
 _runs: dict[int, Tracker] = {}
 
@@ -27,16 +27,11 @@ def open_run(
     _runs[key] = Tracker.open_here(experiment, out, parameters, above, facts)
 
 
-def has_run(out: Path) -> bool:
-    """Return True if a results folder has a run."""
-    return Tracker.find_here(out) is not None
-
-
-def find_run(key: int, out: Path) -> None:
-    """Find the run of a results folder, to be known by `key`."""
-    found = Tracker.find_here(out)
-    assert found is not None  # `has_run` was asked
-    _runs[key] = found
+def find_run(key: int, out: Path) -> bool:
+    """Return True if a results folder has a run, which is then known by `key`."""
+    if found := Tracker.find_here(out):
+        _runs[key] = found
+    return found is not None
 
 
 def ask(key: int, what: str, *arguments: Any) -> Any:

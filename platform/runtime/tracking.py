@@ -105,10 +105,14 @@ class Tracker:
         """
         if _off.get():
             return cls("", "", out)
-        opening = (experiment, out, dict(parameters), parent, {"run_name": name or out.name, **provenance()})
+        facts = {"run_name": name or out.name, **provenance()}
         if process := beside.running():
-            return TrackerBeside.begun(process, "open_run", *opening)
-        return cls.open_here(*opening)
+            tracker = TrackerBeside(process, next(_keys), out)
+            above = parent.key if isinstance(parent, TrackerBeside) else parent
+            with warn_on_error("logging to MLflow"):
+                process.send("open_run", tracker.key, experiment, out, dict(parameters), above, facts)
+            return tracker
+        return cls.open_here(experiment, out, parameters, parent, facts)
 
     @classmethod
     def open_here(
@@ -176,11 +180,13 @@ class Tracker:
     @classmethod
     def find(cls, out: Path) -> "Tracker | None":
         """Find the run that made results folder `out`, if there is one."""
-        if not (out / RUN).exists() and not beside.running():
-            return None
-        if process := beside.running():
-            return TrackerBeside.begun(process, "find_run", out) if process.call("has_run", out) else None
-        return cls.find_here(out)
+        process = beside.running()
+        if process is None:
+            return cls.find_here(out)
+        tracker = TrackerBeside(process, next(_keys), out)
+        with warn_on_error("looking for a run in MLflow"):
+            return tracker if process.call("find_run", tracker.key, out) else None
+        return None
 
     @classmethod
     def find_here(cls, out: Path) -> "Tracker | None":
@@ -294,18 +300,10 @@ class TrackerBeside(Tracker):
     def __init__(self, process: beside.Beside, key: int, out: Path) -> None:
         self.process, self.key, self.out = process, key, out
 
-    @classmethod
-    def begun(cls, process: beside.Beside, function: str, *arguments: Any) -> "TrackerBeside":
-        """Have a run opened or found, without waiting for it."""
-        key = next(_keys)
-        out = next(argument for argument in arguments if isinstance(argument, Path))
-        process.send(function, key, *(a.key if isinstance(a, TrackerBeside) else a for a in arguments))
-        return cls(process, key, out)
-
     def _ask(self, what: str, otherwise: Any, *arguments: Any) -> Any:
         try:
             return self.process.call("ask", self.key, what, *arguments)
-        except (OSError, EOFError):  # the process is gone, which every attempt to write says
+        except (OSError, EOFError, RuntimeError):  # the process is gone, or has no such run, which writing says
             return otherwise
 
     @property
@@ -351,7 +349,8 @@ def send_pending(out: Path) -> None:
     if not mlflow_store.pending(out):
         return
     if process := beside.running():
-        process.call("send_kept", out)
+        with warn_on_error("sending what was kept to MLflow"):
+            process.call("send_kept", out)
     else:
         send_kept(out)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from boltzray.runtime import mlflow_store
+from boltzray.runtime import beside, mlflow_store
 from boltzray.runtime.mlflow_store import PENDING, shown, sqlite_uri, tracking_uri
 from boltzray.runtime.tracking import Tracker, send_pending
 
@@ -234,3 +234,27 @@ def test_a_process_beside_the_job_logs_all_that_it_was_told(root: Path, home: Pa
     assert run.data.metrics == {"ess": 0.5}
     assert run.info.status == ("RUNNING" if killed else "FINISHED")
     assert run.info.run_name == "sample AA peptides-small"
+
+
+def test_a_process_beside_the_job_that_dies_stops_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What it had to log is lost, and said; what comes after is logged from the job itself."""
+    beside.start("boltzray.runtime.mlflow_process")
+    try:
+        with opened(home, "a") as tracker:
+            assert tracker.facts()["python"]
+            process = beside.running()
+            assert process is not None
+            with pytest.raises(RuntimeError, match="KeyError"):  # errors are told as text
+                process.call("ask", -1, "facts")
+            process.process.kill()
+            process.process.wait()
+            tracker.log({"ess": 0.5})
+            assert tracker.facts() == {}
+        assert "has died" in capfd.readouterr().err
+        with opened(home, "b") as tracker:
+            tracker.log({"ess": 0.25})
+        found = Tracker.find(home / "b")
+        assert found is not None
+        assert found.latest() == {"ess": 0.25}
+    finally:
+        beside.end()
