@@ -61,13 +61,10 @@ class Analytic(BlockServer):
         self.evaluating += time.process_time() - cpu
         return ends
 
-    def propose(self, seed: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         x = generator(seed, Stage.PROPOSE, 0, block).standard_normal((n, N_ATOMS, 3), np.float32)
-        return x, -0.5 * np.square(x.astype(np.float64)).sum((1, 2))
-
-    def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p = self.evaluate(torch.tensor(x)).log_p.numpy()
-        return log_p, -log_p
+        return x, {"log_q": -0.5 * np.square(x.astype(np.float64)).sum((1, 2)), "log_p": log_p, "energy": -log_p}
 
     def move(self, *arguments: Any) -> Any:
         began = time.process_time()
@@ -196,7 +193,7 @@ def overhead(n: int, steps: int, block_size: int, sleep_ms: float, counts: list[
     print("|---|---|---|---|")
     server = Analytic(sleep_ms / 1000)
     x = np.concatenate(
-        [server.propose(SEED, i, min(block_size, n - lo))[0] for i, lo in enumerate(range(0, n, block_size))]
+        [server.draw(SEED, i, min(block_size, n - lo))[0] for i, lo in enumerate(range(0, n, block_size))]
     )
     began = time.perf_counter()
     run_smc(torch.from_numpy(x), server.evaluate, config(steps, block_size), SEED)

@@ -60,6 +60,11 @@ class Ensemble:
         return weights / max(weights.sum(), 1.0)
 
     @property
+    def independent_draws(self) -> float:
+        """Most that all are worth: SMC's distinct ancestors, infinite for draws that are independent."""
+        return float(max(self.diagnostics.get("n_roots", np.inf), 1.0))
+
+    @property
     def effective_draws(self) -> float:
         """Effective sample size, of the sampler's raw weights if it reported them (smoothing hides a collapse)."""
         squares = float(np.square(self.weights).sum())

@@ -5,9 +5,11 @@ Each is a function of frames; what to make of its values with weights is `boltzr
 Shapes: T frames, N atoms. Units: nm, Hz.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mdtraj
@@ -20,6 +22,7 @@ from .basins import OTHER, Basin, Clusters
 from .couplings import Coupling, couplings
 from .hydrogen_bonds import hydrogen_bonds
 from .observables import CHUNK
+from .peptide import Peptide
 from .torsion_states import HasStates, occupied, states_of
 
 Values = NDArray[Any]
@@ -79,11 +82,19 @@ def cluster_quantities(clusters: Clusters) -> list[Quantity]:
     ]
 
 
-def own_quantity(name: str, function: Callable[[Any], Any], topology: Topology) -> Quantity:
-    """A user's function of an `mdtraj.Trajectory`, which gives one number or boolean a frame."""
+def own_quantity(name: str, function: Callable[[Any], Any], peptide: Peptide) -> Quantity:
+    """A user's function of an `mdtraj.Trajectory`, which gives one number or boolean a frame; `function.unit` names it.
+
+    It is tried on the peptide's own conformation. Raises: ValueError for what it raises, or what it returns instead.
+    """
 
     def values(positions_nm: Values) -> Values:
-        found = np.asarray(function(_trajectory(positions_nm, topology)))
+        try:
+            found = np.asarray(function(_trajectory(positions_nm, peptide.topology)))
+        except Exception as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(line.filename).name} line {line.lineno}"
+            raise ValueError(f"observable {name} raised {type(error).__name__}: {error} ({where})") from error
         if found.shape != (len(positions_nm),) or found.dtype.kind not in "biuf":
             raise ValueError(
                 f"observable {name} gave {found.dtype} of shape {found.shape} for {len(positions_nm)} frames: return "
@@ -91,7 +102,9 @@ def own_quantity(name: str, function: Callable[[Any], Any], topology: Topology) 
             )
         return found
 
-    return Quantity(name=name, group="own", unit=str(getattr(function, "unit", "")), of=values)
+    share = values(peptide.positions[None]).dtype == bool
+    unit = "" if share else str(getattr(function, "unit", "1"))
+    return Quantity(name=name, group="own", unit=unit, of=values)
 
 
 def _trajectory(positions_nm: Values, topology: Topology) -> Any:

@@ -69,7 +69,9 @@ class Ensemble(SamplerEnsemble):
 
         Warns, and says so in `usable`, where the weights do not settle it.
         """
-        found = weighted_average(self.values(f), self.log_weights, effective=self._independent, level=level, seed=seed)
+        found = weighted_average(
+            self.values(f), self.log_weights, effective=self.independent_draws, level=level, seed=seed
+        )
         if not found.usable:
             warnings.warn(f"this average is not to be trusted: {found.reason}", stacklevel=2)
         return found
@@ -82,14 +84,17 @@ class Ensemble(SamplerEnsemble):
         *,
         level: float = 0.95,
     ) -> Histogram:
-        """Weighted histogram of `f` as a density, its arguments as of `numpy.histogram`, with an interval a bin."""
+        """Weighted histogram of `f` with an interval a bin, its arguments as of `numpy.histogram`.
+
+        The density is that of all weight, also of what lies outside `range`.
+        """
         values = self.values(f)
         kept = values[self.weights > 0]
         edges = np.histogram_bin_edges(kept, bins, range)
-        inside = np.clip(np.searchsorted(edges, values, side="right") - 1, -1, len(edges) - 1)
+        inside = np.searchsorted(edges, values, side="right") - 1
         inside[values == edges[-1]] = len(edges) - 2
         shares = [
-            weighted_average(inside == k, self.log_weights, effective=self._independent, level=level)
+            weighted_average(inside == k, self.log_weights, effective=self.independent_draws, level=level)
             for k in np.arange(len(edges) - 1)
         ]
         widths = np.diff(edges)
@@ -98,11 +103,6 @@ class Ensemble(SamplerEnsemble):
         if not usable.all():
             warnings.warn(f"{(~usable).sum()} of {len(usable)} bins are not to be trusted", stacklevel=2)
         return Histogram(edges, density, low, high, usable)
-
-    @property
-    def _independent(self) -> float:
-        """Most that the draws are worth: SMC's distinct ancestors, or any number."""
-        return float(self.diagnostics.get("n_roots", np.inf))
 
     def resample(self, n: int, *, seed: int = 0) -> "Ensemble":
         """Draw `n` conformations by their weights; they count the same, and some come more than once."""
@@ -154,9 +154,11 @@ class Ensemble(SamplerEnsemble):
 
     def __repr__(self) -> str:
         ess = f", {self.effective_draws:.0f} effective" if len(self) else ""
+        (_, headline), *findings = self.verdict
+        reservations = [text for level, text in findings if level != "good"]
         return (
             f"<Ensemble of {self.peptide.sequence} at {self.temperature_k:g} K: {len(self)} conformations of "
-            f"{self.peptide.n_atoms} atoms{ess}; {self.verdict[0][1]}>"
+            f"{self.peptide.n_atoms} atoms{ess}. {' '.join([headline, *reservations])}>"
         )
 
     def _repr_html_(self) -> str:

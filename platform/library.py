@@ -127,7 +127,7 @@ def energy(
     forcefield: str | None = None,
     gradient: bool = False,
 ) -> EnergyBatch:
-    """Energies (B,) in kT, and gradients (B, N, 3) in kT/nm, of conformations (B, N, 3) of a peptide.
+    """Evaluate conformations (B, N, 3) in nm: `.energy` (B,) in kT, `.gradient` (B, N, 3) in kT/nm or None, `.ok` (B,).
 
     Of an ensemble, its own conformations, temperature and force field unless others are given. The atoms are in the
     order of `peptide.topology`. Failures are values: energy +inf and `ok` False.
@@ -141,10 +141,11 @@ def energy(
         peptide = peptide.peptide
     if isinstance(peptide, str):
         peptide = Peptide.from_sequence(peptide)
+    kelvin = kelvin if temperature_k is None else temperature_k
     if positions_nm is None:
         raise ValueError("give positions_nm, conformations (B, N, 3) in nm")
     # In the standard order, as samples have theirs: Amber's impropers depend on the order of equal atoms.
-    found = batched(peptide.iupac(), temperature_k or kelvin, EnergyConfig(), forcefield=forcefield or field)
+    found = batched(peptide.iupac(), kelvin, EnergyConfig(), forcefield=forcefield or field)
     x = np.asarray(positions_nm, np.float64)
     if x.ndim != 3 or x.shape[1:] != (peptide.n_atoms, 3):
         raise ValueError(f"positions_nm have shape {x.shape}: give (B, {peptide.n_atoms}, 3)")

@@ -32,10 +32,10 @@ class Start(NamedTuple):
         proposals, as they were drawn; `now_q`, `now_p` (n,): of the particles.
         """
         log_w = now_q - log_q[self.rows]
-        spent = len(self.rows)
+        log_w[~np.isfinite(log_ratio[self.rows])] = -np.inf
         if self.lam > 0.0:
             log_w = log_w + self.lam * (now_p - now_q - log_ratio[self.rows])
-            spent += len(log_ratio)
+        spent = len(log_ratio) + len(self.rows)  # with a gradient, once more
         return SMCState(0, self.lam, config.step_size, self.log_z, spent, log_w, self.rows, len(log_ratio))
 
 

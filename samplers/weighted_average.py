@@ -49,6 +49,11 @@ class Average(NamedTuple):
     usable: bool
     reason: str = ""
 
+    def __str__(self) -> str:
+        shape = "" if self.k_hat is None else f", k̂ {self.k_hat:.2f}"
+        doubt = "" if self.usable else f"; not to be trusted: {self.reason}"
+        return f"{self.value:.6g} ± {self.error:.2g} [{self.low:.6g}, {self.high:.6g}]{shape}{doubt}"
+
 
 def weighted_average(
     values: Values,

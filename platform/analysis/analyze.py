@@ -81,7 +81,7 @@ def _collected(job: AnalyzeJob) -> Analysis:
 
 
 def _quantities(job: AnalyzeJob, peptide: Peptide, sets: tuple[FrameSet, ...]) -> list[Quantity]:
-    own = [own_quantity(text, _function(text), peptide.topology) for text in job.observable]
+    own = [own_quantity(text, _function(text), peptide) for text in job.observable]
     return [*_basins(job, peptide, sets), *standard_quantities(peptide, job.distances), *own]
 
 

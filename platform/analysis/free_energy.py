@@ -85,7 +85,7 @@ def _by_bennett(first: SampleFolder, second: SampleFolder) -> Average:
         sign = 1 if folder is first else -1
         work.append(sign * (there - own))
         weights.append(ensemble.log_weights[alive])
-        effective.append(max(ensemble.diagnostics.get("n_roots", math.inf), 1.0))
+        effective.append(ensemble.independent_draws)
     return bennett(work[0], work[1], weights[0], weights[1], effective=(effective[0], effective[1]))
 
 

@@ -43,8 +43,7 @@ def write_analysis(out: Path, job: AnalyzeJob, analysis: Analysis, rows: Sequenc
         sets=analysis.sets,
         rows=rows,
         pictures=pictures,
-        csv=csv_uri(analysis.sets, rows),
-        notes=[],
+        csv=csv_uri(table),
         facts={"sources": analysis.sources, "basins": job.basins} | provenance(),
     )
     figures = save_figures(out / "observables", pictures)

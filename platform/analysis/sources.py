@@ -31,8 +31,6 @@ from ..runtime.progress import say
 from ..sampling.sample_files import read_samples
 from ..sampling.target import trained_at_k
 
-REFERENCE = "reference MD"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleFolder:
@@ -58,11 +56,13 @@ class SampleFolder:
             temperature_k=float(settings["temperature_k"]),
             forcefield=settings.get("forcefield", DEFAULT_FORCEFIELD),
             com=settings.get("com", "gaussian"),
-            checkpoint=settings["checkpoint"],
+            checkpoint=settings.get("checkpoint", ""),  # `Ensemble.save` knows none
         )
 
     @cached_property
     def _checkpoint(self) -> Path:
+        if not self.checkpoint:
+            raise ValueError(f"{display_path(self.path)} does not say which flow drew it: it has no free energy")
         return models.locate(self.checkpoint, results_home())
 
     @cached_property
@@ -78,18 +78,8 @@ class SampleFolder:
     def sets(self, peptide: Peptide, prefix: str = "") -> list[FrameSet]:
         """Its ensembles with atoms in the order of `peptide`. Raises: ValueError for another peptide."""
         order = same_molecule(self.peptide, peptide, display_path(self.path))
-        return [frame_set(e, order, prefix + e.name, self.temperature_k) for e in self.ensembles]
-
-
-def frame_set(ensemble: Ensemble, order: NDArray[np.int64], name: str, temperature_k: float) -> FrameSet:
-    """Draws of an ensemble; particles of SMC are worth their distinct ancestors at most."""
-    return FrameSet(
-        name=name,
-        positions_nm=ensemble.positions_nm[:, order],
-        log_weights=ensemble.log_weights.astype(np.float64),
-        temperature_k=temperature_k,
-        effective=max(ensemble.diagnostics.get("n_roots", np.inf), 1.0),
-    )
+        sets = [FrameSet.of(e, self.temperature_k) for e in self.ensembles]
+        return [replace(s, name=prefix + s.name, positions_nm=s.positions_nm[:, order]) for s in sets]
 
 
 def same_molecule(given: Peptide, peptide: Peptide, name: str) -> NDArray[np.int64]:
@@ -107,15 +97,9 @@ def reference_set(
     if found.trajectory is None:
         say(f"note: {found.note}")
         return None
-    trajectory = found.trajectory
-    return FrameSet(
-        name=REFERENCE,
-        positions_nm=trajectory.positions_nm,
-        log_weights=trajectory.log_weights,
-        temperature_k=temperature_k,
-        run_lengths=trajectory.run_lengths or (len(trajectory.positions_nm),),
-        reference=judge,
-    )
+    md = found.trajectory
+    frames = FrameSet.of_reference(md.positions_nm, md.log_weights, md.run_lengths, temperature_k)
+    return replace(frames, reference=judge)
 
 
 def named_peptide(sequence: str, data: Path) -> Peptide:

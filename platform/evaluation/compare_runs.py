@@ -201,7 +201,7 @@ def anneal_at(
     except RuntimeError as error:
         say(f"note: SMC is left out, it does not arrive: {error}")
         return
-    price = pilot.diagnostics["n_evaluations"] / PILOT + 1
+    price = pilot.diagnostics["n_evaluations"] / PILOT
     for budget, repeat in plan.missing("SMC"):
         n = int(budget / price)
         if n < PILOT:
@@ -215,7 +215,7 @@ def anneal_at(
             done.log_weights,
             done.energy_kT,
             effective=min(found["ess"] * n, found["n_roots"]),
-            energies=found["n_evaluations"] + n,
+            energies=found["n_evaluations"],
             seconds=found["seconds"] * min(workers.count, -(-n // config.block_size)),
         )
 

@@ -32,6 +32,7 @@ from .result import FILE, EvaluationResult
 
 __all__ = ["SampleJob", "evaluate_folder", "sample_and_report"]
 
+MARKS = {"bad": "✕", "warn": "!"}
 INTERVALS = 20  # bootstrap replicates
 CURVES = "budgets"  # folder within that of the samples where jobs/compare.py leaves its curves
 
@@ -161,8 +162,8 @@ def print_verdict(folder: Path, result: EvaluationResult) -> None:
     """Print the verdict, and where the report is."""
     say(f"\n{result.headline}")
     for level, text in result.verdict:
-        if level == "bad":
-            say(f"  ✕ {text}")
+        if level in MARKS:
+            say(f"  {MARKS[level]} {text}")
     for note in result.notes:
         say(f"  note: {note}")
     say(f"report: {folder / 'report.html'}")

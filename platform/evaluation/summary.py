@@ -67,10 +67,12 @@ def cell(row: Row, name: str) -> str:
     return text
 
 
+MIN_PEPTIDES = 5  # whose spread says how sure a mean is: of two the interval is 13 errors wide
+
+
 def mean_cell(mean: Mean, name: str) -> str:
     """A mean with the half-width of its 95 % interval over peptides."""
     if name not in mean.mean:
         return "–"
-    return number(mean.mean[name]) + (
-        f" ± {number(margin(mean.error[name], mean.peptides), 2)}" if mean.error[name] else ""
-    )
+    few = mean.peptides < MIN_PEPTIDES or not mean.error[name]
+    return number(mean.mean[name]) + ("" if few else f" ± {number(margin(mean.error[name], mean.peptides), 2)}")

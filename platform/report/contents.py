@@ -125,27 +125,9 @@ class Report:
     @cached_property
     def frame_sets(self) -> list[FrameSet]:
         """Ensembles and the reference, as far as they have a weight, for observables."""
-        sets = [
-            FrameSet(
-                name=e.name,
-                positions_nm=e.positions_nm,
-                log_weights=e.log_weights.astype(np.float64),
-                temperature_k=self.temperature_k,
-                effective=max(e.diagnostics.get("n_roots", math.inf), 1.0),
-            )
-            for e in self.ensembles
-        ]
+        sets = [FrameSet.of(e, self.temperature_k) for e in self.ensembles]
         if r := self.reference:
-            sets.append(
-                FrameSet(
-                    name="reference MD",
-                    positions_nm=r.positions_nm,
-                    log_weights=r.log_weights,
-                    temperature_k=self.temperature_k,
-                    run_lengths=r.run_lengths or (len(r.positions_nm),),
-                    reference=True,
-                )
-            )
+            sets.append(FrameSet.of_reference(r.positions_nm, r.log_weights, r.run_lengths, self.temperature_k))
         return [sound for s in sets if len((sound := s.sound(self.peptide)).positions_nm)]
 
     @cached_property

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from boltzray.molecules.basins import OTHER, ramachandran_basins
 from boltzray.molecules.constants import KB, PUBLISHED_K
+from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.independent_runs import run_lengths_at
 from boltzray.molecules.observables import chirality_signs, unmirror
 from boltzray.molecules.quantities import Quantity, basin_quantities, standard_quantities
@@ -24,6 +25,7 @@ from boltzray.samplers.weighted_average import QUANTILE_95, Average, weighted_av
 from .plotting import Floats
 from .states import HasPositions
 
+REFERENCE = "reference MD"
 MIN_SHARE = 0.005  # of a hydrogen bond, in one of the sets, to be named
 
 
@@ -42,6 +44,35 @@ class FrameSet:
     run_lengths: tuple[int, ...] = ()
     effective: float = math.inf
     reference: bool = False
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, temperature_k: float) -> "FrameSet":
+        """Draws of an ensemble; particles of SMC are worth their distinct ancestors at most."""
+        return cls(
+            name=ensemble.name,
+            positions_nm=ensemble.positions_nm,
+            log_weights=ensemble.log_weights.astype(np.float64),
+            temperature_k=temperature_k,
+            effective=ensemble.independent_draws,
+        )
+
+    @classmethod
+    def of_reference(
+        cls,
+        positions_nm: NDArray[np.float32],
+        log_weights: Floats | None,
+        run_lengths: tuple[int, ...],
+        temperature_k: float,
+    ) -> "FrameSet":
+        """Frames of reference MD; without `run_lengths` they are one run."""
+        return cls(
+            name=REFERENCE,
+            positions_nm=positions_nm,
+            log_weights=log_weights,
+            temperature_k=temperature_k,
+            run_lengths=run_lengths or (len(positions_nm),),
+            reference=True,
+        )
 
     def sound(self, peptide: HasPositions) -> "FrameSet":
         """Only what is finite and has a weight; mirror images are mirrored back, as the energy does not see them."""
@@ -85,23 +116,28 @@ def observable_rows(
     Left out are hydrogen bonds that are rare in all sets, and the rest of a partition where there is none.
     """
     values: list[list[NDArray[Any]]] = []
+    averages: list[tuple[Average, ...]] = []
     rows = []
     for count, quantity in enumerate(quantities, start=1):
         of_sets = [quantity.of(frames.positions_nm) for frames in sets]
         values.append(of_sets)
         found = tuple(s.estimate(weighted_average, v) for s, v in zip(sets, of_sets, strict=True))
+        averages.append(found)
         largest = max(average.value for average in found)
         rare = quantity.group == "hydrogen bonds" and largest < MIN_SHARE
         if not rare and not (quantity.name.split(" ")[-1] == OTHER and largest == 0):
             rows.append(_row(sets, quantity.name, quantity.group, quantity.unit, found))
         done(count, quantity.name)
     last = max((i for i, row in enumerate(rows) if row.group == "basins"), default=-1)
-    rows[last + 1 : last + 1] = _free_energies(sets, quantities, values)
+    rows[last + 1 : last + 1] = _free_energies(sets, quantities, values, averages)
     return rows
 
 
 def _free_energies(
-    sets: Sequence[FrameSet], quantities: Sequence[Quantity], values: Sequence[Sequence[Any]]
+    sets: Sequence[FrameSet],
+    quantities: Sequence[Quantity],
+    values: Sequence[Sequence[Any]],
+    averages: Sequence[Sequence[Average]],
 ) -> list[ObservableRow]:
     """Free energies of the basins of each partition, against the one that the reference or the last set prefers."""
     rows = []
@@ -109,7 +145,7 @@ def _free_energies(
     for partition in dict.fromkeys(q.partition for q in quantities if q.group == "basins"):
         members = [i for i, q in enumerate(quantities) if q.group == "basins" and q.partition == partition]
         members = [i for i in members if quantities[i].name.split(" ")[-1] != OTHER]
-        shares = [sets[judge].estimate(weighted_average, values[i][judge]).value for i in members]
+        shares = [averages[i][judge].value for i in members]
         top = members[int(np.argmax(shares))]
         for i in members:
             if i == top or not any(v.any() for v in values[i]):
@@ -150,9 +186,9 @@ def report_quantities(peptide: HasPositions) -> list[Quantity]:
     return basin_quantities(ramachandran_basins(peptide)) + standard_quantities(peptide, area=False)
 
 
-def csv_uri(sets: Sequence[FrameSet], rows: Sequence[ObservableRow]) -> str:
-    """The table as CSV, in a link that a page can hold."""
-    table, text = flat_rows(sets, rows), io.StringIO()
+def csv_uri(table: Sequence[dict[str, Any]]) -> str:
+    """The table of `flat_rows` as CSV, in a link that a page can hold."""
+    text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]) if table else [])
     writer.writeheader()
     writer.writerows(table)

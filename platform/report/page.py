@@ -13,7 +13,7 @@ from boltzray.molecules.storage import replacing
 from .conformers import conformers, viewer_code, viewer_data
 from .contents import Finding, Report, number
 from .figures import plot_report
-from .observable_rows import csv_uri, in_groups, measured
+from .observable_rows import csv_uri, flat_rows, in_groups, measured
 from .plotting import Picture
 from .states import StateRow
 from .verdict import headline, verdict
@@ -28,7 +28,7 @@ DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "k_hat": ("Pareto k̂", "number", "tail of the weights; the verdict has the limit for these draws"),
     "max_weight_share": ("Largest weight", "fraction", "share of the total that one draw holds"),
     "n_roots": ("Distinct ancestors", "count", "draws of the flow from which all particles descend"),
-    "log_z": ("log Z", "number", "free energy of the target against the flow, −ΔF in kT"),
+    "log_z": ("log Z", "thousandths", "free energy of the target against the flow, −ΔF in kT"),
     "log_z_error": ("log Z, standard error", "number", "near 1 or above: unknown"),
     "n_failed": ("Failed evaluations", "count", "no finite energy; they have weight zero"),
     "n_evaluations": ("Energy evaluations", "count", "the cost, comparable with MD steps"),
@@ -81,7 +81,7 @@ def _cell(table: dict[str, float], key: str, kind: str, ensemble: Ensemble | Non
     scale, unit = (100.0, "\u00a0%") if kind in ("fraction", "ess") else (1.0, "")
     if kind == "fraction" and abs(table[key]) < NOTHING:
         return f"0{unit}"
-    text = number(scale * table[key]) + unit
+    text = f"{table[key]:.3f}".replace("-", "−") if kind == "thousandths" else number(scale * table[key]) + unit
     if kind == "ess" and ensemble:
         text += f" ({number(ensemble.effective_draws)} of {number(len(ensemble.weights))})"
     if (low := table.get(f"{key}_low", math.nan)) < (high := table.get(f"{key}_high", math.nan)):
@@ -106,7 +106,7 @@ def write_report(path: Path, report: Report, pictures: list[Picture] | None = No
         state_rows=_state_rows(report, findings),
         number=number,
         answers=[row for row in report.observables if row.group in ANSWERS],
-        csv=csv_uri(report.frame_sets, report.observables),
+        csv=csv_uri(flat_rows(report.frame_sets, report.observables)),
         pictures=plot_report(report) if pictures is None else pictures,
         states=viewer_data(states, report.peptide) if states else "",
         viewer=viewer_code() if states else "",

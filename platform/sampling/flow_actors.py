@@ -59,17 +59,6 @@ def runs_here(config: ActorsConfig, energies: int) -> bool:
     return not named and energies <= SMALL and torch.cuda.device_count() <= 1
 
 
-class Proposed(NamedTuple):
-    """A block of proposals: x (n, N, 3) normalised float32, log q (n,), and `center` (n, 3) as in `models.flow.Draw`.
-
-    Where there is a centre, log π̃ lacks the term of the centre of mass: its spread is known when all draws are there.
-    """
-
-    x: np.ndarray
-    log_q: np.ndarray
-    center: np.ndarray | None
-
-
 class Origin(NamedTuple):
     """Source rows of a resampled block, and the blocks that contain them."""
 
@@ -129,32 +118,30 @@ class FlowServer(BlockServer):
         # Energies are made ready by the first call for them: now, before two calls at once would do it.
         self.target_log_prob(self.peptide.positions[None] / self.flow.scale_nm)
 
-    def propose(self, seed: int, block: int, n: int) -> Proposed:
-        """Sample block `block` of proposals, with log q from the same pass."""
-        noise = self.flow.noise(generator(seed, Stage.PROPOSE, 0, block), n, self.peptide.n_atoms)
-        z = torch.from_numpy(noise).to(self.device)
-        with self._alone:
-            drawn = self.flow.draw(z, self.conditioning, self.target.draw_precision, self.proposal_ratio)
-        count("boltzray_particles", n, "draw")
-        center = drawn.center if self.target.fits_center(self.flow) else None
-        return Proposed(
-            drawn.x.cpu().numpy(),
-            drawn.log_q.double().cpu().numpy(),
-            None if center is None else center.cpu().numpy(),
-        )
-
     def draw(self, seed: int, block: int, n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Sample block `block` of proposals x (n, N, 3); and log q, log π̃, energies in kT, each (n,), by name.
+        """Sample block `block` of proposals x (n, N, 3), normalised float32; log q, log π̃, energies in kT (n,) by name.
 
-        `center` (n, 3), where there is one, and log π̃ are as in `Proposed`.
+        log q is from the same pass. Of a flow over bins there is `center` (n, 3) as in `models.flow.Draw`, and log π̃
+        lacks the term of the centre of mass: its spread is known when all draws are there (`Proposals`).
         """
-        proposed = self.propose(seed, block, n)
-        log_p, energy = self.target_log_prob(proposed.x)
-        scalars = {"log_q": proposed.log_q, "log_p": log_p, "energy": energy}
-        return proposed.x, scalars if proposed.center is None else scalars | {"center": proposed.center}
+        noise = self.flow.noise(generator(seed, Stage.PROPOSE, 0, block), n, self.peptide.n_atoms)
+        with self._alone:
+            drawn = self.flow.draw(
+                torch.from_numpy(noise).to(self.device),
+                self.conditioning,
+                self.target.draw_precision,
+                self.proposal_ratio,
+            )
+        count("boltzray_particles", n, "draw")
+        x = drawn.x.cpu().numpy()
+        log_p, energy = self.target_log_prob(x)
+        scalars = {"log_q": drawn.log_q.double().cpu().numpy(), "log_p": log_p, "energy": energy}
+        if drawn.center is not None and self.target.fits_center(self.flow):
+            scalars["center"] = drawn.center.cpu().numpy()
+        return x, scalars
 
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate log π̃ (B,), as far as `Proposed` says, and energies (B,) in kT of proposals."""
+        """Evaluate log π̃ (B,), as far as `draw` says, and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
         com = "none" if self.target.fits_center(self.flow) else self.target.com
         log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm, com)
@@ -199,11 +186,13 @@ def flow_workers(
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         make = partial(server, str(checkpoint), target, partial(LocalEnergies, target.molecule, energy))
-        workers = LocalWorkers(make, count)
         try:
-            yield workers
+            workers = LocalWorkers(make, count)
+            try:
+                yield workers
+            finally:
+                workers.close()
         finally:
-            workers.close()
             torch.set_num_threads(threads)
         return
     with cluster(where) as resources:

@@ -32,17 +32,18 @@ class Proposals:
         )
         self.diagnostics: dict[str, float] = {}
         if has_array(paths[0], "center"):
-            self._add_center(np.concatenate([load_part(path, "center")["center"] for path in paths]))
+            center = np.concatenate([load_part(path, "center")["center"] for path in paths])
+            term, spread = bins_com_log_density(center, load_part(paths[0], "x")["x"].shape[1])
+            self.diagnostics = {"com_spread": spread}
+            if np.isfinite(self.log_ratio).any():
+                self.diagnostics["ess_without_com"] = ess(self.log_ratio)
+            self.log_p = self.log_p + term
         self.seconds = float(sum(column["seconds"] for column in columns))
 
-    def _add_center(self, center: FloatArray) -> None:
-        """Complete log π̃ by the term of the centre of mass, which all draws decide: see `Proposed`."""
-        n_atoms = load_part(self.paths[0], "x")["x"].shape[1]
-        term, spread = bins_com_log_density(center, n_atoms)
-        usable = np.isfinite(self.log_p) & np.isfinite(self.log_q)
-        without = (self.log_p - self.log_q)[usable]
-        self.diagnostics = {"com_spread": spread, **({"ess_without_com": ess(without)} if len(without) else {})}
-        self.log_p = self.log_p + term
+    @property
+    def log_ratio(self) -> FloatArray:
+        """log π̃ − log q (n,), −inf of what failed."""
+        return log_ratio(self.log_p, self.log_q)
 
     @classmethod
     def sample(cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
@@ -80,6 +81,12 @@ class Proposals:
                     held, x = file, load_part(self.paths[file], "x")["x"]
                 pieces.append(x[part[part // size == file] % size])
             yield np.concatenate(pieces)
+
+
+def log_ratio(log_p: FloatArray, log_q: FloatArray) -> FloatArray:
+    """log π̃ − log q (n,), −inf where one of them is not finite."""
+    usable = np.isfinite(log_p) & np.isfinite(log_q)
+    return np.where(usable, log_p, -np.inf) - np.where(usable, log_q, 0.0)
 
 
 def _save_proposals(workers: Workers, path: Path, results: dict[int, Any], seconds: float) -> None:

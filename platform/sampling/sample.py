@@ -184,6 +184,8 @@ def _sample(
     diagnostics = snis_diagnostics(result) | proposals.diagnostics | {"seconds": proposals.seconds}
     with warn_on_error("logging to MLflow"):
         tracker.log({f"snis_{k}": v for k, v in diagnostics.items()})
+    k_hat = "" if result.k_hat is None else f", k̂ {result.k_hat:.2f}"
+    say(f"weighted: ESS {100 * result.ess:.3g} % of {result.n} draws{k_hat}")
     yield Ensemble(
         name="SNIS",
         chunks=Positions(proposals.paths, scale_nm),

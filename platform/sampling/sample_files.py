@@ -170,6 +170,8 @@ def read_samples(out: Path) -> tuple[Peptide, list[Ensemble]]:
     Raises: FileNotFoundError when there is no finished run; DamagedFile when a file is not what was written.
     """
     if not finished(out):
+        if (out / "run").is_dir():
+            raise FileNotFoundError(f"the run in {out} has not ended: give its command again, which goes on")
         raise FileNotFoundError(
             f"no sampling.json in {out}: sample first (python jobs/sample.py sequence=…), or check the path"
         )

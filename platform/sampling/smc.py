@@ -62,7 +62,7 @@ class SMCRun:
             say(f"SMC goes on after step {found.state.step}, λ {found.state.lam:.2e}")
             population = BlockPopulation.load(workers, found.paths, block_size, self.seed)
             return population, found.state, found.steps, found.seconds
-        log_ratio = proposals.log_p - proposals.log_q
+        log_ratio = proposals.log_ratio
         start = choose_start(log_ratio, self.n, self.config, self.seed)
         if start.lam:
             say(f"SMC starts at λ {start.lam:.2e}, with {self.n} of {len(log_ratio)} draws chosen by weight")
@@ -106,6 +106,10 @@ def run_smc_on_workers(
         "n_steps": len(steps),
         "seconds": seconds,
     }
+    say(
+        f"annealed: {diagnostics['n_steps']} steps, {diagnostics['n_roots']} distinct ancestors of {smc.n} particles, "
+        f"{diagnostics['n_evaluations']} energies"
+    )
     with warn_on_error("logging to MLflow"):
         tracker.log({f"smc_{k}": v for k, v in diagnostics.items()}, step=len(steps))
     return Ensemble(

@@ -20,6 +20,7 @@ from ..runtime.progress import progress, say
 from ..sampling.atom_order import OrderedPeptide
 from ..sampling.energy_actors import EnergyConfig, LocalEnergies
 from ..sampling.flow_actors import FlowServer
+from ..sampling.population import log_ratio
 from ..sampling.target import Target, trained_at_k
 from .md_batches import MDReplica
 
@@ -76,19 +77,14 @@ def draw_starts(checkpoint: Path, replicas: Sequence[MDReplica], config: MDConfi
     )  # fmt: skip
     server = FlowServer(str(checkpoint), target, partial(LocalEnergies, target.molecule, EnergyConfig()))
     n = len(replicas) * config.start_draws
-    blocks, log_w, centers = [], [], []
-    for block, low in enumerate(range(0, n, BLOCK)):
-        x, log_q, center = server.propose(first.seed, block, min(BLOCK, n - low))
-        log_p, _ = server.target_log_prob(x)
-        blocks.append(x)
-        log_w.append(np.where(np.isfinite(log_p) & np.isfinite(log_q), log_p - log_q, -np.inf))
-        centers += [] if center is None else [center]
-    found = np.concatenate(log_w)
-    if centers:
-        found = found + bins_com_log_density(np.concatenate(centers), ordered.peptide.n_atoms).log_density
+    blocks = [server.draw(first.seed, k, min(BLOCK, n - low)) for k, low in enumerate(range(0, n, BLOCK))]
+    drawn = {name: np.concatenate([scalars[name] for _, scalars in blocks]) for name in blocks[0][1]}
+    found = log_ratio(drawn["log_p"], drawn["log_q"])
+    if "center" in drawn:
+        found = found + bins_com_log_density(drawn["center"], ordered.peptide.n_atoms).log_density
     weights = normalised(treat(found, "truncate"))
     rows = resampling.systematic(weights, len(replicas), np.random.default_rng(first.seed))
-    drawn = np.concatenate(blocks)[rows] * np.float32(server.flow.scale_nm)
-    for replica, positions_nm in zip(replicas, ordered.positions_as_given(drawn), strict=True):
+    chosen = np.concatenate([x for x, _ in blocks])[rows] * np.float32(server.flow.scale_nm)
+    for replica, positions_nm in zip(replicas, ordered.positions_as_given(chosen), strict=True):
         save_start(Path(replica.directory), positions_nm)
     return Starts(first.sequence, ess(found), len(np.unique(rows)), len(replicas))

@@ -134,7 +134,13 @@ def test_atoms_have_the_names_that_people_write() -> None:
 
 
 def test_own_functions_give_a_value_a_frame() -> None:
-    topology = PEPTIDE.topology
-    assert own_quantity("f", lambda t: t.xyz[:, 0, 0] > 0, topology).of(FRAMES[:5]).dtype == bool
+    share = own_quantity("f", lambda t: t.xyz[:, 0, 0] > 0, PEPTIDE)
+    assert share.of(FRAMES[:5]).dtype == bool
+    assert share.unit == ""
+    assert own_quantity("f", lambda t: t.xyz[:, 0, 0], PEPTIDE).unit == "1"  # no share, though between 0 and 1
     with pytest.raises(ValueError, match="one number or boolean for each frame"):
-        own_quantity("f", lambda t: t.xyz, topology).of(FRAMES[:5])
+        own_quantity("f", lambda t: t.xyz, PEPTIDE)
+    with pytest.raises(ValueError, match=r"observable f raised KeyError: 'x' \(test_quantities.py line \d+\)"):
+        own_quantity("f", lambda t: {}["x"], PEPTIDE)
+    with pytest.raises(ValueError, match="observable f raised TypeError"):
+        own_quantity("f", lambda t, u: t, PEPTIDE)

@@ -36,11 +36,10 @@ def test_servers_draw_the_same_bits(checkpoint: str) -> None:
     target = Target(pdb=Peptide.from_sequence("GG").to_pdb(), temperature_k=310.0)
     energies = LocalEnergies(target.molecule, EnergyConfig())
     one, other = (FlowServer(checkpoint, target, lambda: energies) for _ in range(2))
-    x, log_q = one.propose(3, 5, 4)[:2]
-    again, log_again = other.propose(3, 5, 2)[:2]
+    (x, drawn), (again, redrawn) = one.draw(3, 5, 4), other.draw(3, 5, 2)
     assert np.array_equal(x[:2], again)
-    assert np.array_equal(log_q[:2], log_again)
-    assert np.isfinite(log_q).all()
+    assert np.array_equal(drawn["log_q"][:2], redrawn["log_q"])
+    assert np.isfinite(drawn["log_q"]).all()
     with pytest.raises(ValueError, match="sampler=snis"):
         one.evaluate(torch.from_numpy(x))
 

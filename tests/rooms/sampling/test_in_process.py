@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -142,7 +143,8 @@ def test_threads_answer_all_calls_and_raise_their_errors() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_each_thread_has_a_core_of_its_own_and_gives_it_back() -> None:
+def test_each_thread_has_a_core_of_its_own_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # locks of other processes are not in the way
     for _ in range(3):
         workers = LocalWorkers(Server, 2)
         try:

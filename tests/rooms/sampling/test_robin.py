@@ -42,14 +42,12 @@ def expected(robin: Path, target: Target) -> tuple[np.ndarray, np.ndarray, np.nd
     """log π̃ without the term of the centre of mass, log q, and that term, in this process."""
     threads = torch.get_num_threads()
     server = FlowServer(str(robin), target, partial(LocalEnergies, target.molecule, EnergyConfig()))
-    blocks = [server.propose(SEED, i, min(BLOCK, N - low)) for i, low in enumerate(range(0, N, BLOCK))]
-    log_p = np.concatenate([server.target_log_prob(block.x)[0] for block in blocks])
+    blocks = [server.draw(SEED, i, min(BLOCK, N - low)) for i, low in enumerate(range(0, N, BLOCK))]
+    log_p, log_q, center = (np.concatenate([b[name] for _, b in blocks]) for name in ("log_p", "log_q", "center"))
     torch.set_num_threads(threads)
-    center = np.concatenate([block.center for block in blocks if block.center is not None])
     assert isinstance(server.flow, RobinFlow)
-    x, bins = torch.from_numpy(np.concatenate([block.x for block in blocks])), server.flow.bins
+    x, bins = torch.from_numpy(np.concatenate([x for x, _ in blocks])), server.flow.bins
     np.testing.assert_allclose(bins.centers(bins.tokens(x)).double().mean(1), center, atol=1e-6)
-    log_q = np.concatenate([block.log_q for block in blocks])
     return log_p, log_q, bins_com_log_density(center, server.peptide.n_atoms).log_density
 
 

@@ -50,7 +50,7 @@ def expected(checkpoint: Path, target: Target) -> Any:
     """Proposals and SMC in this process, with threads as the actors have them."""
     threads = torch.get_num_threads()
     server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
-    x = np.concatenate([server.propose(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
+    x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
     result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
     torch.set_num_threads(threads)
     return x, result
