@@ -140,7 +140,7 @@ def _load_folder(folder: Path, mapped: bool) -> Flow:
         config, geometry = description.flow_config(), description.geometry
     except ValueError as error:
         raise ValueError(f"{folder / DESCRIPTION}: {error}") from None
-    if config.coordinates == "internal" and not knows_geometry(str(geometry)):
+    if config.coordinates == "internal" and not config.system and not knows_geometry(str(geometry)):
         raise ValueError(
             f"{folder} was trained with another table of usual bonds and angles (molecules/geometry.json): use the "
             "version of BoltzRay that trained it, or train again"

@@ -70,9 +70,10 @@ class FlowConfig:
     and belongs to the density. `center`: the frames it is trained on have a centre of mass from N(0, I/N) (`gaussian`),
     or at the origin (`zero`, as the published transferable one); the weights must know which.
 
-    A single-system flow knows one peptide: `system` names it as `Peptide.sequence` does (`ACE-A-NME`), and
-    `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position, and no condition,
-    so any atoms will do. Its `token` is an atom, or one coordinate of an atom (x, y, z of the first, then of the
+    A single-system flow knows one peptide, or any other molecule: `system` names it as `Peptide.sequence` does
+    (`ACE-A-NME`), and `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position,
+    and no condition, so any atoms will do; of internal coordinates it is of a `molecules.Molecule`, which has a
+    z-matrix. Its `token` is an atom, or one coordinate of an atom (x, y, z of the first, then of the
     second, …). Of the published ones (conf/model/single_*.yaml) GYDPETGTWG's tokens are atoms and ACE-A-NME's
     coordinates; that AAA, ACE-AAA-NME and AAAAAA have coordinates too is our reading, and a public .pth says it itself.
     """
@@ -161,10 +162,10 @@ class FlowConfig:
     def _check_system(self) -> None:
         if self.token not in ("atom", "coordinate"):
             raise ValueError(f"token={self.token!r} is unknown: choose atom or coordinate")
-        if self.system and (self.adaptive or self.lookahead):
+        if self.system and self.coordinates == "cartesian" and (self.adaptive or self.lookahead):
             raise ValueError("a single-system flow has no condition: set adaptive=false and lookahead=false")
-        if self.system and self.coordinates != "cartesian":
-            raise ValueError("a single-system flow has Cartesian coordinates: leave system= out for internal ones")
+        if self.system and self.coordinates == "internal" and self.token != "atom":
+            raise ValueError("a token of a flow of internal coordinates is an atom: leave token= out")
         if self.system and self.system_atoms < 1:
             raise ValueError(f"give system_atoms=, the number of atoms of {self.system}")
         if not self.system and (self.system_atoms or self.token != "atom"):

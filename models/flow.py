@@ -51,7 +51,8 @@ class Flow(nn.Module):
     `smooth`: its log-density has a gradient by the coordinates.
 
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
-    `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`).
+    `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`), or of a single
+    molecule the fingerprint of its z-matrix (`Molecule.geometry`).
     `atom_order`: `iupac` if it was trained on atoms in the standard order (`Peptide.iupac`), `file` for a single system
     in the order of its file.
     """

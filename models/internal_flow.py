@@ -1,4 +1,4 @@
-"""A transferable flow over bonds, angles and torsions; see `autoregressive` for its density.
+"""A flow over bonds, angles and torsions, transferable or of one molecule; see `autoregressive` for its density.
 
 It need not learn rotations and stiff bonds, and does with little training. Shapes: B samples, P conditions (1 or B),
 N atoms, C channels. Coordinates are normalised: positions in nm minus their mean, over `scale_nm`.
@@ -54,12 +54,26 @@ class AtomEmbedding(nn.Module):
         return e
 
 
+class SystemEmbedding(nn.Module):
+    """A learned vector for each atom of the only molecule → (P, N, C)."""
+
+    def __init__(self, atoms: int, channels: int) -> None:
+        super().__init__()
+        self.atom = embedding(atoms, channels)
+
+    def forward(self, tables: PeptideTables) -> Tensor:
+        e: Tensor = self.atom.weight.expand(len(tables.n_atoms), -1, -1)
+        return e
+
+
 class InternalFlow(Flow):
     """A density over internal coordinates and the rigid motion. As a map of latents, each coordinate is a quantile."""
 
     def __init__(self, config: FlowConfig, scale_nm: float = 1.0, geometry: str | None = None) -> None:
         super().__init__(config, scale_nm, geometry)
-        self.embedding = AtomEmbedding(config.channels)
+        self.embedding: nn.Module = (
+            SystemEmbedding(config.system_atoms, config.channels) if config.system else AtomEmbedding(config.channels)
+        )
         self.network = Autoregressive(config)
 
     @property
@@ -69,6 +83,8 @@ class InternalFlow(Flow):
 
     def tables(self, peptides: Sequence[PeptideLike]) -> PeptideTables:
         """See `Flow`."""
+        if self.config.system:
+            return PeptideTables.of_system(peptides, self.config, geometry=self.geometry).to(self.device)
         return PeptideTables.of(peptides, (), geometry=self.geometry).to(self.device)
 
     def conditioning(self, tables: PeptideTables) -> Conditioning:

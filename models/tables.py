@@ -89,10 +89,12 @@ class PeptideTables:
         )
 
     @classmethod
-    def of_system(cls, peptides: Sequence[PeptideLike], config: FlowConfig) -> "PeptideTables":
-        """Tables of the one peptide that a single-system flow knows, as often as it is given.
+    def of_system(
+        cls, peptides: Sequence[PeptideLike], config: FlowConfig, *, geometry: str | None = None
+    ) -> "PeptideTables":
+        """Tables of the one peptide that a single-system flow knows, as often as it is given; `geometry` as in `of`.
 
-        Raises: ValueError for any other peptide.
+        Raises: ValueError for any other peptide, or another z-matrix of it.
         """
         known = config.system or "a peptide that its file does not name"
         for peptide in peptides:
@@ -113,6 +115,7 @@ class PeptideTables:
             seq_len=torch.zeros(p, dtype=torch.int64),
             n_atoms=torch.full((p,), config.system_atoms),
             orderings=torch.stack(orderings) if orderings else order.new_zeros(0, *order.shape),
+            internal=InternalTables.of(peptides, geometry) if geometry else None,
         )
 
     def with_atom_types(self, types: Sequence[int]) -> "PeptideTables":

@@ -110,6 +110,19 @@ class OpenMMEnergy:
                     forces[row] = state.getForces(asNumpy=True)._value
 
 
+def only_openmm(peptide: "Peptide") -> str | None:
+    """Reason why the batched energy cannot evaluate the System that a molecule brings with it, if it cannot."""
+    if not peptide.own_forcefield:
+        return None
+    from .batched.energy import BatchedEnergy  # needs torch
+
+    try:
+        BatchedEnergy(peptide)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def make_context(
     system: openmm.System, platform: str = "CPU", integrator: openmm.Integrator | None = None
 ) -> openmm.Context:

@@ -28,9 +28,12 @@ FORCEFIELDS = {
 }
 
 
+OWN = "system-"  # begins the name of the System that a molecule brings with it: `Peptide.own_forcefield`
+
+
 def check_forcefield(name: str) -> str:
     """The name itself, or a ValueError that lists the known ones."""
-    if name not in FORCEFIELDS:
+    if name not in FORCEFIELDS and not name.startswith(OWN):
         raise ValueError(f"unknown force field {name!r}: use one of {', '.join(FORCEFIELDS)}")
     return name
 
@@ -43,13 +46,17 @@ def _parsed(name: str) -> app.ForceField:
 def create_system(
     peptide: "Peptide", forcefield: str = DEFAULT_FORCEFIELD, hydrogen_mass_da: float | None = None
 ) -> openmm.System:
-    """OpenMM System of a peptide: no constraints, implicit solvent.
+    """OpenMM System of a peptide: no constraints, implicit solvent; or the one that it brings with it.
 
     `hydrogen_mass_da`: of each hydrogen, taken from the atom that it is bonded to (Hopkins et al. 2015).
 
     Raises: ValueError for an unknown force field, or one that has no parameters for the peptide.
     """
-    cutoff_nm = FORCEFIELDS[check_forcefield(forcefield)].cutoff_nm
+    if peptide.own_forcefield:
+        return _own_system(peptide, forcefield, hydrogen_mass_da)
+    if check_forcefield(forcefield).startswith(OWN):
+        raise ValueError(f"{forcefield} is the System of another molecule file: give that as pdb=")
+    cutoff_nm = FORCEFIELDS[forcefield].cutoff_nm
     settings = (
         {"nonbondedMethod": app.NoCutoff}
         if cutoff_nm is None
@@ -64,3 +71,27 @@ def create_system(
         raise ValueError(
             f"force field {forcefield} has no parameters for {peptide.sequence} ({reason}): use another one"
         ) from error
+
+
+def forcefield_of(peptide: "Peptide", asked: str = DEFAULT_FORCEFIELD) -> str:
+    """Name of the force field of a peptide: of the System that it brings with it, or the one `asked` for."""
+    return peptide.own_forcefield or asked
+
+
+def _own_system(peptide: "Peptide", forcefield: str, hydrogen_mass_da: float | None) -> openmm.System:
+    """The System of a molecule. The default force field stands for it, for that is what no choice looks like."""
+    if forcefield not in (DEFAULT_FORCEFIELD, peptide.own_forcefield):
+        raise ValueError(
+            f"{peptide.sequence} brings its own energy with it ({peptide.own_forcefield}), not {forcefield}: leave "
+            "forcefield= out, or make the molecule anew with the other one (jobs/fit.py)"
+        )
+    system = openmm.XmlSerializer.deserialize(peptide.system_xml)
+    if hydrogen_mass_da is None:
+        return system
+    for one, other in peptide.topology.bonds():
+        hydrogen, heavy = (one, other) if one.element.symbol == "H" else (other, one)
+        if hydrogen.element.symbol == "H" and heavy.element.symbol != "H":
+            moved = hydrogen_mass_da * unit.dalton - system.getParticleMass(hydrogen.index)
+            system.setParticleMass(hydrogen.index, hydrogen_mass_da)
+            system.setParticleMass(heavy.index, system.getParticleMass(heavy.index) - moved)
+    return system

@@ -1,5 +1,6 @@
 """A peptide: its atoms, their positions, and the encodings and orderings that a flow takes."""
 
+import hashlib
 import io
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from .structure_file import read_structure
 from .structure_text import file_bytes
 
 FloatArray = npt.NDArray[np.float64]
+MARK = b"REMARK 950 BOLTZRAY MOLECULE"  # of the files of `Molecule`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +31,7 @@ class Peptide:
     `sequence`: one-letter codes, caps by name, as in `ACE-AAA-NME`. `encodings` and `orderings` are empty when the
     vocabulary does not cover the peptide (caps). `notes`: what was left out of its file, or added.
     `file_atoms`: index in the file's first model of each atom; None where hydrogens or others had to be added.
+    `system_xml`: the serialised OpenMM System that it brings with it: of a `Molecule`.
 
     Shape: positions (N, 3); encodings (N,), `seq_len` (1,); orderings (N,), int64.
     Units: nm, at the precision of a PDB file (1e-4).
@@ -41,6 +44,12 @@ class Peptide:
     orderings: dict[str, tables.IntArray]
     notes: tuple[str, ...] = ()
     file_atoms: tables.IntArray | None = None
+    system_xml: str = ""
+
+    @property
+    def own_forcefield(self) -> str | None:
+        """Name of the force field that it brings with it, if it does."""
+        return f"system-{hashlib.sha256(self.system_xml.encode()).hexdigest()[:8]}" if self.system_xml else None
 
     @property
     def n_atoms(self) -> int:
@@ -132,7 +141,7 @@ class Peptide:
 
     @classmethod
     def from_pdb(cls, pdb: str | Path) -> "Peptide":
-        """Read one peptide chain from a PDB or mmCIF file, which may be compressed, or from its text.
+        """Read one peptide chain from a PDB or mmCIF file, which may be compressed, or from its text; or a `Molecule`.
 
         Names of other programs are mapped, solvent is left out, missing atoms are added: see `notes`.
         Raises: FileNotFoundError; ValueError for anything but one chain of L-residues and caps at pH 7.
@@ -140,6 +149,10 @@ class Peptide:
         is_text = isinstance(pdb, str) and ("\n" in pdb or pdb.startswith(("ATOM", "HETATM")))
         source = "PDB text" if is_text else str(pdb)
         content = str(pdb).encode() if is_text else file_bytes(Path(pdb))
+        if MARK in content:
+            from .molecule import Molecule  # which is a peptide
+
+            return Molecule.from_text(content.decode(), source)
         found = read_structure(content, source)
         topology, positions, notes = complete(found, source)
         indices = np.concatenate([residue.indices for residue in found.residues])

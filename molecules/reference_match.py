@@ -33,6 +33,11 @@ def in_order_of(
     finite = positions[np.isfinite(positions).all((1, 2)) & (reference.weights > 0)]
     if not len(finite):
         raise ValueError(f"no frame of it is finite{'' if reference.log_weights is None else ' and has a weight'}")
+    if peptide.own_forcefield and reference.atoms:  # told by their places: a name says nothing of its handedness
+        if list(reference.atoms) != atom_names(peptide):
+            raise ValueError(f"its atoms are not those of {peptide.sequence}")
+        check_bonds(finite, peptide.topology)
+        return reference
     own = structure or peptide
     n_atoms = len(reference.atoms) or own.n_atoms
     if n_atoms != positions.shape[1] or n_atoms != peptide.n_atoms:

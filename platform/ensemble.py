@@ -16,7 +16,7 @@ import numpy.typing as npt
 from boltzray.molecules import storage
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.ensemble import Ensemble as SamplerEnsemble
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, forcefield_of
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers import generator, resample
 from boltzray.samplers.rng import Stage
@@ -174,7 +174,7 @@ def with_peptide(found: SamplerEnsemble, peptide: Peptide, temperature_k: float,
         chunks=[found.positions_nm],
         peptide=peptide,
         temperature_k=temperature_k,
-        forcefield=forcefield,
+        forcefield=forcefield_of(peptide, forcefield),
     )
 
 

@@ -132,7 +132,7 @@ def energy(
     Of an ensemble, its own conformations, temperature and force field unless others are given. The atoms are in the
     order of `peptide.topology`. Failures are values: energy +inf and `ok` False.
     """
-    from .sampling.energy_actors import EnergyConfig, batched
+    from .sampling.energy_actors import evaluator
 
     kelvin, field = PUBLISHED_K, DEFAULT_FORCEFIELD
     if isinstance(peptide, Ensemble):
@@ -145,11 +145,11 @@ def energy(
     if positions_nm is None:
         raise ValueError("give positions_nm, conformations (B, N, 3) in nm")
     # In the standard order, as samples have theirs: Amber's impropers depend on the order of equal atoms.
-    found = batched(peptide.iupac(), kelvin, EnergyConfig(), forcefield=forcefield or field)
+    evaluate, _ = evaluator(peptide.iupac(), kelvin, forcefield=forcefield or field)
     x = np.asarray(positions_nm, np.float64)
     if x.ndim != 3 or x.shape[1:] != (peptide.n_atoms, 3):
         raise ValueError(f"positions_nm have shape {x.shape}: give (B, {peptide.n_atoms}, 3)")
-    batch = found.evaluate_arrays(x[:, peptide.iupac_order], gradient=gradient)
+    batch = evaluate(x[:, peptide.iupac_order], gradient)
     if batch.gradient is None:
         return batch
     return EnergyBatch(batch.energy, batch.gradient[:, np.argsort(peptide.iupac_order)], batch.ok)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boltzray import models
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, forcefield_of
 from boltzray.molecules.frame_checks import check_frames
 from boltzray.molecules.frame_file import FrameFile, Selection
 from boltzray.molecules.peptide import Peptide
@@ -54,7 +54,7 @@ class SampleFolder:
             peptide=peptide,
             ensembles=tuple(ensembles),
             temperature_k=float(settings["temperature_k"]),
-            forcefield=settings.get("forcefield", DEFAULT_FORCEFIELD),
+            forcefield=forcefield_of(peptide, settings.get("forcefield", DEFAULT_FORCEFIELD)),
             com=settings.get("com", "gaussian"),
             checkpoint=settings.get("checkpoint", ""),  # `Ensemble.save` knows none
         )

@@ -1,6 +1,6 @@
 """Energies of frames as they are read, for a training that learns from them, too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from boltzray.molecules.batched.energy import BatchedEnergy
+from boltzray.molecules.energy import EnergyBatch, OpenMMEnergy, only_openmm
 from boltzray.molecules.peptide import Peptide
 
 from ..runtime.cpu_affinity import keep_memory
@@ -33,15 +34,17 @@ def frame_energies(
     torch.set_num_threads(1)
     try:
         for sequence, rows in owners.items():
-            x = torch.from_numpy(np.stack([frames[row] for row in rows]))
-            found = _energy(texts[sequence], temperature_k).evaluate(x, gradient=False)
-            energies[rows] = torch.where(found.ok, found.energy, torch.nan).numpy()
+            found = _energy(texts[sequence], temperature_k)(np.stack([frames[row] for row in rows]), False)
+            energies[rows] = np.where(found.ok, found.energy, np.nan)
     finally:
         torch.set_num_threads(threads)
     return energies
 
 
 @lru_cache(KEPT)
-def _energy(pdb: str, temperature_k: float) -> BatchedEnergy:
+def _energy(pdb: str, temperature_k: float) -> Callable[[NDArray[np.float32], bool], EnergyBatch]:
     keep_memory()
-    return BatchedEnergy(Peptide.from_pdb(pdb), temperature_k).to("cpu", torch.float32)
+    peptide = Peptide.from_pdb(pdb)
+    if only_openmm(peptide):
+        return OpenMMEnergy(peptide, temperature_k).evaluate
+    return BatchedEnergy(peptide, temperature_k).to("cpu", torch.float32).evaluate_arrays

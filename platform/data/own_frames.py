@@ -52,6 +52,8 @@ class OwnFrames:
         """
         check_addable(folder)
         given = Peptide.from_pdb(self.pdb)
+        if given.own_forcefield:
+            self = replace(self, forcefield=given.own_forcefield)
         for note in given.notes:
             say(f"note: {self.pdb.name}: {note}")
         there = find_pdb(folder, given.sequence)
@@ -72,7 +74,8 @@ class OwnFrames:
         """Read and check all files, and leave their frames in `staging`."""
         added: dict[str, Source] = {}
         notes: dict[str, list[str]] = {}
-        n_file = read_structure(file_bytes(self.pdb), self.pdb.name).n_atoms
+        own = peptide.own_forcefield  # a molecule file has no other atoms
+        n_file = peptide.n_atoms if own else read_structure(file_bytes(self.pdb), self.pdb.name).n_atoms
         selection = Selection(self.pdb.name, peptide.n_atoms, n_file, peptide.file_atoms)
         sizes = [path.stat().st_size for path in self.paths]
         with progress("check frames", sum(sizes)) as update:
@@ -109,7 +112,7 @@ class OwnFrames:
 
     def _by_name(self, frames: FrameFile, peptide: Peptide) -> FrameFile:
         """Put atoms in the order of the PDB, where the file says what they are."""
-        if frames.structure is None:
+        if frames.structure is None or peptide.own_forcefield:
             return frames
         try:
             order = atom_map(Peptide.from_pdb(frames.structure), peptide)

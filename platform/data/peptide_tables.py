@@ -29,7 +29,7 @@ class PeptideTable:
 
     They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
     of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry. `limits` of distances,
-    in the order of the folder.
+    in the order of the folder. `fixed_order`: of a molecule whose atoms are told by their place alone.
     """
 
     sequence: str
@@ -42,6 +42,7 @@ class PeptideTable:
     names: list[tuple[int, str]] = field(default_factory=list)
     internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     limits: DistanceLimits | None = None
+    fixed_order: bool = False
 
     @classmethod
     def of(cls, given: Peptide, conditions: Conditions) -> "PeptideTable":
@@ -60,10 +61,13 @@ class PeptideTable:
             if conditions.geometry
             else {},
             limits=DistanceLimits.of(given, conditions.temperature_k, conditions.forcefield),
+            fixed_order=given.own_forcefield is not None,
         )
 
     def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":
         """Tell prochiral atoms by a frame (N, 3): simulations often start from other names than the PDB file has."""
+        if self.fixed_order:
+            return self
         order = iupac_order(self.residues, iupac_names(self.residues, self.names, frame_nm))
         return replace(self, iupac_order=order.astype(np.int16))
 

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, FORCEFIELDS
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, FORCEFIELDS, OWN
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import published_split
 from boltzray.molecules.trajectories import frame_paths
@@ -99,7 +99,7 @@ def _note(job: PrepareJob, own: OwnFrames, peptide: Peptide, added: dict[str, So
     if assumed:
         values, keys = (" and ".join(words) for words in zip(*assumed, strict=True))
         say(f"note: the frames are taken to be of {values}: {keys} {'say' if len(assumed) == 2 else 'says'} otherwise")
-    if own.forcefield not in FORCEFIELDS:
+    if own.forcefield not in FORCEFIELDS and not own.forcefield.startswith(OWN):
         say(
             f"note: forcefield={own.forcefield} is recorded and could not be checked: samples are weighted in "
             f"{' or '.join(FORCEFIELDS)}"

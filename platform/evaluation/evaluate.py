@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, forcefield_of
 from boltzray.molecules.metrics import METRICS, compare, noise_floor
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_record import record_path
@@ -68,7 +68,8 @@ def _evaluate_into(
 ) -> EvaluationResult:
     peptide, ensembles = read_samples(folder)
     settings = read_json(folder / "sample.json")
-    forcefield = settings.get("forcefield", DEFAULT_FORCEFIELD)  # files of finetuning, and of older versions, have none
+    asked = settings.get("forcefield", DEFAULT_FORCEFIELD)  # files of finetuning, and of older versions, have none
+    forcefield = forcefield_of(peptide, asked)
     reference, facts, notes = load_reference_ensemble(peptide, data, settings["temperature_k"], forcefield)
     if reference:
         reference, ensembles = _compared(reference, peptide, ensembles, intervals, seed, threads)

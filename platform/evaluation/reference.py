@@ -10,7 +10,7 @@ import numpy as np
 from boltzray.molecules.constants import PUBLISHED_K
 from boltzray.molecules.convergence import StateEstimate, estimate_states
 from boltzray.molecules.energy_batch import EnergyBatch
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, OWN, forcefield_of
 from boltzray.molecules.independent_runs import split_runs
 from boltzray.molecules.metrics import MAX_FRAMES
 from boltzray.molecules.observables import Tica, fit_tica, tica_lag
@@ -31,7 +31,7 @@ from ..report.contents import Reference, number
 from ..report.verdict_states import reasons
 from ..runtime.config import display_path
 from ..runtime.run_folder import sha256
-from ..sampling.energy_actors import EnergyConfig, batched
+from ..sampling.energy_actors import evaluator
 
 
 class ReferenceSearch(NamedTuple):
@@ -53,6 +53,7 @@ def find_comparable(
 
     Raises: ValueError for a file that is no reference trajectory.
     """
+    forcefield = forcefield_of(peptide, forcefield)
     sequence, wanted = peptide.sequence, conditions(forcefield, temperature_k)
     found = [(path, _loaded(path, data, sequence)) for path in reference_files(data, sequence)]
     if not found:
@@ -100,10 +101,12 @@ def reference_files(data: Path, sequence: str) -> list[Path]:
 
 def simulation(sequence: str, temperature_k: float, forcefield: str, out: str) -> str:
     """Format the command that makes reference MD."""
-    parts = ["python jobs/simulate.py", f"sequences=[{sequence}]", f"split={published_split(sequence) or 'test'}"]
+    own = forcefield.startswith(OWN)  # of a molecule that no name builds
+    what = f"pdb={sequence}/molecule.pdb" if own else f"sequences=[{sequence}]"
+    parts = ["python jobs/simulate.py", what, f"split={published_split(sequence) or 'test'}"]
     if temperature_k != PUBLISHED_K:
         parts.append(f"md.temperature_k={temperature_k:g}")
-    if forcefield != DEFAULT_FORCEFIELD:
+    if forcefield != DEFAULT_FORCEFIELD and not own:
         parts.append(f"md.forcefield={forcefield}")
     return " ".join([*parts, f"out={out}"])
 
@@ -194,8 +197,8 @@ def energies_of(
 
     Amber's improper torsions depend on the order of equal atoms in the topology: by 0.6 kT for a carboxyl group.
     """
-    energy = batched(peptide.iupac(), temperature_k, EnergyConfig(), forcefield=forcefield)
-    return energy.evaluate_arrays(positions_nm[:, peptide.iupac_order], gradient=False)
+    evaluate, _ = evaluator(peptide.iupac(), temperature_k, forcefield=forcefield)
+    return evaluate(positions_nm[:, peptide.iupac_order], False)
 
 
 def _described(stored: ReferenceTrajectory) -> str:

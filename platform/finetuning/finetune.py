@@ -14,6 +14,7 @@ from ..runtime.progress import say
 from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker
 from ..sampling.atom_order import OrderedPeptide
+from ..sampling.energy_actors import engine_note
 from ..sampling.sample_files import finished
 from ..sampling.target import check_supported
 from .config import FinetuneJob
@@ -63,6 +64,8 @@ def _finetune_into(
     with folder.track(parent) as tracker:
         run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), ordered, tracker, on_round)
         run.prepare()
+        if note := engine_note(ordered.peptide, job.energy.engine):
+            say(f"note: {note}")
         with start_executor(job, run.weights, run.target) as executor:
             drawn = run.run_rounds(executor)
         run.finish(drawn)

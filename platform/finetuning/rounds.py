@@ -32,6 +32,7 @@ import numpy as np
 
 from boltzray import models
 from boltzray.models.flow import Flow
+from boltzray.molecules.forcefield import forcefield_of
 
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
@@ -68,6 +69,7 @@ class FinetuneRun:
             com=job.com,
             trained_at_k=trained_at_k(checkpoint),
             draw_precision=job.draw_precision,
+            forcefield=forcefield_of(self.peptide),
         )
         self.folder, self.weights = out / "run", out / "run" / "weights"
         self.plan, self.progress = job.plan, RoundProgress.read(out, job.steps)

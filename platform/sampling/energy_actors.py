@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from boltzray.molecules.batched.energy import BatchedEnergy
-from boltzray.molecules.energy import EnergyBatch, OpenMMEnergy
+from boltzray.molecules.energy import EnergyBatch, OpenMMEnergy, only_openmm
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
 
@@ -71,6 +71,34 @@ def batched(
     return energy
 
 
+Evaluate = Callable[[np.ndarray, bool], EnergyBatch]  # conformations (B, N, 3) in nm, and whether a gradient is wanted
+
+
+def engine_note(peptide: Peptide, engine: str) -> str | None:
+    """A note for the user where OpenMM stands in for the batched energy."""
+    reason = only_openmm(peptide) if engine == "batched" else None
+    return f"OpenMM computes the energies, one at a time: {reason.split(': use')[0]}" if reason else None
+
+
+def evaluator(
+    peptide: Peptide,
+    temperature_k: float,
+    config: EnergyConfig | None = None,
+    *,
+    forcefield: str = DEFAULT_FORCEFIELD,
+    device: str = "cpu",
+) -> tuple[Evaluate, str]:
+    """A peptide's energy, ready for use by this process, and its engine.
+
+    That is OpenMM's for a molecule with forces that the batched one does not know.
+    """
+    config = config or EnergyConfig()
+    if config.engine == "openmm" or only_openmm(peptide):
+        return OpenMMEnergy(peptide, temperature_k, forcefield=forcefield, core=own_core()).evaluate, "openmm"
+    energy = batched(peptide, temperature_k, config, forcefield=forcefield, device=device)
+    return energy.evaluate_arrays, "batched"
+
+
 def openmm(molecule: Molecule) -> OpenMMEnergy:
     """OpenMM's energy of a molecule, on a core that no other worker of ours is pinned to."""
     return OpenMMEnergy(molecule.peptide, molecule.temperature_k, forcefield=molecule.forcefield, core=own_core())
@@ -99,16 +127,10 @@ class LocalEnergies:
     """Evaluates in the process that asks: batched on its GPU or on one core, OpenMM on a core of its own."""
 
     def __init__(self, molecule: Molecule, config: EnergyConfig) -> None:
-        self.engine = config.engine
-        self.evaluate: Callable[[np.ndarray, bool], EnergyBatch]
-        if config.engine == "openmm":
-            self.evaluate = openmm(molecule).evaluate
-            return
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        energy = batched(
+        self.evaluate, self.engine = evaluator(
             molecule.peptide, molecule.temperature_k, config, forcefield=molecule.forcefield, device=device
         )
-        self.evaluate = energy.evaluate_arrays
 
     def ask(self, x_nm: np.ndarray, *, gradient: bool) -> EnergyBatch:
         """See `Energies`."""

@@ -11,7 +11,7 @@ from boltzray.models.conditioning import Precision
 from boltzray.models.flow import Flow
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, check_forcefield, forcefield_of
 from boltzray.molecules.storage import DamagedFile, set_aside
 from boltzray.samplers import HMC, SMCConfig, SNISResult, snis
 from boltzray.samplers.com import CenterOfMass
@@ -24,7 +24,7 @@ from ..runtime.run_folder import ATOM_ORDER, RunFolder
 from ..runtime.tracking import Tracker, warn_on_error
 from ..runtime.workers import Lost, Workers
 from .atom_order import OrderedPeptide
-from .energy_actors import EnergyConfig
+from .energy_actors import EnergyConfig, engine_note
 from .flow_actors import ENERGIES_A_PARTICLE, ActorsConfig, flow_workers
 from .peptide_source import PeptideSource
 from .population import Proposals
@@ -128,7 +128,7 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
         com=job.com,
         trained_at_k=trained_at_k(checkpoint),
         draw_precision=job.draw_precision,
-        forcefield=job.forcefield,
+        forcefield=forcefield_of(peptide, job.forcefield),
     )
     with folder.track() as tracker:
         if warning := models.checkpoint.length_warning(checkpoint, peptide.sequence):
@@ -139,6 +139,8 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
                 f"that file, unless its order is the one in which {job.sequence} is built"
             )
         for note in ordered.given.notes:
+            say(f"note: {note}")
+        if note := engine_note(peptide, job.energy.engine):
             say(f"note: {note}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms)")
         on = (job.actors, job.energy, job.cluster)

@@ -1,13 +1,14 @@
 """Molecular dynamics as Ray tasks, each of a batch of replicas, then written in the public layout."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import ray
 
+from boltzray.molecules.energy import only_openmm
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
 from boltzray.molecules.references import published_split
@@ -124,6 +125,7 @@ def simulate(job: SimulateJob) -> Path:
 
 def _simulate_into(out: Path, job: SimulateJob) -> Path:
     peptides = job.peptides()
+    job = _for_own_system(job, peptides)
     names = [peptide.sequence for peptide in peptides]
     for sequence in names:
         if note := reading_note(sequence):
@@ -159,6 +161,16 @@ def _simulate_into(out: Path, job: SimulateJob) -> Path:
         _write(job, out, replicas, tracker)
     say(f"data written: {out}")
     return out
+
+
+def _for_own_system(job: SimulateJob, peptides: Sequence[Peptide]) -> SimulateJob:
+    """The job in the force field that a molecule brings with it, by an engine that knows its forces."""
+    if not (own := peptides[0].own_forcefield):
+        return job
+    if job.engine == "batched" and (reason := only_openmm(peptides[0])):
+        say(f"note: OpenMM runs the dynamics, one replica a core: {reason.split(': use')[0]}")
+        job = replace(job, engine="openmm")
+    return replace(job, md=replace(job.md, forcefield=own))
 
 
 def _rung_k(job: SimulateJob, ladder: Sequence[float]) -> float:

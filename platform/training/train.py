@@ -16,10 +16,12 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from boltzray import models
 from boltzray.models.config import BIN_SETTINGS, FlowConfig
 from boltzray.models.flow import Flow
+from boltzray.molecules.molecule import Molecule
+from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import DamagedFile, is_url, read_json
 from boltzray.molecules.zmatrix import geometry_version
 
-from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder
+from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder, read_pdbs
 from ..data.windows import BatchPlan
 from ..runtime.background import run_in_thread
 from ..runtime.cluster import Cluster, ClusterConfig, cluster
@@ -115,7 +117,7 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     settings = {**deciding(job, (*INCIDENTAL, *unused)), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
-    geometry = _geometry(job, out, start)
+    geometry = _geometry(job, out, start, folder)
     if geometry:
         settings["geometry"] = geometry
     if (out / "train.json").exists():  # what can be said without a cluster is said at once
@@ -187,18 +189,34 @@ def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
     return replace(job, model=flow.config, data=data), Start.of(checkpoint)
 
 
-def _geometry(job: TrainJob, out: Path, start: Start | None) -> str | None:
+def _geometry(job: TrainJob, out: Path, start: Start | None, folder: str) -> str | None:
     """Version of the usual bonds and angles of a flow of internal coordinates.
 
-    That of the flow it starts from or of a begun run, or the newest.
+    That of the flow it starts from or of a begun run, or the newest; of a single molecule that of its file.
     """
     if job.model.coordinates != "internal":
         return None
     if start:
         return models.checkpoint.outline(start.checkpoint).geometry
+    if job.model.system:
+        return _own_geometry(job.model.system, folder)
     if not (out / "train.json").exists():
         return geometry_version()
     return str(read_json(out / "train.json").get("geometry", geometry_version()))
+
+
+def _own_geometry(name: str, folder: str) -> str:
+    """Fingerprint of the z-matrix of a molecule. Raises: ValueError where the data folder's file of it has none."""
+    pdbs = read_pdbs(folder)
+    molecule = Peptide.from_pdb(pdbs[name]) if name in pdbs else None
+    if not isinstance(molecule, Molecule):
+        have = ", ".join(sorted(pdbs)[:5])
+        raise ValueError(
+            f"model.system={name} of internal coordinates is a molecule with a z-matrix of its own, and {folder} has "
+            f"{'no such file' if molecule is None else 'none in its file'} ({have}): make it with jobs/fit.py, or "
+            "give model=internal, without system="
+        )
+    return molecule.geometry
 
 
 def _trainer(

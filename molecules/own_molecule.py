@@ -1,0 +1,275 @@
+"""A molecule of the user's: structure and bonds from a file, energy from a serialised System or force field files.
+
+Shapes: N atoms, F frames. Units: nm.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openmm
+from openmm import app, unit
+from scipy.spatial import cKDTree
+
+from .bonds import check_structure
+from .constants import COVALENT_NM
+from .energy import current_core, make_context, pinned
+from .graph_zmatrix import graph_tables
+from .molecule import Molecule, build_topology
+from .structure_text import file_bytes
+
+FloatArray = npt.NDArray[np.float64]
+
+BONDED = 1.2  # of the sum of the covalent radii: atoms that are nearer are bonded
+WHOLE_CHARGE = 0.01  # e: sums of charges that differ more from a whole number are of a wrong System
+REPLICAS, HOT_PS, TIME_PS, INTERVAL_PS = 8, 1.0, 4.0, 0.05  # of the dynamics that tells usual values
+HOT = 1.8  # times the temperature, for the replicas to part
+SOLVENT = {"HOH", "WAT", "SOL", "TIP3", "TIP3P", "SPC", "NA", "CL", "NA+", "CL-", "SOD", "CLA", "K", "K+", "POT"}
+
+
+def read_molecule(
+    structure: Path,
+    *,
+    system: Path | None = None,
+    forcefield: Sequence[str] = (),
+    name: str = "",
+    temperature_k: float = 310.0,
+    seed: int = 0,
+) -> Molecule:
+    """Read any molecule: its atoms from a PDB or mmCIF file, its energy from `system` or `forcefield`.
+
+    `system`: a System as OpenMM's XmlSerializer writes it; `forcefield`: parameter files, by path or as OpenMM has them
+    (`amber14-all.xml`). Bonds come from residue templates, CONECT records, the System, and distances. Usual bonds and
+    angles are measured in short dynamics, which takes some seconds.
+
+    Raises: FileNotFoundError; ValueError of one line for a structure and a System that do not belong together, for
+    several molecules, periodic boxes, constraints, and energies that are not finite.
+    """
+    if bool(system) == bool(forcefield):
+        raise ValueError("give the energy: system=system.xml, or forcefield=[amber14-all.xml,implicit/obc2.xml]")
+    topology, positions = _read_structure(structure)
+    own = _deserialised(system) if system else None
+    bonds = _bonds(topology, positions, own)
+    topology = _one_molecule(topology, bonds, structure.name)
+    check_structure(positions, topology, structure.name)
+    if own is None:
+        own = _created(topology, forcefield)
+        source = "forcefield=" + ",".join(forcefield)
+    else:
+        source = system.name  # type: ignore[union-attr]
+    _check_system(own, topology, source)
+    own = _without_movers(own)
+    frames = short_dynamics(own, positions, temperature_k, seed, source)
+    elements = [atom.element.symbol for atom in topology.atoms()]
+    return Molecule(
+        sequence=file_name(name or structure.name.split(".")[0]),
+        positions=positions.round(4),
+        topology=topology,
+        encodings={},
+        orderings={},
+        file_atoms=np.arange(len(positions)),
+        system_xml=openmm.XmlSerializer.serialize(own),
+        tables=graph_tables(elements, bonds, frames),
+    )
+
+
+def file_name(text: str) -> str:
+    """A name with letters, digits and hyphens alone, as files and tables have it. Raises: ValueError for nothing."""
+    name = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split())
+    if not name:
+        raise ValueError(f"name={text!r} has no letter: give name=, of letters, digits and hyphens")
+    return name
+
+
+def short_dynamics(
+    system: openmm.System, positions_nm: FloatArray, temperature_k: float, seed: int, source: str
+) -> FloatArray:
+    """Frames (F, N, 3) of replicas that parted at a higher temperature. Raises: ValueError where they explode."""
+    frames = []
+    with pinned(current_core()):
+        for replica in range(REPLICAS):
+            integrator = openmm.LangevinMiddleIntegrator(HOT * temperature_k, 5.0, 0.001)
+            integrator.setRandomNumberSeed(1 + seed * REPLICAS + replica)
+            context = make_context(system, integrator=integrator)
+            context.setPositions(positions_nm)
+            start = context.getState(energy=True).getPotentialEnergy()._value
+            if not np.isfinite(start):
+                raise ValueError(f"the energy of the structure in {source} is {start}: minimise it first")
+            openmm.LocalEnergyMinimizer.minimize(context)
+            context.setVelocitiesToTemperature(HOT * temperature_k, 1 + replica)
+            try:
+                integrator.step(round(HOT_PS * 1000))
+                integrator.setTemperature(temperature_k)
+                for _ in range(round(TIME_PS / INTERVAL_PS)):
+                    integrator.step(round(INTERVAL_PS * 1000))
+                    frames.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
+            except openmm.OpenMMException:
+                frames.append(np.full_like(positions_nm, np.nan))
+            if not np.isfinite(frames[-1]).all():
+                raise ValueError(
+                    f"dynamics of steps of 1 fs in {source} diverges: its atoms are perhaps in another order than "
+                    "those of the structure"
+                )
+    return np.array(frames, np.float64)
+
+
+# --- structure ----------------------------------------------------------------------------------
+
+
+def _read_structure(path: Path) -> tuple[app.Topology, FloatArray]:
+    """Topology and positions (N, 3) of the first model of a file."""
+    text = file_bytes(path).decode(errors="replace")
+    kind = app.PDBxFile if any(s in (".cif", ".mmcif") for s in path.suffixes) else app.PDBFile
+    try:
+        found = kind(io.StringIO(text))
+    except Exception as error:  # OpenMM's readers raise what comes: KeyError, IndexError, TypeError …
+        raise ValueError(f"{path} cannot be read as a structure ({type(error).__name__}: {error})") from error
+    positions = np.array(found.positions.value_in_unit(unit.nanometer), np.float64)
+    if not len(positions):
+        raise ValueError(f"{path} has no atoms")
+    if not np.isfinite(positions).all():
+        raise ValueError(f"{path} has coordinates that are not finite: repair them")
+    if nameless := [atom.name for atom in found.topology.atoms() if atom.element is None]:
+        raise ValueError(f"{path} has atoms without an element ({', '.join(nameless[:3])}): fill in columns 77 and 78")
+    return found.topology, positions
+
+
+def _bonds(topology: app.Topology, positions: FloatArray, system: openmm.System | None) -> list[tuple[int, int]]:
+    """Bonds by templates and CONECT records, by the System where there is one, and by distance; each once, in order."""
+    radius = np.array([COVALENT_NM.get(atom.element.symbol, 0.1) for atom in topology.atoms()])
+    hydrogen = np.array([atom.element.symbol == "H" for atom in topology.atoms()])
+    found = {tuple(sorted((a.index, b.index))) for a, b in topology.bonds()}
+    near = cKDTree(positions).query_pairs(BONDED * 2 * radius.max())
+    close = {(i, j) for i, j in near if np.linalg.norm(positions[i] - positions[j]) < BONDED * (radius[i] + radius[j])}
+    if system is not None:  # a Urey-Bradley term joins atoms that are farther apart
+        found |= {pair for pair in _harmonic(system) if pair in close}
+    bonded = {i for pair in found for i in pair}
+    for i, j in sorted(close - found):
+        # A hydrogen has one bond: of its own it is near to more than one atom in crude structures.
+        if not (hydrogen[i] and i in bonded) and not (hydrogen[j] and j in bonded):
+            found.add((i, j))
+            bonded |= {i, j}
+    return sorted((int(a), int(b)) for a, b in found)
+
+
+def _harmonic(system: openmm.System) -> set[tuple[int, int]]:
+    pairs = set()
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            pairs |= {tuple(sorted(force.getBondParameters(k)[:2])) for k in range(force.getNumBonds())}
+    return pairs  # type: ignore[return-value]
+
+
+def _one_molecule(topology: app.Topology, bonds: Iterable[tuple[int, int]], source: str) -> app.Topology:
+    """The topology with these bonds. Raises: ValueError for several molecules, naming the smaller ones."""
+    atoms = list(topology.atoms())
+    group = list(range(len(atoms)))
+
+    def find(i: int) -> int:
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    for a, b in bonds:
+        group[find(a)] = find(b)
+    sizes: dict[int, int] = {}
+    for i in range(len(atoms)):
+        sizes[find(i)] = sizes.get(find(i), 0) + 1
+    if len(sizes) > 1:
+        largest = max(sizes, key=lambda k: sizes[k])
+        others = list(dict.fromkeys(atoms[i].residue.name for i in range(len(atoms)) if find(i) != largest))
+        kind = "water or ions" if set(others) <= SOLVENT else "others"
+        raise ValueError(
+            f"{source} has {len(sizes)} molecules that no bond joins ({kind}: {', '.join(others[:5])}): give one "
+            "molecule, without solvent"
+        )
+    residues = list(topology.residues())
+    index = {residue: i for i, residue in enumerate(residues)}
+    rows: list[list[Any]] = [[atom.name, atom.element.symbol, index[atom.residue]] for atom in atoms]
+    return build_topology(rows, [[r.name, r.id] for r in residues], [list(pair) for pair in bonds])
+
+
+# --- energy -------------------------------------------------------------------------------------
+
+
+def _deserialised(path: Path) -> openmm.System:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: give system= a System that OpenMM's XmlSerializer wrote")
+    try:
+        system = openmm.XmlSerializer.deserialize(path.read_text())
+    except Exception as error:  # OpenMM raises what its C++ does
+        raise ValueError(f"{path} is no serialised OpenMM object ({error}): write it with XmlSerializer") from error
+    if not isinstance(system, openmm.System):
+        raise ValueError(f"{path} holds a {type(system).__name__}: give the System, serialised by itself")
+    return system
+
+
+def _created(topology: app.Topology, files: Sequence[str]) -> openmm.System:
+    try:
+        forcefield = app.ForceField(*files)
+    except Exception as error:  # a file that is not there, or no XML
+        raise ValueError(f"forcefield={','.join(files)} cannot be read ({_line(error)})") from error
+    try:
+        return forcefield.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None)
+    except Exception as error:
+        raise ValueError(f"forcefield={','.join(files)} has no parameters for the molecule: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_system(system: openmm.System, topology: app.Topology, source: str) -> None:
+    """Raises: ValueError for a System that is of another molecule, or that cannot be sampled."""
+    n, atoms = system.getNumParticles(), list(topology.atoms())
+    if n != len(atoms):
+        raise ValueError(f"{source} has {n} particles, the structure {len(atoms)} atoms: give those of one molecule")
+    if system.getNumConstraints():
+        raise ValueError(
+            f"{source} has {system.getNumConstraints()} constraints, of bonds that the flow draws: make the System "
+            "with constraints=None, rigidWater=False"
+        )
+    if any(system.isVirtualSite(i) for i in range(n)):
+        raise ValueError(f"{source} has virtual sites, which have no place of their own: use a model without them")
+    for force in system.getForces():
+        if "Barostat" in type(force).__name__ or force.usesPeriodicBoundaryConditions():
+            raise ValueError(
+                f"{source} is periodic ({force.getName()}): one molecule is sampled, in vacuum or implicit solvent; "
+                "make the System with nonbondedMethod=NoCutoff"
+            )
+    for i, atom in enumerate(atoms):
+        mass, usual = system.getParticleMass(i)._value, atom.element.mass._value
+        light = atom.element.symbol == "H"
+        if mass <= 0 or (light and mass > 4.1) or (not light and not -10 < mass - usual < 1.5):
+            raise ValueError(
+                f"particle {i} of {source} has a mass of {mass:g} Da, and atom {atom.name} there is "
+                f"{atom.element.name}: the System is of another molecule, or its atoms are in another order"
+            )
+    _check_bonded(system, topology, source)
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            charge = sum(force.getParticleParameters(i)[0]._value for i in range(n))
+            if abs(charge - round(charge)) > WHOLE_CHARGE:
+                raise ValueError(f"the charges in {source} add up to {charge:.3f} e: a molecule has a whole number")
+
+
+def _check_bonded(system: openmm.System, topology: app.Topology, source: str) -> None:
+    """Raises: ValueError for a bond of the structure that the System does not have."""
+    terms = _harmonic(system)
+    for a, b in topology.bonds() if terms else ():
+        if tuple(sorted((a.index, b.index))) not in terms:
+            raise ValueError(
+                f"{source} has no bond between atoms {a.index} and {b.index} ({a.name} and {b.name} of the structure): "
+                "the System is of another molecule, or its atoms are in another order"
+            )
+
+
+def _without_movers(system: openmm.System) -> openmm.System:
+    """Leave out what moves the centre of mass, which is no energy."""
+    for k in reversed(range(system.getNumForces())):
+        if isinstance(system.getForce(k), openmm.CMMotionRemover):
+            system.removeForce(k)
+    return system
