@@ -1,9 +1,9 @@
 """A z-matrix of any molecule from its bonds, and the usual values of its coordinates from frames.
 
-Heavy atoms are placed first, from the middle of the molecule outwards, then hydrogens, unless one is needed. An atom that closes a ring has
-its angle to the other atom that it is bonded to: with its bond, that tells the length of the closing bond, which so is
-one coordinate given a distance that is known. Three atoms in a row place nothing: references are chosen such that the
-angles between them are bent.
+Heavy atoms are placed first, from the middle of the molecule outwards, then hydrogens, unless one is needed. An atom
+that closes a ring has its angle to the other atom that it is bonded to: with its bond, that tells the length of the
+closing bond, which so is one coordinate given a distance that is known. Three atoms in a row place nothing: references
+are chosen such that the angles between them are bent.
 
 Shapes: F frames, N atoms. Units: nm, rad.
 """
@@ -19,8 +19,8 @@ from .zmatrix import IntArray, levels
 Floats = npt.NDArray[np.float64]
 
 BENT = math.radians(15), math.radians(165)  # mean angles that place an atom well
-# rad: a torsion that deviates more from its mean is measured around the circle. One from a sibling rarely does; one about
-# a bond that turns may not have turned yet, when double bonds deviate by 0.2.
+# rad: a torsion that deviates more from its mean is measured around the circle. One from a sibling rarely does; one
+# about a bond that turns may not have turned yet, when double bonds deviate by 0.2.
 FREE_SIBLING, FREE = 0.6, 0.25
 LEAST = (2e-4, 5e-3, 5e-3)  # nm, rad: of a deviation; short simulations underestimate it
 

@@ -160,7 +160,7 @@ def _harmonic(system: openmm.System) -> set[tuple[int, int]]:
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
             pairs |= {tuple(sorted(force.getBondParameters(k)[:2])) for k in range(force.getNumBonds())}
-    return pairs  # type: ignore[return-value]
+    return pairs
 
 
 def _one_molecule(topology: app.Topology, bonds: Iterable[tuple[int, int]], source: str) -> app.Topology:

@@ -106,7 +106,9 @@ def _molecule(job: FitJob) -> Molecule:
                 pdb,
                 system=system,
                 # A file beside the user, or one that OpenMM brings.
-                forcefield=[str(path) if path.is_file() else name for path, name in zip(own, job.forcefield, strict=True)],
+                forcefield=[
+                    str(path) if path.is_file() else name for path, name in zip(own, job.forcefield, strict=True)
+                ],
                 name=job.label,
                 temperature_k=job.temperature_k,
                 seed=job.seed,
@@ -159,7 +161,11 @@ def _train_job(job: FitJob, out: Path, molecule: Molecule) -> TrainJob:
 
 
 def _sample_job(job: FitJob, out: Path) -> SampleJob:
-    values = {"checkpoint": str(out / "train" / "checkpoint"), "out": str(out / "samples"), "data_dir": str(out / "data")}
+    values = {
+        "checkpoint": str(out / "train" / "checkpoint"),
+        "out": str(out / "samples"),
+        "data_dir": str(out / "data"),
+    }
     values |= {"sequence": "", "pdb": str(out / MOLECULE)}
     return parse(SampleJob, job.sample | values | {"temperature_k": job.temperature_k, "seed": job.seed})
 

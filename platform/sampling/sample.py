@@ -140,8 +140,8 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
             )
         for note in ordered.given.notes:
             say(f"note: {note}")
-        if note := engine_note(peptide, job.energy.engine):
-            say(f"note: {note}")
+        if stands_in := engine_note(peptide, job.energy.engine):
+            say(f"note: {stands_in}")
         say(f"sampling {peptide.sequence} ({peptide.n_atoms} atoms)")
         on = (job.actors, job.energy, job.cluster)
         with flow_workers(checkpoint, target, *on, energies=job.energies) as workers:

@@ -120,7 +120,9 @@ def test_rings_are_closed_by_an_angle(proline: Molecule) -> None:
         if len(earlier) > 1:
             assert g in earlier
     # proline's ring, and two of tryptophan: each atom that closes one has two bonds to earlier ones
-    assert sum((t["z_matrix"][:, 1] >= 0) & [frozenset((i, g)) in bonds for i, g in enumerate(t["z_matrix"][:, 1])]) == 3
+    assert (
+        sum((t["z_matrix"][:, 1] >= 0) & [frozenset((i, g)) in bonds for i, g in enumerate(t["z_matrix"][:, 1])]) == 3
+    )
 
 
 def test_atoms_in_a_row_place_nothing() -> None:
@@ -216,8 +218,8 @@ def test_a_damaged_molecule_file_is_told(capped: Molecule) -> None:
     lines = text.splitlines()
     with pytest.raises(ValueError, match="damaged molecule file"):
         Peptide.from_pdb("\n".join([lines[0], *lines[2:]]))
+    first = next(i for i, line in enumerate(lines) if line.startswith("HETATM"))
     with pytest.raises(ValueError, match="coordinates of 21 atoms, the molecule in its remarks has 22"):
-        first = next(i for i, line in enumerate(lines) if line.startswith("HETATM"))
         Peptide.from_pdb("\n".join([*lines[:first], *lines[first + 1 :]]))
     with pytest.raises(ValueError, match="another z-matrix of capped"):
         capped.internal("0123")
