@@ -55,11 +55,8 @@ def read_molecule(
     bonds = _bonds(topology, positions, own)
     topology = _one_molecule(topology, bonds, structure.name)
     check_structure(positions, topology, structure.name)
-    if own is None:
-        own = _created(topology, forcefield)
-        source = "forcefield=" + ",".join(forcefield)
-    else:
-        source = system.name  # type: ignore[union-attr]
+    source = system.name if system else ",".join(forcefield)
+    own = own or _created(topology, forcefield)
     _check_system(own, topology, source)
     own = _without_movers(own)
     frames = short_dynamics(own, positions, temperature_k, seed, source)
@@ -74,6 +71,19 @@ def read_molecule(
         system_xml=openmm.XmlSerializer.serialize(own),
         tables=graph_tables(elements, bonds, frames),
     )
+
+
+def own_system(topology: app.Topology, files: Sequence[str]) -> str:
+    """A serialised System of a topology: from a file that holds one, or from OpenMM's parameter files.
+
+    Raises: FileNotFoundError; ValueError for one of another molecule, or that cannot be sampled.
+    """
+    whole = [Path(name) for name in files if Path(name).is_file() and b"<System" in Path(name).read_bytes()[:1000]]
+    if whole and len(files) > 1:
+        raise ValueError(f"{whole[0]} is a whole System: give it alone, or parameter files")
+    system = _deserialised(whole[0]) if whole else _created(topology, files)
+    _check_system(system, topology, ",".join(Path(name).name for name in files))
+    return openmm.XmlSerializer.serialize(_without_movers(system))
 
 
 def file_name(text: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import io
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,9 @@ class Peptide:
         source = "PDB text" if is_text else str(pdb)
         content = str(pdb).encode() if is_text else file_bytes(Path(pdb))
         if MARK in content:
-            from .molecule import Molecule  # which is a peptide
-
-            return Molecule.from_text(content.decode(), source)
+            kind = import_module(".molecule", __package__).Molecule  # by name: its file needs this one
+            molecule: Peptide = kind.from_text(content.decode(), source)
+            return molecule
         found = read_structure(content, source)
         topology, positions, notes = complete(found, source)
         indices = np.concatenate([residue.indices for residue in found.residues])

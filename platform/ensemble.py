@@ -4,7 +4,7 @@ Shapes: n conformations, N atoms. Units: nm, kT, K.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +114,27 @@ class Ensemble(SamplerEnsemble):
             **columns | {"log_weights": np.zeros(n)},
             diagnostics={},
             steps=None,
+        )
+
+    def reweighted(self, forcefield: str | Sequence[str]) -> "Ensemble":
+        """Return the same conformations with the weights of another force field, at the same temperature.
+
+        `forcefield`: the name of one, a System as XML, a molecule file, or parameter files of OpenMM. `diagnostics` has
+        `ess`, `k_hat` and `delta_f_kT`, F(new) − F(old), with its error. Warns where the two are too different.
+        """
+        from .analysis.reweighting import reweight
+
+        given = [forcefield] if isinstance(forcefield, str) else list(forcefield)
+        found = reweight(self, self.peptide, self.temperature_k, given)
+        if found.is_doubtful:
+            warnings.warn(f"the two force fields are too different: {found}", stacklevel=2)
+        difference = {"delta_f_kT": found.difference.value, "delta_f_error": found.difference.error}
+        shape = {} if found.k_hat is None else {"k_hat": found.k_hat}
+        new = found.ensemble
+        assert isinstance(new, Ensemble)
+        name = new.name.rpartition(" → ")[2]
+        return replace(
+            new, forcefield=name, diagnostics=new.diagnostics | {"ess": found.ess} | shape | difference
         )
 
     # --- other formats --------------------------------------------------------------------------

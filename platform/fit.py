@@ -124,7 +124,7 @@ def _molecule(job: FitJob) -> Molecule:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sources:
-    """What a molecule is made of."""
+    """Files and name that a molecule is made of."""
 
     pdb: str
     system: str

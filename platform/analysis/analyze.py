@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from boltzray.molecules.trajectories import frame_paths
 
 from ..report.observable_rows import FrameSet, observable_rows
 from ..runtime.config import data_folder, display_path, results_folder, results_home
-from ..runtime.progress import progress
+from ..runtime.progress import progress, say
 from ..runtime.run_folder import holding
 from .config import KMEANS, NAMED, AnalyzeJob
 from .free_energy import free_energy_rows
 from .outputs import Analysis, write_analysis, write_free_energies
+from .reweighting import reweight
 from .sources import SampleFolder, named_peptide, own_frames, reference_set
 
 __all__ = ["AnalyzeJob", "analyze"]
@@ -51,6 +53,8 @@ def _collected(job: AnalyzeJob) -> Analysis:
     if job.samples:
         folders = [SampleFolder.read(data_folder(path)) for path in job.samples]
         peptide, first = folders[0].peptide, folders[0]
+        if job.reweight:
+            folders = [in_other_force_field(folder, job.reweight) for folder in folders]
         sets = [s for f in folders for s in f.sets(peptide, f"{f.path.name} " if len(folders) > 1 else "")]
         said = conditions(first.forcefield, first.temperature_k)
         if any((f.temperature_k, f.forcefield) != (first.temperature_k, first.forcefield) for f in folders):
@@ -78,6 +82,13 @@ def _collected(job: AnalyzeJob) -> Analysis:
     if empty := [s.name for s in sound if not len(s.positions_nm)]:
         raise ValueError(f"{' and '.join(empty)}: no conformation has a weight and finite positions")
     return Analysis(peptide=peptide, sets=tuple(sound), conditions=said, out=job.out or out, sources=names)
+
+
+def in_other_force_field(folder: SampleFolder, given: tuple[str, ...]) -> SampleFolder:
+    """The folder with its last ensemble in another force field, too; says what that is worth."""
+    found = reweight(folder.ensembles[-1], folder.peptide, folder.temperature_k, given)
+    say(f"{display_path(folder.path)}: {found.ensemble.name}: {found}")
+    return replace(folder, ensembles=(*folder.ensembles, found.ensemble))
 
 
 def _quantities(job: AnalyzeJob, peptide: Peptide, sets: tuple[FrameSet, ...]) -> list[Quantity]:

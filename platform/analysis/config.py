@@ -31,6 +31,8 @@ class AnalyzeJob:
     alone. Or `pdb` and `frames`: a file, a glob or a list, each an independent run, with `weights`, a file of
     log-weights. Reference MD under the same conditions is put beside samples and trajectories.
     `free_energy`: two folders instead, between whose targets the difference of the free energy is asked for.
+    `reweight`: of samples, another force field to put weighted averages of beside: its name, a System, a molecule file
+    of jobs/fit.py, or parameter files of OpenMM.
     `basins`: named regions of φ and ψ (`ramachandran`), `kmeans:N`, or a YAML or JSON file of windows.
     `distances`: pairs of atoms, as A1:CA-A3:CA. `observable`: own functions of an `mdtraj.Trajectory`, as my.py:f.
     """
@@ -41,6 +43,7 @@ class AnalyzeJob:
     frames: Texts = ()
     weights: str = ""
     free_energy: Texts = ()
+    reweight: Texts = ()
     basins: str = NAMED
     distances: Texts = ()
     observable: Texts = ()
@@ -58,6 +61,8 @@ class AnalyzeJob:
             )
         if self.weights and not self.frames:
             raise ValueError("weights= are those of frames=: folders of samples have their own")
+        if self.reweight and not self.samples:
+            raise ValueError("reweight= is of samples=, which know their energies: give a results folder")
         if self.free_energy and len(self.free_energy) != 2:
             raise ValueError(f"free_energy={list(self.free_energy)}: give two folders, [A,B] for F(B) − F(A)")
         object.__setattr__(self, "sequence", one_peptide(self.sequence))
