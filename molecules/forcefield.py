@@ -1,5 +1,6 @@
 """The force fields of the published data sets, by name."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -78,6 +79,29 @@ def forcefield_of(peptide: "Peptide", asked: str = DEFAULT_FORCEFIELD) -> str:
     return peptide.own_forcefield or asked
 
 
+def read_system_xml(xml: str, source: str) -> openmm.System:
+    """Deserialise a System.
+
+    One with a PythonForce, as potentials from machine learning have it, holds pickled code, which would run here: that
+    is read with BOLTZRAY_TRUST_PYTHON=1 in the environment alone.
+
+    Raises: ValueError for such a one, or another object.
+    """
+    if "PythonForce" in xml and os.environ.get("BOLTZRAY_TRUST_PYTHON") != "1":
+        raise ValueError(
+            f"{source} has a PythonForce, whose pickled code would run here: set BOLTZRAY_TRUST_PYTHON=1 if you trust "
+            "who made it"
+        )
+    try:
+        system = openmm.XmlSerializer.deserialize(xml)
+    except Exception as error:  # OpenMM raises what its C++ does
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} is no serialised OpenMM object ({reason}): write it with XmlSerializer") from error
+    if not isinstance(system, openmm.System):
+        raise ValueError(f"{source} holds a {type(system).__name__}: give the System, serialised by itself")
+    return system
+
+
 def _own_system(peptide: "Peptide", forcefield: str, hydrogen_mass_da: float | None) -> openmm.System:
     """The System of a molecule. The default force field stands for it, for that is what no choice looks like."""
     if forcefield not in (DEFAULT_FORCEFIELD, peptide.own_forcefield):
@@ -85,7 +109,7 @@ def _own_system(peptide: "Peptide", forcefield: str, hydrogen_mass_da: float | N
             f"{peptide.sequence} brings its own energy with it ({peptide.own_forcefield}), not {forcefield}: leave "
             "forcefield= out, or make the molecule anew with the other one (jobs/fit.py)"
         )
-    system = openmm.XmlSerializer.deserialize(peptide.system_xml)
+    system = read_system_xml(peptide.system_xml, f"the System of {peptide.sequence}")
     if hydrogen_mass_da is None:
         return system
     for one, other in peptide.topology.bonds():

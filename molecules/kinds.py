@@ -3,8 +3,8 @@
 import gemmi
 
 POINTER = (
-    "flows know linear peptides of the twenty L-residues at pH 7 (charged ends, or ACE and NME caps); "
-    "see docs/howto/your_own_peptide.md"
+    "the shipped flows know linear peptides of the twenty L-residues at pH 7 (charged ends, or ACE and NME caps); "
+    "jobs/fit.py makes a flow of any molecule, see docs/howto/any_molecule.md"
 )
 
 _STATES = {

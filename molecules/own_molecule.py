@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from .bonds import check_structure
 from .constants import COVALENT_NM
 from .energy import current_core, make_context, pinned
+from .forcefield import read_system_xml
 from .graph_zmatrix import graph_tables
 from .molecule import Molecule, build_topology
 from .structure_text import file_bytes
@@ -208,13 +209,7 @@ def _one_molecule(topology: app.Topology, bonds: Iterable[tuple[int, int]], sour
 def _deserialised(path: Path) -> openmm.System:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}: give system= a System that OpenMM's XmlSerializer wrote")
-    try:
-        system = openmm.XmlSerializer.deserialize(path.read_text())
-    except Exception as error:  # OpenMM raises what its C++ does
-        raise ValueError(f"{path} is no serialised OpenMM object ({error}): write it with XmlSerializer") from error
-    if not isinstance(system, openmm.System):
-        raise ValueError(f"{path} holds a {type(system).__name__}: give the System, serialised by itself")
-    return system
+    return read_system_xml(path.read_text(errors="replace"), path.name)
 
 
 def _created(topology: app.Topology, files: Sequence[str]) -> openmm.System:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, FORCEFIELDS
 from boltzray.molecules.molecule import Molecule
 from boltzray.molecules.own_molecule import file_name, read_molecule
 from boltzray.molecules.peptide import Peptide
@@ -30,7 +31,8 @@ MOLECULE = "molecule.pdb"
 class FitJob:
     """Fit a flow to one molecule and sample it.
 
-    `pdb`: its structure, all atoms; `system`: a serialised OpenMM System, or `forcefield`: parameter files. `frames`:
+    `pdb`: its structure, all atoms; `system`: a serialised OpenMM System, or `forcefield`: parameter files, those of
+    the published data unless given. `frames`:
     trajectories of it, of which the last `hold_out` of each is kept to compare with; without any, MD is run.
     `simulate`, `train`, `sample`: further keys of these jobs.
     """
@@ -52,8 +54,10 @@ class FitJob:
     def __post_init__(self) -> None:
         if not self.pdb:
             raise ValueError("give pdb=, a structure with all atoms, and its energy: system= or forcefield=")
-        if bool(self.system) == bool(self.forcefield):
-            raise ValueError("give the energy: system=system.xml, or forcefield=[amber14-all.xml,implicit/obc2.xml]")
+        if self.system and self.forcefield:
+            raise ValueError("system= and forcefield= both name the energy: give one of them")
+        if not (self.system or self.forcefield):
+            object.__setattr__(self, "forcefield", FORCEFIELDS[DEFAULT_FORCEFIELD].files)
         if not 0.0 < self.temperature_k < float("inf"):
             raise ValueError(f"temperature_k={self.temperature_k} must be positive, in kelvin")
 

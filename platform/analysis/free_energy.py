@@ -96,5 +96,7 @@ def _energies_in(
     if other.forcefield == folder.forcefield:
         scaled: NDArray[np.float64] = ensemble.energy_kT[alive] * (folder.temperature_k / other.temperature_k)
         return scaled
-    batch = energies_of(folder.peptide, ensemble.positions_nm[alive], other.temperature_k, other.forcefield)
+    order = same_molecule(folder.peptide, other.peptide, str(folder.path))
+    positions = ensemble.positions_nm[alive][:, order]
+    batch = energies_of(other.peptide, positions, other.temperature_k, other.forcefield)
     return np.where(batch.ok, batch.energy, np.inf)

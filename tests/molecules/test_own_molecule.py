@@ -19,7 +19,7 @@ from boltzray.models.internal_coordinates import (
     to_positions,
 )
 from boltzray.molecules import own_molecule
-from boltzray.molecules.energy import OpenMMEnergy
+from boltzray.molecules.energy import OpenMMEnergy, only_openmm
 from boltzray.molecules.graph_zmatrix import graph_tables, internal_values
 from boltzray.molecules.molecule import Molecule
 from boltzray.molecules.own_molecule import file_name, read_molecule
@@ -199,6 +199,41 @@ def test_systems_that_cannot_be(files: tuple[Path, Path], tmp_path: Path) -> Non
     assert "give the energy" in _refused(files, tmp_path)
     assert "no parameters" in _refused(files, tmp_path, forcefield=("tip3p.xml",))
     assert "cannot be read" in _refused(files, tmp_path, forcefield=("nothing.xml",))
+
+
+def test_pickled_code_does_not_run(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A System of OpenMM may hold pickled Python; here it would write a file."""
+    witness = tmp_path / "it-ran"
+    force = openmm.PythonForce(_Zero(witness))
+    system = _system(Peptide.from_pdb(files[0]).topology)
+    system.addForce(force)
+    path = tmp_path / "python.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    assert "has a PythonForce" in _refused(files, tmp_path, system=path)
+    assert not witness.exists()
+    monkeypatch.setenv("BOLTZRAY_TRUST_PYTHON", "1")
+    molecule = read_molecule(files[0], system=path)
+    assert witness.exists()
+    assert only_openmm(molecule)
+    found = OpenMMEnergy(molecule, 310.0).evaluate(molecule.positions[None])
+    assert found.ok.all()
+    monkeypatch.delenv("BOLTZRAY_TRUST_PYTHON")
+    with pytest.raises(ValueError, match="has a PythonForce"):
+        OpenMMEnergy(molecule, 310.0)
+
+
+class _Zero:
+    """A potential that is zero, and leaves a file where it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__ = state
+        self.witness.touch()
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        return 0.0, np.zeros_like(state.getPositions(asNumpy=True)._value)
 
 
 def test_structures_that_cannot_be(files: tuple[Path, Path], tmp_path: Path) -> None:

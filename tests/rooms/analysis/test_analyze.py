@@ -5,12 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openmm
 import pytest
 from reports import ENERGIES, FRAMES, PEPTIDE, ensemble
 
 from boltzray.analysis.analyze import AnalyzeJob, analyze
 from boltzray.analysis.free_energy import free_energy_rows
 from boltzray.analysis.sources import SampleFolder
+from boltzray.ensemble import with_peptide
+from boltzray.library import energy
+from boltzray.molecules.energy import OpenMMEnergy
+from boltzray.molecules.forcefield import create_system
 from boltzray.molecules.references import save_reference
 from boltzray.molecules.stereo import atom_names
 from boltzray.report.observable_rows import FrameSet, observable_rows, report_quantities
@@ -144,3 +149,44 @@ def test_wrong_files_and_peptides_are_named(here: Path) -> None:
         analyze(AnalyzeJob(sequence="AA"))
     with pytest.raises(FileNotFoundError, match="sample first"):
         analyze(AnalyzeJob(samples=("nowhere",)))
+
+
+def test_weights_in_another_force_field(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A constant changes no weight, and is the free energy; a restraint of one atom pair changes weights as it says."""
+    base = openmm.XmlSerializer.deserialize(_system_xml())
+    constant = openmm.CustomBondForce("c")
+    constant.addGlobalParameter("c", 10.0)  # kJ/mol
+    constant.addBond(0, 1, [])
+    base.addForce(constant)
+    (here / "shifted.xml").write_text(openmm.XmlSerializer.serialize(base))
+    kt = 0.00831446261815324 * 310
+    e = with_peptide(ensemble(tilt()), PEPTIDE, 310.0, "amber14-obc1")
+    e = replace(e, energy_kT=OpenMMEnergy(PEPTIDE, 310.0).evaluate(e.positions_nm.astype(float), gradient=False).energy)
+    found = e.reweighted(str(here / "shifted.xml"))
+    assert found.forcefield.startswith("system-")
+    np.testing.assert_allclose(found.weights, e.weights, rtol=1e-3)
+    assert found.diagnostics["delta_f_kT"] == pytest.approx(10 / kt, abs=1e-3)
+    assert found.diagnostics["ess"] == pytest.approx(1 / np.square(e.weights).sum() / len(e), rel=1e-3)
+    other = e.reweighted("amber99sbildn-obc")
+    work = energy(PEPTIDE, e.positions_nm, forcefield="amber99sbildn-obc").energy - e.energy_kT
+    np.testing.assert_allclose(other.log_weights - e.log_weights, -work, atol=1e-6)
+    least = work.min()
+    mean = np.average(np.exp(least - work), weights=e.weights)
+    assert other.diagnostics["delta_f_kT"] == pytest.approx(least - np.log(mean))
+    base.removeForce(base.getNumForces() - 1)
+    pull = openmm.CustomBondForce("20000*(r-0.3)^2")
+    pull.addBond(0, PEPTIDE.n_atoms - 1, [])
+    base.addForce(pull)
+    (here / "pulled.xml").write_text(openmm.XmlSerializer.serialize(base))
+    with pytest.warns(UserWarning, match="too different"):
+        e.reweighted(str(here / "pulled.xml"))
+    out = folder(here / "AA", tilt())
+    analyze(AnalyzeJob(samples=(str(out),), reweight=(str(here / "shifted.xml"),)))
+    assert "SNIS → system-" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="reweight= is of samples="):
+        AnalyzeJob(sequence="AA", reweight=("amber99sbildn-obc",))
+
+
+def _system_xml() -> str:
+    system = create_system(PEPTIDE)
+    return str(openmm.XmlSerializer.serialize(system))

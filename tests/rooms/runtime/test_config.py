@@ -78,6 +78,7 @@ GIVEN = {
     "convert": ("input=flow.pth", "output=flow"),
     "evaluate": ("split=test",),
     "finetune": ("sequence=AA",),
+    "fit": ("pdb=mine.pdb", "simulate", "train", "sample"),
     "prepare": ("source=tars", "out=columns"),
     "quickstart": ("simulate", "sample", "finetune"),
     "sample": ("sequence=AA",),
