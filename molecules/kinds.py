@@ -1,4 +1,4 @@
-"""Kinds of residues that cannot be sampled yet, each refused by its name."""
+"""Kinds of residues that the shipped flows do not know, each refused by its name."""
 
 import gemmi
 

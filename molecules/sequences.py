@@ -64,7 +64,7 @@ _RESIDUES = {
 _OTHERS = _ENDS | _RESIDUES
 _D_RESIDUE = re.compile(r"[dD]-?(?P<code>[A-Za-z]{3})")
 _HYPHENS = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")  # as word processors write them
-_USE = "use the twenty L-amino acids, free ends or the caps Ace and Nme"
+_USE = "use the twenty L-amino acids, free ends or the caps Ace and Nme; jobs/fit.py takes others, from a file"
 
 
 def parse_sequence(text: str) -> str:
@@ -228,7 +228,7 @@ def _row(row: str, text: str) -> str:
 def _notation(row: str) -> str | None:
     """Reason why another notation is not read: phosphorylated and modified residues, rings, HELM; else None."""
     if re.search(r"(?<![a-z])p([STY](?![a-z])|Ser|Thr|Tyr)|[STY]\(p\)", row):
-        return f"phosphorylated residues cannot be sampled yet: {_USE}"
+        return f"phosphorylated residues cannot be built from a name: {_USE}"
     if re.match(r"(sp|tr|gi|ref|pdb)\|", row):
         return "that is the header of a FASTA record: give the letters below it, or the file, sequence=FILE.fasta"
     if "$" in row or "|" in row:
@@ -252,7 +252,7 @@ def _mixed(row: str) -> str:
     lower = next(character for character in row if character.islower())
     return (
         "upper and lower case are mixed, and it is no row of three-letter codes such as AlaGly; a lower-case "
-        f"{lower!r} means a D-residue in HELM and RDKit, and D-residues and modified ones cannot be sampled yet"
+        f"{lower!r} means a D-residue in HELM and RDKit, and D-residues and modified ones cannot be built from a name: {_USE}"
     )
 
 
@@ -261,7 +261,7 @@ def _reason(token: str, tokens: Sequence[str]) -> str:
     upper = token.upper()
     found = _D_RESIDUE.fullmatch(token)
     if upper == "D" or (found and found["code"].upper() in _CODES):
-        return "D-residues cannot be sampled yet: give L-amino acids"
+        return f"D-residues cannot be built from a name: {_USE}"
     if upper == "L":
         return "leave out L-: all residues are L-amino acids"
     if upper in _OTHERS:
