@@ -252,7 +252,7 @@ def _mixed(row: str) -> str:
     lower = next(character for character in row if character.islower())
     return (
         "upper and lower case are mixed, and it is no row of three-letter codes such as AlaGly; a lower-case "
-        f"{lower!r} means a D-residue in HELM and RDKit, and D-residues and modified ones cannot be built from a name: {_USE}"
+        f"{lower!r} means a D-residue in HELM and RDKit, and such and modified ones cannot be built from a name: {_USE}"
     )
 
 

@@ -7,6 +7,7 @@ from .figures_molecules import conformations
 from .figures_observables import observables
 from .figures_sampling import path, training, weights
 from .figures_structures import ramachandran, tica_plane
+from .figures_torsions import torsions
 from .plotting import Picture, styled
 
 PLOTTED = ("basins",)  # others are in the table: a figure takes half a second
@@ -19,6 +20,7 @@ def plot_report(report: Report) -> list[Picture]:
     pictures = [
         *conformations(report),
         *ramachandran(report),
+        *torsions(report),
         *tica_plane(report),
         *observables(report.frame_sets, rows),
     ]

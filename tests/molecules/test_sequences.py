@@ -34,7 +34,7 @@ REFUSED = {
     "lower-case 'd' means a D-residue in HELM and RDKit": ("dAla",),
     "lower-case 'a' means a D-residue": ("aG",),
     "upper and lower case are mixed": ("AAlaG", "None", "arIP"),
-    "D-residues cannot be sampled yet": ("D-Ala", "D-Ala-Gly", "Ala-D-Ala", "dAla-Gly", "DAla-Gly", "d-ala"),
+    "D-residues cannot be built from a name": ("D-Ala", "D-Ala-Gly", "Ala-D-Ala", "dAla-Gly", "DAla-Gly", "d-ala"),
     "write DAG for one-letter codes": ("D-A-G",),
     "write HAG for one-letter codes": ("H-A-G",),
     "leave out L-": ("L-Ala-L-Gly",),
