@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .terms import Tables, potential
+from .terms import BONDED, Tables, potential
 
 # Conformations that lie side by side on a CPU: one AVX-512 register of float32.
 _LANES = 16
@@ -16,7 +16,9 @@ _LANES = 16
 _FILL = 32
 # Elements of one (T, N, N, L) array: on a CPU a dozen of them stay in the cache, on a GPU they fill it.
 _CPU_BLOCK, _GPU_BLOCK = 2**16, 2**25
-_FIXED_COLUMNS = ("bond_atoms", "angle_atoms", "torsion_atoms", "torsion_cos", "torsion_sin")
+# Tables by term of which each row has the same length for every peptide.
+_FIXED_COLUMNS = (*(f"{kind}_atoms" for kind in BONDED), "torsion_cos", "torsion_sin", "born_series")
+_FIXED_ROWS = ("born_constants", "cmap_coefficients")
 _Potential = Callable[[Tables, Tensor, bool], tuple[dict[str, Tensor], Tensor | None]]
 
 
@@ -56,9 +58,10 @@ def evaluate_tile(
     """`potential`, compiled if asked for."""
     if not compiled:
         return potential(tables, tile, gradient)
-    for name in _FIXED_COLUMNS:
+    for name in tables.keys() & _FIXED_COLUMNS:
         _mark_static(tables[name], 1 if tables[name].ndim == 2 else 2)
-    _mark_static(tables["born_constants"], 0)
+    for name in tables.keys() & _FIXED_ROWS:
+        _mark_static(tables[name], 0)
     if tile.device.type == "cpu":
         for table in [tile, *(table for table in tables.values() if table.ndim > 2)]:
             _mark_static(table, -1)
