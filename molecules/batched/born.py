@@ -119,8 +119,6 @@ def _found(templates: list[str], texts: list[str]) -> dict[str, float] | None:
 
 def gbsa_obc(force: openmm.GBSAOBCForce) -> Tables:
     """OBC2, whose constants OpenMM has in its code."""
-    if force.getNonbondedMethod() != force.NoCutoff:
-        raise ValueError("GBSAOBCForce with a cutoff: the batched energy has it without only")
     found = {
         "offset": 0.009,
         "probe": 0.14,
@@ -134,7 +132,7 @@ def gbsa_obc(force: openmm.GBSAOBCForce) -> Tables:
         [[*plain(force.getParticleParameters(i)[:2]), force.getParticleParameters(i)[2]] for i in range(n)]
     ).T
     own = radius - found["offset"]
-    tables = _born(np.array([charge, own, scale * own]), found, np.inf)
+    tables = _born(np.array([charge, own, scale * own]), found, cutoff_of(force))
     return tables | {"born_constants": np.array([1.0, 0.8, 4.85, 1.0])}
 
 

@@ -85,7 +85,8 @@ def maps(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
     ends, cells, places = [], [], []
     for d in (dihedral(x, atoms[:4]), dihedral(x, atoms[4:])):
         angle = torch.atan2(d.sin, d.cos)
-        place = torch.where(angle < 0, angle + 2 * pi, angle) * (size / (2 * pi))
+        # Angle first: whole numbers by themselves would become float32.
+        place = torch.where(angle < 0, angle + 2 * pi, angle) * size / (2 * pi)
         # Clamped as a whole number: what is not finite must be in the table, too, and stays so by its place.
         cell = torch.minimum(place.long().clamp_min(0), size - 1)
         ends.append(d)
@@ -94,10 +95,10 @@ def maps(tables: Tables, x: Vector) -> tuple[Tensor, list[Vector]]:
     u, v = places
     cell = per_row(tables["cmap_start"]) + cells[0] * size + cells[1]
     c = tables["cmap_coefficients"][:, cell].unbind(0)
-    row = [((c[i + 3] * v + c[i + 2]) * v + c[i + 1]) * v + c[i] for i in (0, 4, 8, 12)]
+    rows = [((c[i + 3] * v + c[i + 2]) * v + c[i + 1]) * v + c[i] for i in (0, 4, 8, 12)]
     by_v = [(3 * c[i + 3] * v + 2 * c[i + 2]) * v + c[i + 1] for i in (0, 4, 8, 12)]
-    energy = ((row[3] * u + row[2]) * u + row[1]) * u + row[0]
-    slope_u = (3 * row[3] * u + 2 * row[2]) * u + row[1]
+    energy = ((rows[3] * u + rows[2]) * u + rows[1]) * u + rows[0]
+    slope_u = (3 * rows[3] * u + 2 * rows[2]) * u + rows[1]
     slope_v = ((by_v[3] * u + by_v[2]) * u + by_v[1]) * u + by_v[0]
-    per_cell = size / (2 * pi)
-    return energy.sum(1), [*arms(ends[0], slope_u * per_cell), *arms(ends[1], slope_v * per_cell)]
+    slopes = (slope * size / (2 * pi) for slope in (slope_u, slope_v))
+    return energy.sum(1), [row for d, slope in zip(ends, slopes, strict=True) for row in arms(d, slope)]

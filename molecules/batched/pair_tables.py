@@ -19,7 +19,9 @@ _BY_ROOT = "(a/r6)^2-b/r6; r6=r^6; a=acoef(type1, type2); b=bcoef(type1, type2)"
 _ONE_TO_FOUR = "{factor}*epsilon*((sigma/r)^12-(sigma/r)^6)"
 
 
-def cutoff_of(force: openmm.NonbondedForce | openmm.CustomNonbondedForce | openmm.CustomGBForce) -> float:
+def cutoff_of(
+    force: openmm.NonbondedForce | openmm.CustomNonbondedForce | openmm.CustomGBForce | openmm.GBSAOBCForce,
+) -> float:
     """Cutoff in nm, inf for none.
 
     Raises: ValueError if the force is periodic.

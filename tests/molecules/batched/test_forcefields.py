@@ -1,6 +1,7 @@
 """The batched energy of Systems of many force fields against OpenMM's Reference platform, force by force."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import openmm
@@ -15,7 +16,7 @@ from boltzray.molecules.constants import KB
 
 KELVIN = 300.0
 AMBER, CHARMM = "amber14-all.xml", "charmm36.xml"
-CUTOFF = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9}
+CUTOFF = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9 * openmm.unit.nanometer}
 PAIRS = (openmm.NonbondedForce, openmm.CustomNonbondedForce, openmm.CustomBondForce)
 SYSTEMS = {
     "amber14 in vacuum": ([AMBER], {}),
@@ -54,7 +55,12 @@ def make_system(name: str, sequence: str = SEQUENCES[0]) -> tuple[openmm.System,
     files, settings = SYSTEMS[name]
     peptide = Peptide.from_sequence(sequence)
     settings = {"nonbondedMethod": app.NoCutoff, "constraints": None} | settings
-    return app.ForceField(*files).createSystem(peptide.topology, **settings), peptide
+    return parsed(*files).createSystem(peptide.topology, **settings), peptide
+
+
+@cache
+def parsed(*files: str) -> app.ForceField:
+    return app.ForceField(*files)  # CHARMM's takes seconds
 
 
 def shaken(peptide: Peptide, scales: tuple[float, ...] = (0.0, 0.005, 0.02, 0.06)) -> np.ndarray:
