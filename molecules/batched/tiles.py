@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Protocol
+from types import FunctionType
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,9 +24,14 @@ _Potential = Callable[[Tables, Tensor, bool], tuple[dict[str, Tensor], Tensor | 
 
 
 @cache
-def _compiled() -> _Potential:
-    """One function for all peptides: atoms, terms and conformations are symbols in it."""
-    return torch.compile(potential, dynamic=True)
+def _compiled(names: frozenset[str]) -> _Potential:
+    """One function for all peptides of a force field: atoms, terms and conformations are symbols in it.
+
+    One for each set of tables, or else torch would count them all against the eight variants that it allows of a
+    function before it goes on without compiling.
+    """
+    function = FunctionType(potential.__code__.replace(), potential.__globals__, potential.__name__)
+    return cast(_Potential, torch.compile(function, dynamic=True))
 
 
 def blocks(count: int, n_atoms: int, on_gpu: bool) -> Iterator[slice]:
@@ -66,7 +72,7 @@ def evaluate_tile(
         for table in [tile, *(table for table in tables.values() if table.ndim > 2)]:
             _mark_static(table, -1)
     _mark_static(tile, 1)
-    return _compiled()(tables, tile, gradient)
+    return _compiled(frozenset(tables))(tables, tile, gradient)
 
 
 class Compilable(Protocol):
