@@ -13,7 +13,10 @@ _Array = npt.NDArray[np.float64]
 
 # Harmonic impropers: as they are, or with the shorter way round; some readers of files write π with six digits.
 _HARMONIC = "k*(theta-theta0)^2"
-_WRAPPED = ("k*min(dtheta,2*pi-dtheta)^2;dtheta=abs(theta-theta0)", "k*min(dtheta,2*{pi}-dtheta)^2;dtheta=abs(theta-theta0)")
+_WRAPPED = (
+    "k*min(dtheta,2*pi-dtheta)^2;dtheta=abs(theta-theta0)",
+    "k*min(dtheta,2*{pi}-dtheta)^2;dtheta=abs(theta-theta0)",
+)
 
 # Coefficients of 1, u, u², u³ from values at 0 and 1 and slopes there.
 _HERMITE = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [-3, 3, -2, -1], [2, -2, 1, 1]])

@@ -39,9 +39,7 @@ _MODELS = (
     _Model(_PLAIN, (_DESCREENING, _RADIUS.replace("{series}", "{alpha}*psi+{gamma}*psi^3"))),  # OBC1
     _Model(_PLAIN, (_DESCREENING, _RADIUS.replace("{series}", "psi-{beta}*psi^2+{gamma}*psi^3"))),  # OBC2
     _Model(_PLAIN + _INDEX, (_NECK, _RADIUS.replace("{series}", "{alpha}*psi-{beta}*psi^2+{gamma}*psi^3"))),  # GBn
-    _Model(
-        _PLAIN + _SERIES + _INDEX, (_NECK, _RADIUS.replace("{series}", "alpha*psi-beta*psi^2+gamma*psi^3"))
-    ),  # GBn2
+    _Model(_PLAIN + _SERIES + _INDEX, (_NECK, _RADIUS.replace("{series}", "alpha*psi-beta*psi^2+gamma*psi^3"))),  # GBn2
 )
 _SELF = "-0.5*{coulomb}*(1/soluteDielectric-1/solventDielectric)*charge^2/B"
 _SURFACE = "{surface}*(radius+{probe})^2*(radius/B)^6; radius=or+offset"
@@ -81,7 +79,9 @@ def custom_gb(force: openmm.CustomGBForce) -> Tables:
     if found is None or not np.isclose(found.setdefault("shift", shift), shift):
         raise ValueError("the CustomGBForce is none of HCT, OBC1, OBC2, GBn, GBn2: use the OpenMM energy")
     n = force.getNumParticles()
-    columns = dict(zip(names, np.array([force.getParticleParameters(i) for i in range(n)]).reshape(n, -1).T, strict=True))
+    columns = dict(
+        zip(names, np.array([force.getParticleParameters(i) for i in range(n)]).reshape(n, -1).T, strict=True)
+    )
     result = _born(np.array([columns[name] for name in _PLAIN]), found, cutoff)
     if "tanh" in model.values[1]:
         series = [found.get(name, default) for name, default in (("alpha", 1.0), ("beta", 0.0), ("gamma", 0.0))]

@@ -126,7 +126,9 @@ def pair_tables(
     parts: list[_Part] = [part for part in (first, second) if part is not None]
     if first is not None and second is not None:
         if first.cutoff != second.cutoff or (first.cutoff < np.inf and first.apart != second.apart):
-            raise ValueError(f"{second.name} and {first.name} differ in cutoff or excluded pairs: use the OpenMM energy")
+            raise ValueError(
+                f"{second.name} and {first.name} differ in cutoff or excluded pairs: use the OpenMM energy"
+            )
         if first.has_lj and first.switch != second.switch:
             raise ValueError(f"{second.name} and {first.name} differ in their switching: use the OpenMM energy")
     shape = n_atoms, n_atoms

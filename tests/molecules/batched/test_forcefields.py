@@ -2,110 +2,22 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import openmm
 import pytest
 import torch
-from openmm import app
 
 from boltzray.molecules import BatchedEnergy, Peptide
 from boltzray.molecules.batched.mixture import MixedEnergy
-from boltzray.molecules.batched.tables import read_system
-from boltzray.molecules.constants import KB
+from tests.systems import KELVIN, SYSTEMS, compare, make_system, only, reference, shaken
 
 ROOT = Path(__file__).parents[3]
-KELVIN = 300.0
-AMBER, CHARMM = "amber14-all.xml", "charmm36.xml"
-CUTOFF = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9 * openmm.unit.nanometer}
 PAIRS = (openmm.NonbondedForce, openmm.CustomNonbondedForce, openmm.CustomBondForce)
-SYSTEMS = {
-    "amber14 in vacuum": ([AMBER], {}),
-    "amber14, cutoff, reaction field": ([AMBER], CUTOFF),
-    "amber14, cutoff, switched": ([AMBER], CUTOFF | {"switchDistance": 0.6}),
-    "amber19 in vacuum": (["amber19-all.xml"], {}),
-    "amber19, GBn2": (["amber19-all.xml", "implicit/gbn2.xml"], {}),
-    "amber15 FB": (["amberfb15.xml"], {}),
-    "amber96, OBC2 of OpenMM": (["amber96.xml", "amber96_obc.xml"], {}),
-    "amber96, OBC2 of OpenMM, cutoff": (["amber96.xml", "amber96_obc.xml"], CUTOFF),
-    "CHARMM36 in vacuum": ([CHARMM], {}),
-    "CHARMM36, cutoff, switched": ([CHARMM], CUTOFF | {"switchDistance": 0.6}),
-    "CHARMM36, GBn2": ([CHARMM, "implicit/gbn2.xml"], {}),
-    "CHARMM36 of 2024": (["charmm36_2024.xml"], CUTOFF | {"switchDistance": 0.6}),
-    **{f"amber14, {name}": ([AMBER, f"implicit/{name}.xml"], {}) for name in ("hct", "obc1", "obc2", "gbn", "gbn2")},
-    **{
-        f"amber14, {name}, cutoff": ([AMBER, f"implicit/{name}.xml"], CUTOFF)
-        for name in ("hct", "obc1", "obc2", "gbn", "gbn2")
-    },
-    "amber14, obc2, salt": ([AMBER, "implicit/obc2.xml"], {"implicitSolventKappa": 1.3 / openmm.unit.nanometer}),
-    "amber14, gbn2, salt, cutoff": (
-        [AMBER, "implicit/gbn2.xml"],
-        CUTOFF | {"implicitSolventKappa": 1.3 / openmm.unit.nanometer},
-    ),
-    "amber14, gbn2, no surface": ([AMBER, "implicit/gbn2.xml"], {"sasaMethod": None}),
-    "amber14, obc2, other dielectrics": (
-        [AMBER, "implicit/obc2.xml"],
-        {"solventDielectric": 40.0, "soluteDielectric": 2.0},
-    ),
-}
 # Residues whose parameters are of a kind of their own: maps of G and P; sulphur, charges, rings.
 SEQUENCE, OTHERS = "AGPV", "MKEWC"
 SLOW = ("CHARMM36 of 2024",)  # reading its file takes a minute
-
-
-def make_system(name: str, sequence: str = SEQUENCE) -> tuple[openmm.System, Peptide]:
-    files, settings = SYSTEMS[name]
-    peptide = Peptide.from_sequence(sequence)
-    settings = {"nonbondedMethod": app.NoCutoff, "constraints": None} | settings
-    return parsed(*files).createSystem(peptide.topology, **settings), peptide
-
-
-@cache
-def parsed(*files: str) -> app.ForceField:
-    return app.ForceField(*files)  # CHARMM's takes seconds
-
-
-def shaken(peptide: Peptide, scales: tuple[float, ...] = (0.0, 0.005, 0.02, 0.06)) -> np.ndarray:
-    """From built to far too hot."""
-    noise = np.random.default_rng(0).normal(size=(len(scales), peptide.n_atoms, 3))
-    return peptide.positions + np.array(scales)[:, None, None] * noise
-
-
-def only(system: openmm.System, keep: Callable[[openmm.Force], bool]) -> openmm.System:
-    copy = openmm.XmlSerializer.clone(system)
-    for index in reversed(range(copy.getNumForces())):
-        if not keep(copy.getForce(index)):
-            copy.removeForce(index)
-    return copy
-
-
-def reference(system: openmm.System, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (B,) and gradients (B, N, 3) in kT."""
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(openmm.XmlSerializer.clone(system), openmm.VerletIntegrator(0.001), platform)
-    energies, gradients = [], []
-    for frame in x:
-        context.setPositions(frame)
-        state = context.getState(energy=True, forces=True)
-        energies.append(state.getPotentialEnergy()._value)
-        gradients.append(-state.getForces(asNumpy=True)._value)
-    return np.array(energies) / (KB * KELVIN), np.array(gradients) / (KB * KELVIN)
-
-
-def compare(system: openmm.System, x: np.ndarray, tolerance: float = 1e-9) -> BatchedEnergy:
-    energy = BatchedEnergy.of_system(system, KELVIN)
-    batch = energy.evaluate(torch.from_numpy(x))
-    expected, gradient = reference(system, x)
-    assert batch.ok.all()
-    assert batch.gradient is not None
-    scale = np.abs(gradient).max((1, 2), keepdims=True)
-    np.testing.assert_allclose(batch.energy, expected, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(batch.gradient / scale, gradient / scale, rtol=0, atol=tolerance)
-    return energy
-
 
 CASES = [
     *((name, SEQUENCE) for name in SYSTEMS if name not in SLOW),
@@ -125,11 +37,12 @@ def test_equals_reference_force_by_force(name: str, sequence: str) -> None:
     of_pairs = [force for force in forces if type(force) in PAIRS]
     told = set()
     for force in forces:
-        alone = only(system, lambda f, kind=type(force): type(f) is kind)
+        own = type(force)
+        alone = only(system, lambda f, own=own: type(f) is own)
         compare(alone, x)
         group = only(system, lambda f: type(f) in PAIRS) if force in of_pairs and len(of_pairs) > 1 else alone
-        key = "GBForce" if "GB" in type(force).__name__ else "NonbondedForce" if force in of_pairs else None
-        key = key or type(force).__name__
+        key = "GBForce" if "GB" in own.__name__ else "NonbondedForce" if force in of_pairs else None
+        key = key or own.__name__
         np.testing.assert_allclose(terms[key], reference(group, x)[0], rtol=1e-9, atol=1e-9)
         told.add(key)
     assert told == terms.keys()
@@ -213,7 +126,9 @@ def test_several_forces_of_a_kind_are_one() -> None:
     for force in list(system.getForces()):
         if type(force) in kinds:
             system.addForce(openmm.XmlSerializer.clone(force))
-    wrapped = openmm.CustomTorsionForce("k*min(dtheta, 2*pi-dtheta)^2; dtheta = abs(theta-theta0); pi = 3.14159265358979")
+    wrapped = openmm.CustomTorsionForce(
+        "k*min(dtheta, 2*pi-dtheta)^2; dtheta = abs(theta-theta0); pi = 3.14159265358979"
+    )
     wrapped.addPerTorsionParameter("k")
     wrapped.addPerTorsionParameter("theta0")
     wrapped.addTorsion(0, 5, 9, 14, [3.0, 3.0])
@@ -300,117 +215,16 @@ def test_several_peptides_in_one_batch_need_a_force_field_without_maps() -> None
             MixedEnergy([energy, other], [0, 1], peptide.n_atoms)
 
 
-def of_kind(system: openmm.System, kind: type) -> openmm.Force:
-    return next(force for force in system.getForces() if type(force) is kind)
-
-
-def box(system: openmm.System) -> None:
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            force.setNonbondedMethod(openmm.NonbondedForce.PME)
-
-
-def virtual_site(system: openmm.System) -> None:
-    system.addParticle(0.0)
-    system.setVirtualSite(system.getNumParticles() - 1, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
-
-
-REFUSED: list[tuple[str, Callable[[openmm.System], object], str]] = [
-    ("amber14 in vacuum", box, "NonbondedForce is periodic: .* without a box"),
-    ("amber14 in vacuum", lambda s: s.addConstraint(0, 1, 0.1), "has constraints: make it with constraints=None"),
-    ("amber14 in vacuum", virtual_site, "has virtual sites: use the OpenMM energy"),
-    ("amber14 in vacuum", lambda s: s.setParticleMass(3, 0.0), "particles without mass"),
-    ("amber14 in vacuum", lambda s: s.addForce(openmm.DrudeForce()), "does not know DrudeForce"),
-    ("amber14 in vacuum", lambda s: s.addForce(openmm.CustomExternalForce("x^2")), "not know CustomExternalForce"),
-    ("amber14 in vacuum", lambda s: s.addForce(openmm.CustomBondForce("r")), r"not know CustomBondForce \(r\)"),
-    ("amber14 in vacuum", lambda s: s.addForce(openmm.CustomTorsionForce("theta")), r"CustomTorsionForce \(theta\)"),
-    ("amber14 in vacuum", lambda s: s.addForce(openmm.NonbondedForce()), "a second NonbondedForce"),
-    (
-        "amber14 in vacuum",
-        lambda s: of_kind(s, openmm.NonbondedForce).addExceptionParameterOffset("lambda", 0, 0, 0, 0),
-        "NonbondedForce has parameter offsets",
-    ),
-    (
-        "amber14 in vacuum",
-        lambda s: of_kind(s, openmm.HarmonicAngleForce).setUsesPeriodicBoundaryConditions(True),
-        "HarmonicAngleForce is periodic",
-    ),
-    ("CHARMM36 in vacuum", lambda s: s.addForce(openmm.CMAPTorsionForce()), "a second CMAPTorsionForce"),
-    (
-        "CHARMM36 in vacuum",
-        lambda s: of_kind(s, openmm.CustomNonbondedForce).setEnergyFunction("acoef(type1, type2)/r^9"),
-        r"not know LennardJones \(acoef\(type1, type2\)/r\^9\)",
-    ),
-    (
-        "CHARMM36 in vacuum",
-        lambda s: of_kind(s, openmm.CustomNonbondedForce).addInteractionGroup([0], [1]),
-        "not know LennardJones",
-    ),
-    (
-        "CHARMM36 in vacuum",
-        lambda s: of_kind(s, openmm.CustomBondForce).setEnergyFunction("4*epsilon*((sigma/r)^12-(sigma/r)^5)"),
-        "not know LennardJones14",
-    ),
-    (
-        "CHARMM36, cutoff, switched",
-        lambda s: of_kind(s, openmm.CustomNonbondedForce).setCutoffDistance(1.0),
-        "LennardJones and NonbondedForce differ in cutoff or excluded pairs",
-    ),
-    (
-        "CHARMM36, cutoff, switched",
-        lambda s: of_kind(s, openmm.CustomNonbondedForce).addExclusion(0, s.getNumParticles() - 1),
-        "LennardJones and NonbondedForce differ in cutoff or excluded pairs",
-    ),
-    (
-        "CHARMM36, cutoff, switched",
-        lambda s: of_kind(s, openmm.CustomBondForce).addBond(0, s.getNumParticles() - 1, [0.3, 0.1]),
-        "LennardJones14 acts on atoms 0 and .* which have a cutoff",
-    ),
-    (
-        "amber14, gbn2",
-        lambda s: of_kind(s, openmm.CustomGBForce).addEnergyTerm("charge", 0),
-        "CustomGBForce is none of HCT, OBC1, OBC2, GBn, GBn2",
-    ),
-    (
-        "amber14, gbn2, salt, cutoff",
-        lambda s: of_kind(s, openmm.CustomGBForce).setCutoffDistance(1.0),
-        "CustomGBForce is none of HCT, OBC1, OBC2, GBn, GBn2",
-    ),
-    ("amber14, gbn2", lambda s: s.addForce(openmm.GBSAOBCForce()), "a second GBSAOBCForce"),
-]
-
-
-@pytest.mark.parametrize(("name", "change", "message"), REFUSED)
-def test_others_are_refused_by_name(name: str, change: Callable[[openmm.System], object], message: str) -> None:
-    system, _ = make_system(name)
-    read_system(system)
-    change(system)
-    with pytest.raises(ValueError, match=message) as error:
-        read_system(system)
-    assert "\n" not in str(error.value)
-
-
-def test_files_whose_forces_are_unknown_are_refused_by_name() -> None:
-    peptide = Peptide.from_sequence("AG")
-    amoeba = app.ForceField("amoeba2018.xml").createSystem(peptide.topology, constraints=None)
-    with pytest.raises(ValueError, match="does not know Amoeba"):
-        read_system(amoeba)
-    lcpo = parsed(AMBER, "implicit/obc2.xml").createSystem(peptide.topology, constraints=None, sasaMethod="LCPO")
-    with pytest.raises(ValueError, match="does not know LCPOForce"):
-        read_system(lcpo)
-    with pytest.raises(ValueError, match="has no forces"):
-        read_system(empty(3))
-    with pytest.raises(ValueError, match="temperature_k=-1"):
-        BatchedEnergy.of_system(amoeba, -1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CHARMM36, GBn2", "amber14, gbn2, salt, cutoff", "amber14, cutoff, switched"])
 def test_compiled_equals_eager(name: str) -> None:
     for sequence in (SEQUENCE, "GK"):
         system, peptide = make_system(name, sequence)
         x = torch.from_numpy(shaken(peptide, (0.0, 0.003, 0.01, 0.02)).repeat(30, 0))
-        eager, compiled = BatchedEnergy.of_system(system, KELVIN).float(), BatchedEnergy.of_system(system, KELVIN).float()
+        eager, compiled = (
+            BatchedEnergy.of_system(system, KELVIN).float(),
+            BatchedEnergy.of_system(system, KELVIN).float(),
+        )
         assert compiled.try_compile(x) is None
         expected, batch = eager.evaluate(x), compiled.evaluate(x)
         torch.testing.assert_close(batch.energy, expected.energy, rtol=1e-5, atol=1e-3)
