@@ -15,6 +15,8 @@ from ..storage import BAD_ARCHIVE
 from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 
 if TYPE_CHECKING:
+    import openmm
+
     from ..peptide import Peptide
 
 
@@ -26,8 +28,7 @@ class BatchedEnergy(nn.Module):
     told to `compile`.
     """
 
-    mass: Tensor  # (N,) Da; the other tables are buffers, too
-    born_constants: Tensor
+    mass: Tensor  # (N,) Da; the other tables are buffers, too, those that the System has
 
     def __init__(
         self,
@@ -41,9 +42,26 @@ class BatchedEnergy(nn.Module):
         from .tables import read_system  # needs OpenMM
 
         super().__init__()
-        if not 0 < temperature_k < np.inf:
-            raise ValueError(f"temperature_k={temperature_k}: give a positive number of kelvin")
+        _check_temperature(temperature_k)
         self._fill(temperature_k, read_system(create_system(peptide, forcefield, hydrogen_mass_da)))
+
+    @classmethod
+    def of_system(cls, system: "openmm.System", temperature_k: float = PUBLISHED_K) -> "BatchedEnergy":
+        """The energy of an OpenMM System of any molecule, of any force field whose forces are known here.
+
+        Raises: ValueError that names a force, or a feature of one, that is not: `OpenMMEnergy` has them all.
+        """
+        from .tables import read_system  # needs OpenMM
+
+        _check_temperature(temperature_k)
+        return cls._of_tables(temperature_k, read_system(system))
+
+    @classmethod
+    def _of_tables(cls, temperature_k: float, tables: dict[str, Any]) -> "BatchedEnergy":
+        energy = cls.__new__(cls)
+        nn.Module.__init__(energy)
+        energy._fill(temperature_k, tables)
+        return energy
 
     def _fill(self, temperature_k: float, tables: dict[str, Any]) -> None:
         self.temperature_k = temperature_k
@@ -62,9 +80,7 @@ class BatchedEnergy(nn.Module):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 tables = {name: arrays[name] for name in arrays.files}
-            energy = cls.__new__(cls)
-            nn.Module.__init__(energy)
-            energy._fill(float(tables.pop("temperature_k")), tables)
+            energy = cls._of_tables(float(tables.pop("temperature_k")), tables)
         except FileNotFoundError:
             raise
         except (*BAD_ARCHIVE, AttributeError) as error:
@@ -142,7 +158,11 @@ class BatchedEnergy(nn.Module):
 
     @torch.no_grad()
     def terms(self, x_nm: Tensor) -> dict[str, Tensor]:
-        """Energy (B,) by force, as OpenMM calls them (both kinds of generalised Born: `GBForce`). Units: kT."""
+        """Energy (B,) by force, as OpenMM calls them. Units: kT.
+
+        `GBForce` is generalised Born of any kind; `NonbondedForce` has CHARMM's Lennard-Jones forces, too, and
+        `PeriodicTorsionForce` RBTorsionForce.
+        """
         self._check(x_nm)
         parts = [terms for _, terms, _ in self._run(x_nm, gradient=False)]
         return {name: torch.cat([part[name].flatten() for part in parts])[: len(x_nm)] / self.kt for name in parts[0]}
@@ -161,6 +181,11 @@ class BatchedEnergy(nn.Module):
             raise ValueError(f"x_nm has shape {tuple(x_nm.shape)}: give (B, {self.n_atoms}, 3), in nm")
         if not x_nm.is_floating_point():
             raise ValueError(f"x_nm has dtype {x_nm.dtype}: give floating-point numbers")
+
+
+def _check_temperature(temperature_k: float) -> None:
+    if not 0 < temperature_k < np.inf:
+        raise ValueError(f"temperature_k={temperature_k}: give a positive number of kelvin")
 
 
 class _Differentiable(torch.autograd.Function):

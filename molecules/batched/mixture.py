@@ -12,6 +12,12 @@ from .tiles import blocks, evaluate_tile, tiled, try_compile, untiled
 # Values of a padded atom where zero would divide by zero; it has no pairs, and no self-energy.
 _FILLERS = {"born_own": 1.0, "born_scaled": 0.5, "born_radius": 1.0}
 _SLOTS = 64  # the residues have 27 to 53
+_PADDED = {
+    *("mass", "slots", "bond_atoms", "bond_length", "bond_k", "angle_atoms", "angle_theta", "angle_k"),
+    *("torsion_atoms", "torsion_constant", "torsion_cos", "torsion_sin", "lj12", "lj6", "pair_cutoff2"),
+    *("charge_product", "charge_shift", "born_own", "born_scaled", "born_radius", "born_product", "born_shift"),
+    *("born_cutoff2", "born_surface", "born_constants"),
+}
 _TERMS = {"bond": 2, "angle": 3, "torsion": 4}  # atoms of each
 
 
@@ -23,26 +29,29 @@ class MixedEnergy:
     """
 
     def __init__(self, energies: Sequence[BatchedEnergy], owners: Sequence[int], n_atoms: int) -> None:
-        first = energies[0]
+        first, tables = energies[0], [dict(energy.named_buffers()) for energy in energies]
+        if any(own.keys() != _PADDED for own in tables):
+            raise ValueError("peptides are put in one batch in force fields of bonds, angles, torsions and OBC only")
+        constants = tables[0]["born_constants"]
         if any(
             energy.temperature_k != first.temperature_k
-            or not torch.equal(energy.born_constants, first.born_constants)
+            or not torch.equal(own["born_constants"], constants)
             or energy.mass.dtype != first.mass.dtype
-            for energy in energies
+            for energy, own in zip(energies, tables, strict=True)
         ):
             raise ValueError("peptides of one batch must have one temperature, force field and precision")
         self.kt, self.temperature_k, self.compiled = first.kt, first.temperature_k, first.compiled
         if n_atoms < max(energy.n_atoms for energy in energies):
             raise ValueError(f"n_atoms={n_atoms} is less than a peptide has: give at least as many")
         self.n_atoms = n_atoms
-        padded = pad_tables([dict(energy.named_buffers()) for energy in energies], self.n_atoms)
+        padded = pad_tables(tables, self.n_atoms)
         index = torch.tensor(owners, device=first.mass.device)
         self.mass = padded.pop("mass")[index]  # (B, N) Da, zero for padding
         self._blocks = [
             (rows, {name: tiled(table[index[rows]]) for name, table in padded.items()})
             for rows in blocks(len(owners), self.n_atoms, first.mass.device.type != "cpu")
         ]
-        self._constants = {"born_constants": first.born_constants}
+        self._constants = {"born_constants": constants}
 
     def try_compile(self, x_nm: Tensor) -> str | None:
         """As `BatchedEnergy.try_compile`; x has all rows."""

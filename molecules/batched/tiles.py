@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Protocol
+from types import FunctionType
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from .terms import Tables, potential
+from .terms import BONDED, Tables, potential
 
 # Conformations that lie side by side on a CPU: one AVX-512 register of float32.
 _LANES = 16
@@ -16,14 +17,21 @@ _LANES = 16
 _FILL = 32
 # Elements of one (T, N, N, L) array: on a CPU a dozen of them stay in the cache, on a GPU they fill it.
 _CPU_BLOCK, _GPU_BLOCK = 2**16, 2**25
-_FIXED_COLUMNS = ("bond_atoms", "angle_atoms", "torsion_atoms", "torsion_cos", "torsion_sin")
+# Tables by term of which each row has the same length for every peptide.
+_FIXED_COLUMNS = (*(f"{kind}_atoms" for kind in BONDED), "torsion_cos", "torsion_sin", "born_series")
+_FIXED_ROWS = ("born_constants", "cmap_coefficients")
 _Potential = Callable[[Tables, Tensor, bool], tuple[dict[str, Tensor], Tensor | None]]
 
 
 @cache
-def _compiled() -> _Potential:
-    """One function for all peptides: atoms, terms and conformations are symbols in it."""
-    return torch.compile(potential, dynamic=True)
+def _compiled(names: frozenset[str]) -> _Potential:
+    """One function for all peptides of a force field: atoms, terms and conformations are symbols in it.
+
+    One for each set of tables, or else torch would count them all against the eight variants that it allows of a
+    function before it goes on without compiling.
+    """
+    function = FunctionType(potential.__code__.replace(), potential.__globals__, potential.__name__)
+    return cast(_Potential, torch.compile(function, dynamic=True))
 
 
 def blocks(count: int, n_atoms: int, on_gpu: bool) -> Iterator[slice]:
@@ -56,14 +64,15 @@ def evaluate_tile(
     """`potential`, compiled if asked for."""
     if not compiled:
         return potential(tables, tile, gradient)
-    for name in _FIXED_COLUMNS:
+    for name in tables.keys() & _FIXED_COLUMNS:
         _mark_static(tables[name], 1 if tables[name].ndim == 2 else 2)
-    _mark_static(tables["born_constants"], 0)
+    for name in tables.keys() & _FIXED_ROWS:
+        _mark_static(tables[name], 0)
     if tile.device.type == "cpu":
         for table in [tile, *(table for table in tables.values() if table.ndim > 2)]:
             _mark_static(table, -1)
     _mark_static(tile, 1)
-    return _compiled()(tables, tile, gradient)
+    return _compiled(frozenset(tables))(tables, tile, gradient)
 
 
 class Compilable(Protocol):

@@ -404,15 +404,12 @@ def test_wrong_settings(peptide: Peptide) -> None:
     ("change", "message"),
     [
         (lambda s: s.addForce(openmm.CustomBondForce("r")), "does not know CustomBondForce"),
-        (lambda s: s.addConstraint(0, 1, 0.1), "constraints or virtual sites"),
-        (lambda s: s.removeForce(0), "lacks bond_k"),
-        (lambda s: s.addForce(openmm.HarmonicBondForce()), "a second HarmonicBondForce"),
+        (lambda s: s.addConstraint(0, 1, 0.1), "has constraints"),
         (lambda s: force(s, "Bond").setUsesPeriodicBoundaryConditions(True), "HarmonicBondForce is periodic"),
         (lambda s: force(s, "Nonbonded").setNonbondedMethod(2), "NonbondedForce is periodic"),
-        (lambda s: force(s, "Nonbonded").setReactionFieldDielectric(78.0), "dielectric other than 1"),
-        (lambda s: force(s, "CustomGB").setComputedValueParameters(0, "I", "r", 2), "is not OBC1"),
-        (lambda s: force(s, "CustomGB").addEnergyTerm("charge", 0), "is not OBC1"),
-        (lambda s: force(s, "CustomGB").setCutoffDistance(1.5), "is not OBC1"),
+        (lambda s: force(s, "CustomGB").setComputedValueParameters(0, "I", "r", 2), "is none of HCT, OBC1"),
+        (lambda s: force(s, "CustomGB").addEnergyTerm("charge", 0), "is none of HCT, OBC1"),
+        (lambda s: force(s, "CustomGB").setCutoffDistance(1.5), "is none of HCT, OBC1"),
         (lambda s: force(s, "Torsion").addTorsion(0, 1, 2, 3, 7, 0.0, 1.0), "periodicity 7"),
     ],
 )
@@ -433,8 +430,7 @@ def test_other_phases_and_no_cutoff(peptide: Peptide) -> None:
     system = files.createSystem(peptide.topology, nonbondedMethod=app.NoCutoff, constraints=None)
     for i in range(20):
         force(system, "Torsion").addTorsion(i, i + 1, i + 2, i + 3, 1 + i % 6, 0.3 * i, 2.0)
-    module = BatchedEnergy(peptide)
-    module._fill(310.0, read_system(system))
+    module = BatchedEnergy.of_system(system, 310.0)
     frame = FRAMES[0].copy()
     frame[12:] += 1.5  # pairs beyond 2 nm
     integrator, platform = openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
