@@ -133,9 +133,7 @@ class Ensemble(SamplerEnsemble):
         new = found.ensemble
         assert isinstance(new, Ensemble)
         name = new.name.rpartition(" → ")[2]
-        return replace(
-            new, forcefield=name, diagnostics=new.diagnostics | {"ess": found.ess} | shape | difference
-        )
+        return replace(new, forcefield=name, diagnostics=new.diagnostics | {"ess": found.ess} | shape | difference)
 
     # --- other formats --------------------------------------------------------------------------
 

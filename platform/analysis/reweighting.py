@@ -101,9 +101,7 @@ def reweight(ensemble: Ensemble, peptide: Peptide, temperature_k: float, given: 
 def _free_energy(work: np.ndarray, ensemble: Ensemble) -> Average:
     """−ln ⟨exp(−work)⟩, with the interval of the mean."""
     least = float(work.min())
-    mean = weighted_average(
-        np.exp(-(work - least)), ensemble.log_weights, effective=ensemble.independent_draws
-    )
+    mean = weighted_average(np.exp(-(work - least)), ensemble.log_weights, effective=ensemble.independent_draws)
     value, floor = least - float(np.log(mean.value)), np.finfo(float).tiny
     return mean._replace(
         value=value,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from boltzray.molecules.mirror import read_mirror_image
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
 from boltzray.molecules.sequences import reading_note
@@ -40,9 +41,18 @@ class PeptideSource:
         return results_home() / Path(self.pdb).expanduser() if self.pdb else None
 
     def load(self) -> Peptide:
-        """Read the file, or the one that lies with the data, or build the peptide from its sequence."""
+        """Read the file, or the one that lies with the data, or build the peptide from its sequence.
+
+        Of a file of D-residues alone it is a `MirrorImage`.
+        """
         if self.file:
-            return Peptide.from_pdb(self.file)
+            try:
+                return Peptide.from_pdb(self.file)
+            except ValueError as error:
+                mirrored = read_mirror_image(self.file) if "D-" in str(error) else None
+                if mirrored is None:
+                    raise
+                return mirrored
         if note := reading_note(self.sequence):
             say(f"note: {note}")
         path = find_pdb(data_folder(self.data_dir), self.sequence)

@@ -76,7 +76,9 @@ def test_all_that_it_leaves_belongs_together(fitted: Path) -> None:
     e = boltzray.load(fitted / "samples")
     assert e.forcefield == molecule.own_forcefield
     assert e.positions_nm.shape == (64, 22, 3)
-    expected = OpenMMEnergy(molecule, 310.0, platform="Reference").evaluate(e.positions_nm.astype(float), gradient=False)
+    expected = OpenMMEnergy(molecule, 310.0, platform="Reference").evaluate(
+        e.positions_nm.astype(float), gradient=False
+    )
     alive = np.isfinite(e.energy_kT)
     assert alive.any()
     np.testing.assert_allclose(e.energy_kT[alive], expected.energy[alive], rtol=1e-5, atol=1e-3)

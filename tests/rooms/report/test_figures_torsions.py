@@ -25,7 +25,10 @@ def test_what_is_stiff_is_left_out_and_densities_are_of_the_weights() -> None:
     own = replace(peptide, system_xml=XmlSerializer.serialize(create_system(peptide)))
     x = np.repeat(peptide.positions[None], 40, 0).astype(np.float32)
     atoms = list(peptide.topology.atoms())
-    axis = next(a.index for a in atoms if a.name == "CA"), next(a.index for a in atoms if a.name == "C" and a.residue.index == 1)
+    axis = (
+        next(a.index for a in atoms if a.name == "CA"),
+        next(a.index for a in atoms if a.name == "C" and a.residue.index == 1),
+    )
     behind = [a.index for a in atoms if a.residue.index == 2 or (a.residue.index == 1 and a.name == "O")]
     for k, frame in enumerate(x):  # ψ goes once around
         frame[behind] = _turned(frame[behind], frame[axis[0]], frame[axis[1]], 2 * np.pi * (k + 0.5) / len(x))
