@@ -1,5 +1,6 @@
 """`--help` of a job: every key with its value now, and its comment in conf/."""
 
+import os
 import re
 import sys
 import textwrap
@@ -21,6 +22,14 @@ MLFLOW_TRACKING_URI: where to record runs. BOLTZRAY_TRACEBACK=1 shows where an e
 
 def show_help(conf: Path, name: str, config: DictConfig) -> None:
     """Print the help of job `name` for the configuration that Hydra has composed."""
+    try:
+        _print_help(conf, name, config)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_help(conf: Path, name: str, config: DictConfig) -> None:
     chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
     from boltzray.runtime.progress import as_typed
 
@@ -34,7 +43,8 @@ def show_help(conf: Path, name: str, config: DictConfig) -> None:
             print(_filled(f"{group}={', '.join(options)}", "  "))
             print(_filled(f"now {option}{': ' if description else ''}{description}", "      "))
     print("\nkeys, and their values now")
-    for key, line in _keys(OmegaConf.to_yaml(config, resolve=False)):
+    first = sorted(config, key=lambda key: OmegaConf.is_dict(config._get_node(key)))  # single keys before groups
+    for key, line in _keys(OmegaConf.to_yaml({key: config._get_node(key) for key in first}, resolve=False)):
         comment = comments.get(key)
         print(f"  {line:<{COLUMN}}  # {comment}" if comment else f"  {line}")
     print(END)

@@ -1,7 +1,7 @@
 """Peptides of D-residues alone: the mirror images of those that flows know.
 
-Without terms that know left from right, such as CMAP, a molecule and its mirror image have one energy; so the L-peptide is
-sampled, and its conformations are mirrored.
+Without terms that know left from right, such as CMAP, a molecule and its mirror image have one energy; so the L-peptide
+is sampled, and its conformations are mirrored.
 """
 
 from dataclasses import dataclass

@@ -220,7 +220,11 @@ def _created(topology: app.Topology, files: Sequence[str]) -> openmm.System:
     try:
         return forcefield.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None)
     except Exception as error:
-        raise ValueError(f"forcefield={','.join(files)} has no parameters for the molecule: {_line(error)}") from error
+        reason = _line(error).partition(" For more information")[0].rstrip(".")
+        raise ValueError(
+            f"forcefield={','.join(files)} has no parameters for the molecule ({reason}): add a file that has them, or "
+            "give system="
+        ) from error
 
 
 def _line(error: BaseException) -> str:
