@@ -68,7 +68,8 @@ def custom_gb(force: openmm.CustomGBForce) -> Tables:
         and [t[1] for t in terms] == order
     )
     texts = [t[0] for t in terms] + [v[1] for v in values]
-    found, model = None, _MODELS[0]
+    found: dict[str, float] | None = None
+    model = _MODELS[0]
     for model in _MODELS if known else ():
         tables = {"getd0", "getm0"} if "radindex" in names else set()
         if names == model.parameters and functions.keys() == tables:

@@ -40,7 +40,7 @@ def born_radii(tables: Tables, pairs: Pairs) -> Born:
     near = inside & (r + scaled >= own)
     # j around all of i: GBSAOBCForce adds what makes the integral exact, the CustomGBForce leaves it out.
     around = scaled - r > own
-    engulfed = tables["born_constants"][3] if "born_constants" in tables else 0.0
+    engulfed: Tensor | float = tables["born_constants"][3] if "born_constants" in tables else 0.0
     value = 0.5 * (lower - upper) + 0.125 * (r - ratio) * squares + 0.25 * log
     value = value + torch.where(around, engulfed * (1 / own - lower), 0.0)
     slope = (0.125 * (1 + ratio * pairs.inverse) * squares - 0.25 * log * pairs.inverse) * pairs.inverse

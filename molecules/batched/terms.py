@@ -35,10 +35,9 @@ def potential(tables: Tables, x: Tensor, gradient: bool) -> tuple[dict[str, Tens
         if f"{kind}_atoms" in tables:
             energies[name], rows = term(tables, atoms)
             arms += rows
-    pairs = slope = None
-    if "born_own" in tables or "pair_cutoff2" in tables:
-        pairs = all_pairs(atoms)
-        slope = _pair_terms(tables, pairs, energies)
+    has_pairs = "born_own" in tables or "pair_cutoff2" in tables
+    pairs = all_pairs(atoms) if has_pairs else None
+    slope = None if pairs is None else _pair_terms(tables, pairs, energies)
     if not gradient:
         return energies, None
     sums = [] if pairs is None or slope is None else [(slope * d).sum(2) for d in pairs.d]
@@ -54,11 +53,12 @@ def _pair_terms(tables: Tables, pairs: Pairs, energies: dict[str, Tensor]) -> Te
         energies["NonbondedForce"], slope = nonbonded(tables, pairs)
         return slope
     born = born_radii(tables, pairs)
-    slope = None
     if "pair_cutoff2" in tables:
-        energies["NonbondedForce"], slope = nonbonded(tables, pairs)
-    energies["GBForce"], born_slope, chain = solvation(tables, pairs, born)
-    slope = born_slope if slope is None else slope + born_slope
+        energies["NonbondedForce"], pair_slope = nonbonded(tables, pairs)
+        energies["GBForce"], slope, chain = solvation(tables, pairs, born)
+        slope = pair_slope + slope
+    else:
+        energies["GBForce"], slope, chain = solvation(tables, pairs, born)
     return slope + at_i(chain) * born.slope + at_j(chain) * born.slope.transpose(1, 2)
 
 
