@@ -160,10 +160,9 @@ def test_saved_and_loaded_with_the_same_table_of_geometry_only(tmp_path: Path) -
                 "blocks": 1,
                 "system": "AAA",
                 "system_atoms": 33,
-                "adaptive": False,
-                "lookahead": False,
+                "token": "coordinate",
             },
-            "Cartesian",
+            "leave token= out",
         ),
     ],
 )

@@ -145,7 +145,7 @@ def test_compiling_where_it_does_not_work_is_named(molecule: Molecule, monkeypat
     def broken(*_: object) -> None:
         raise OSError("no compiler\nand more")
 
-    monkeypatch.setattr("boltzray.molecules.batched.tiles._compiled", lambda: broken)
+    monkeypatch.setattr("boltzray.molecules.batched.tiles._compiled", lambda _: broken)
     with pytest.raises(ValueError, match=r"energy.compile=true does not work here \(no compiler\): leave it false"):
         LocalEnergies(molecule, EnergyConfig(compile=True))
 
