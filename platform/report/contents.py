@@ -139,7 +139,9 @@ class Report:
 def quantiles(values: Floats, at: Sequence[float], weights: Floats | None = None) -> Floats:
     """Quantiles of values (n,), perhaps weighted: then the lowest values below or at which that much weight lies."""
     if weights is None:
-        return np.quantile(values, at)
+        with np.errstate(invalid="ignore"):  # between two infinite ones: failed draws have such energies
+            found = np.quantile(values, at)
+        return np.where(np.isnan(found), np.quantile(values, at, method="lower"), found)
     return np.quantile(values, at, weights=weights, method="inverted_cdf")
 
 

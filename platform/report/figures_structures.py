@@ -14,7 +14,7 @@ from boltzray.molecules.observables import Tica, dihedrals, project
 from boltzray.molecules.sequences import caps, inner_letters, n_residues
 
 from .contents import Report, ancestors_needed, quantiles
-from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours
+from .plotting import MAX_FREE_ENERGY_KT, REFERENCE_COLOUR, WIDTH_IN, Floats, Picture, colours, finite
 
 BINS = 36  # of 10 degrees
 TICA_BINS = 39
@@ -236,7 +236,7 @@ def _edges(values: list[Floats], weights: Floats) -> Floats:
     """
     *others, reference = values
     low, high = quantiles(reference, (0.0005, 0.9995), weights) if np.ptp(weights) else np.quantile(reference, (0, 1))
-    seen = np.concatenate([(low, high), *(np.quantile(v, (0.01, 0.99)) for v in others if len(v))])
+    seen = np.concatenate([(low, high), *(np.quantile(v, (0.01, 0.99)) for v in map(finite, others) if len(v))])
     room = 0.5 * (high - low)
     return np.linspace(max(min(low, seen.min()), low - room), min(max(high, seen.max()), high + room), TICA_BINS + 1)
 
