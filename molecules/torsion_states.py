@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 
-from .sequences import caps, inner_letters
+from .residues import ONE_LETTER
+from .sequences import ACE, NME, caps, inner_letters
 
 Atoms = tuple[int, int, int, int]
 Window = tuple[str, float, float]
@@ -102,12 +103,17 @@ def occupied(states: Sequence[TorsionState], positions_nm: ArrayLike) -> NDArray
 
 
 def residue_labels(topology: Topology, sequence: str) -> list[str]:
-    """Letter and number of each residue, such as A2, caps by their names and not counted."""
+    """Letter and number of each residue, such as A2, caps by their names and not counted.
+
+    Of a molecule whose name is no row of letters they are those of the residues' names.
+    """
     names = [residue.name for residue in topology.residues()]
     first, last = caps(sequence)
     letters = inner_letters(sequence)
-    count = len(names) - first - last
-    inner = [f"{letter}{i}" for i, letter in enumerate(letters if len(letters) == count else "X" * count, start=1)]
+    if len(letters) != len(names) - first - last:
+        first, last = names[0] == ACE, len(names) > 1 and names[-1] == NME
+        letters = "".join(ONE_LETTER.get(name, "X") for name in names[int(first) : len(names) - int(last)])
+    inner = [f"{letter}{i}" for i, letter in enumerate(letters, start=1)]
     return [*names[: int(first)], *inner, *names[len(names) - int(last) :]]
 
 

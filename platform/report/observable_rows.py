@@ -232,6 +232,6 @@ def measured(average: Average, unit: str) -> str:
     width = (high - low) / 2
     if not 0 < width < math.inf:
         return f"{value:.3g}{suffix}".replace("-", "−")
-    decimals = max(0, 1 - math.floor(math.log10(width)))
+    decimals = min(max(0, 1 - math.floor(math.log10(width))), 6)  # weights may be as small as numbers can be
     text = f"{value:.{decimals}f}{suffix} [{low:.{decimals}f}, {high:.{decimals}f}]"
     return text.replace("-", "−")
