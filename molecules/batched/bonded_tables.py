@@ -139,4 +139,5 @@ def _slopes(values: _Array) -> _Array:
     """Derivatives along the first axis, by steps of it, of periodic cubic splines through values (n, …)."""
     n = len(values)
     matrix = 4 * np.eye(n) + np.roll(np.eye(n), 1, 0) + np.roll(np.eye(n), -1, 0)
-    return np.linalg.solve(matrix, 3 * (np.roll(values, -1, 0) - np.roll(values, 1, 0)))
+    slopes = np.linalg.solve(matrix, 3 * (np.roll(values, -1, 0) - np.roll(values, 1, 0)))
+    return np.asarray(slopes, np.float64)

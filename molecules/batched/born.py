@@ -90,7 +90,7 @@ def custom_gb(force: openmm.CustomGBForce) -> Tables:
     if "alpha" in columns:
         result["born_series"] = np.stack([columns[name] for name in _SERIES], 1)
     if "radindex" in columns:
-        index, radius = columns["radindex"].astype(int), result["born_radius"]
+        index, radius = columns["radindex"].astype(int), columns["or"] + found["offset"]
         place, height = (
             discrete_function(force.getTabulatedFunction(functions[name]))[np.ix_(index, index)]
             for name in ("getd0", "getm0")
