@@ -18,6 +18,7 @@ import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
+from .bond_torsions import heavy_torsions
 from .torsion_states import Atoms, HasStates, TorsionState, occupied, states_of
 
 Bools = NDArray[np.bool_]
@@ -126,6 +127,9 @@ class Clusters:
         from sklearn.cluster import KMeans
 
         torsions = {name: atoms for name, atoms in torsions_of(peptide).items() if name[0] in "φψ"}
+        torsions = torsions or dict(heavy_torsions(peptide.topology))
+        if not torsions:
+            raise ValueError(f"basins=kmeans:{k}: nothing turns in {peptide.sequence}")
         self.names, self._atoms = list(torsions), np.array(list(torsions.values()))
         features = self._features(positions_nm)
         if k > len(np.unique(features[weights > 0].round(3), axis=0)):

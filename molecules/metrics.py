@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from openmm.app import Topology
 
+from .bond_torsions import conformation_angles
 from .independent_runs import halfway
 from .observables import (
     Tica,
@@ -188,11 +189,14 @@ def noise_floor(
 
 
 def _angles(positions: NDArray[Any], topology: Topology) -> Floats:
-    return np.concatenate(dihedrals(positions, topology)[:2], axis=1)
+    return conformation_angles(positions, topology)
 
 
 def _circles(positions: NDArray[Any], topology: Topology) -> Floats:
-    return np.concatenate([f(angle) for angle in dihedrals(positions, topology) for f in (np.sin, np.cos)], axis=1)
+    angles: Sequence[Floats] = dihedrals(positions, topology)
+    if not angles[0].shape[1] + angles[1].shape[1]:  # no peptide
+        angles = [conformation_angles(positions, topology)]
+    return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
 
 
 def _tics(tica: Tica, positions: NDArray[Any], topology: Topology) -> Floats:
@@ -211,6 +215,8 @@ def _root_of_transport(period: float | None, x: Floats, y: Floats, _: Floats) ->
 def _cluster_divergence(x: Floats, y: Floats, weights: Floats) -> Metric:
     from sklearn.cluster import KMeans  # seconds to import
 
+    if not x.shape[1]:  # a molecule that nothing turns in
+        return lambda p, q: 0.0
     clusters = KMeans(CLUSTERS, random_state=0, n_init=1).fit(x, sample_weight=_unless_equal(weights))
     labels_x, labels_y = clusters.predict(x), clusters.predict(y)
 

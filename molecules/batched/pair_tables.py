@@ -42,7 +42,7 @@ def discrete_function(function: openmm.Discrete2DFunction) -> _Array:
 
 
 class _Part:
-    """What one force makes of every pair, symmetric (N, N): Lennard-Jones, the cutoff (inf for pairs without)."""
+    """Tables of one force, symmetric (N, N): Lennard-Jones, the cutoff (inf for pairs without)."""
 
     def __init__(self, force: openmm.NonbondedForce | openmm.CustomNonbondedForce, n: int) -> None:
         self.name, self.cutoff = force.getName(), cutoff_of(force)

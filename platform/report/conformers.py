@@ -12,8 +12,9 @@ import mdtraj
 import numpy as np
 from scipy.cluster.vq import kmeans, vq
 
+from boltzray.molecules.bond_torsions import conformation_angles
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.observables import chirality_signs, dihedrals, unmirror
+from boltzray.molecules.observables import chirality_signs, unmirror
 from boltzray.molecules.subsample import systematic_rows, weighted_subsample
 
 from .contents import HasChain
@@ -38,7 +39,7 @@ class Conformer:
 
 
 def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
-    """Cluster by backbone angles; return of each cluster, the heaviest first, a conformation near its middle.
+    """Cluster by backbone angles, or all torsions of what has none; of each, the heaviest first, give one near its middle.
 
     Empty when no conformation has a weight.
     """
@@ -50,7 +51,10 @@ def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
     candidates = candidates[kept]
     signs = chirality_signs(peptide.positions[None], peptide.topology)[0]
     positions = unmirror(ensemble.positions_nm[candidates].astype(np.float64), peptide.topology, signs)[0]
-    circles = np.concatenate([f(a) for a in dihedrals(positions, peptide.topology)[:2] for f in (np.sin, np.cos)], 1)
+    angles = conformation_angles(positions, peptide.topology)
+    circles = np.concatenate([np.sin(angles), np.cos(angles)], 1)
+    if not circles.shape[1]:  # nothing turns: one cluster
+        circles = np.zeros((len(positions), 1))
     heavy = weights > 1e-6 * weights.max()  # the others would only be clusters of nothing
     positions, circles, weights, candidates = positions[heavy], circles[heavy], weights[heavy], candidates[heavy]
     k = min(STATES, len(np.unique(circles.round(3), axis=0)))
@@ -84,6 +88,8 @@ def elements(peptide: HasChain) -> list[str]:
 def _superposed(positions: Floats, peptide: HasChain) -> Floats:
     """Turn the first along its long axes, and superpose the others on its backbone. Shape: (k, N, 3)."""
     backbone = [atom.index for atom in peptide.topology.atoms() if atom.name in ("N", "CA", "C")]
+    if len(backbone) < 3:  # of no peptide
+        backbone = [i for i, symbol in enumerate(elements(peptide)) if symbol != "H"]
     centred = positions - positions[:, backbone].mean(axis=1, keepdims=True)
     axes = np.linalg.svd(centred[0] - centred[0].mean(0), full_matrices=False)[2]
     centred[0] = centred[0] @ (axes.T * [1, 1, np.linalg.det(axes)])

@@ -38,8 +38,8 @@ def conformations(report: Report) -> Iterator[Picture]:
     yield Picture(
         name="conformations",
         section="Conformations",
-        caption=f"{report.ensembles[-1].name}: clusters of the backbone angles, of each a conformation near its "
-        "middle, laid over each other by the backbone. N blue, O red, S yellow, C dark, H light.",
+        caption=f"{report.ensembles[-1].name}: clusters of the backbone angles (or of all torsions, where there is "
+        "none), of each one near its middle, laid over each other. N blue, O red, S yellow, C dark, H light.",
         figure=figure,
     )
 

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterator
 
-import mdtraj
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from openmm.app import Topology
 
+from boltzray.molecules.bond_torsions import heavy_torsions, torsion_angles
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.subsample import normalised_weights
 
@@ -19,27 +18,6 @@ BINS = 72
 MOST = 12  # the ones that turn most
 STIFF = 0.95  # of the length of the mean direction: above it a torsion says nothing
 COLUMNS = 3
-
-
-def heavy_torsions(topology: Topology) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """Torsions about each bond between heavy atoms that have others: a name, and the atoms."""
-    atoms = list(topology.atoms())
-    heavy = [atom.element is not None and atom.element.symbol != "H" for atom in atoms]
-    near: list[list[int]] = [[] for _ in atoms]
-    for a, b in topology.bonds():
-        if heavy[a.index] and heavy[b.index]:
-            near[a.index].append(b.index)
-            near[b.index].append(a.index)
-    several = sum(1 for _ in topology.residues()) > 1
-    found = []
-    for b in range(len(atoms)):
-        for c in (i for i in near[b] if i > b):
-            ends = [i for i in sorted(near[b]) if i != c], [i for i in sorted(near[c]) if i != b]
-            if all(ends) and ends[0][0] != ends[1][0]:
-                row = (ends[0][0], b, c, ends[1][0])
-                names = "-".join(atoms[i].name for i in row)
-                found.append((f"{names} ({atoms[b].residue.index + 1})" if several else names, row))
-    return found
 
 
 def torsions(report: Report) -> Iterator[Picture]:
@@ -54,7 +32,7 @@ def torsions(report: Report) -> Iterator[Picture]:
         sets.insert(0, ("reference MD", REFERENCE_COLOUR, reference.positions_nm, weights))
     if not known or not sets:
         return
-    angles = [_angles(x, [atoms for _, atoms in known]) for _, _, x, _ in sets]
+    angles = [np.nan_to_num(torsion_angles(x, [atoms for _, atoms in known])) for _, _, x, _ in sets]
     steady = np.array([np.abs(w @ np.exp(1j * a)) for a, (_, _, _, w) in zip(angles, sets, strict=True)]).min(0)
     chosen = [int(k) for k in np.argsort(steady)[:MOST] if steady[k] < STIFF]
     if not chosen:
@@ -78,12 +56,6 @@ def torsions(report: Report) -> Iterator[Picture]:
         + (f"; {left_out} others are left out." if left_out else "."),
         figure=figure,
     )
-
-
-def _angles(positions_nm: np.ndarray, atoms: list[tuple[int, int, int, int]]) -> Floats:
-    frames = mdtraj.Trajectory(np.asarray(positions_nm, np.float32), None)
-    found: Floats = mdtraj.compute_dihedrals(frames, np.array(atoms), periodic=False).astype(np.float64)
-    return np.nan_to_num(found)
 
 
 def _curve(axis: Axes, angle: Floats, weights: Floats, colour: str, name: str) -> None:

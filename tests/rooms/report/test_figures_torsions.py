@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 from openmm import XmlSerializer
 
+from boltzray.molecules.bond_torsions import heavy_torsions
 from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.forcefield import create_system
 from boltzray.molecules.peptide import Peptide
 from boltzray.report.contents import Report
-from boltzray.report.figures_torsions import BINS, heavy_torsions, torsions
+from boltzray.report.figures_torsions import BINS, torsions
 
 
 def test_each_bond_between_heavy_atoms_that_have_others() -> None:
