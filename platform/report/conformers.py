@@ -39,7 +39,7 @@ class Conformer:
 
 
 def conformers(ensemble: Ensemble, peptide: HasChain) -> list[Conformer]:
-    """Cluster by backbone angles, or all torsions of what has none; of each, the heaviest first, give one near its middle.
+    """Cluster by backbone angles, or all torsions of what has none; of each give one near its middle, heavy ones first.
 
     Empty when no conformation has a weight.
     """
