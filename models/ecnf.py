@@ -120,7 +120,10 @@ class ECNF(Flow):
         return z, -integral
 
     def inverse(self, z: Tensor, c: Conditioning, precision: Precision = "float32") -> tuple[Tensor, Tensor]:
-        """See `Flow`. Latents whose ODE cannot be solved to `tolerance` give NaN (`ode.MOST_STEPS`). Raises: ValueError for bf16."""
+        """See `Flow`. Latents whose ODE cannot be solved to `tolerance` in `ode.MOST_STEPS` give NaN.
+
+        Raises: ValueError for bf16.
+        """
         if precision != "float32":
             raise ValueError("an ECNF integrates its density along the path, in float32: set draw_precision=float32")
         return self._follow(z, c, backwards=False)
@@ -215,7 +218,7 @@ def mask_of(c: Conditioning) -> Tensor:
 
 
 def _draws(places: np.ndarray, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Time (B,), latents and noise (B, n, 3), standard normal, each row with a seed made of the bits of `places` (B, 3).
+    """Time (B,), latents and noise (B, n, 3), standard normal, each row with a seed made of `places` (B, 3).
 
     Padding comes last and changes nothing of the atoms before it.
     """

@@ -190,7 +190,7 @@ def _unpickled(archive: zipfile.ZipFile, prefix: str) -> Any:
 
 
 def _entries(value: Any) -> Mapping[Any, Any] | None:
-    """Keys and values of a dictionary, or of a placeholder of one (Lightning's hyper-parameters are such), else None."""
+    """Keys and values of a dictionary, or of a placeholder of one, as Lightning's hyper-parameters are; else None."""
     if isinstance(value, Inert):
         return value.entries
     return value if isinstance(value, Mapping) else None

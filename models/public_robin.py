@@ -96,8 +96,8 @@ def check_public(flow: Flow) -> None:
     center, order = _center(single), "file" if single or config.orderings == ("identity",) else "iupac"
     if config.center != center:
         raise ValueError(
-            f"public weights of {'a single system' if single else 'a transferable Robin'} are of frames whose centre is "
-            f"{center}, and this flow's is {config.center}: keep the checkpoint folder"
+            f"public weights of {'a single system' if single else 'a transferable Robin'} are of frames whose centre "
+            f"is {center}, and this flow's is {config.center}: keep the checkpoint folder"
         )
     if flow.atom_order != order:
         raise ValueError(
