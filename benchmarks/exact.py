@@ -7,26 +7,28 @@ An ECNF draws all copies of a conformation that its network cannot tell apart, m
 hydrogens; flows whose atoms have names draw one. Each atom with two or three hydrogens doubles them, and so do chiral
 centres, all together.
 
-    python benchmarks/exact.py outputs/train/checkpoint GG --draws 1000 --reference data
+    python jobs/sample.py sequence=GG sampler=snis weights=none out=outputs/gg
+    python jobs/sample.py sequence=GG sampler=snis weights=none out=outputs/robin_gg checkpoint=outputs/robin/checkpoint
+    python benchmarks/exact.py outputs/robin_gg outputs/gg --reference data
 """
 
 import argparse
 import math
-import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from boltzray import models
-from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules import Peptide
 from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.observables import dihedrals
 from boltzray.molecules.references import find_pdb, find_reference, load_reference
-from boltzray.samplers import bins_com_log_density, com_log_density, ess, snis
+from boltzray.molecules.storage import read_json
+from boltzray.samplers import com_log_density, ess, snis
+from boltzray.sampling.sample_files import read_samples
 
-BLOCK = 50
 TEMPERATURE_K = 310.0
 Found = dict[str, tuple[float, float]]  # values with their standard errors
 
@@ -54,40 +56,32 @@ def observables(x_nm: np.ndarray, energy: np.ndarray, peptide: Peptide) -> dict[
     return found
 
 
-def drawn(flow: models.Flow, peptide: Peptide, n: int, seed: int) -> dict[str, torch.Tensor]:
-    """`n` draws: x (n, N, 3), log_q (n,), and center (n, 3) of a flow over bins that has one."""
-    c, stream = flow.condition(peptide), np.random.default_rng(seed)
-    start, parts = time.perf_counter(), []
-    for low in range(0, n, BLOCK):
-        noise = torch.from_numpy(flow.noise(stream, min(BLOCK, n - low), peptide.n_atoms))
-        parts.append({name: part for name, part in flow.draw(noise, c)._asdict().items() if part is not None})
-    print(f"{n} draws in {time.perf_counter() - start:.0f} s", end="")
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def weighted(flow: models.Flow, peptide: Peptide, n: int, seed: int) -> Found:
-    """log Z and weighted averages with their standard errors, by the delta method."""
-    draws = drawn(flow, peptide, n, seed)
-    x_nm = draws["x"].double().numpy() * flow.scale_nm
-    energy = OpenMMEnergy(peptide, TEMPERATURE_K).evaluate(x_nm, gradient=False).energy
-    bare = -energy - draws["log_q"].double().numpy() - flow.log_covered(peptide.n_atoms)
-    bare = np.where(np.isfinite(bare), bare, -np.inf)
-    if "center" in draws:
-        term = bins_com_log_density(draws["center"].numpy(), peptide.n_atoms).log_density
-    else:
-        term = com_log_density(draws["x"])[0].numpy()
+def weighted(folder: Path) -> tuple[Peptide, models.Flow, Found]:
+    """log Z and weighted averages of samples with raw weights, with standard errors by the delta method."""
+    settings = read_json(folder / "sample.json")
+    if (settings["sampler"], settings["weights"]) != ("snis", "none"):
+        raise SystemExit(f"{folder} is not of sampler=snis weights=none: sample it so")
+    flow = models.checkpoint.outline(settings["checkpoint"])
+    peptide, sets = read_samples(folder)
+    x_nm = np.concatenate(list(sets[-1].chunks)).astype(np.float64)
+    energy, said = sets[-1].energy_kT, sets[-1].diagnostics
     # Densities of normalised coordinates: Z is in units of each flow's own scale.
-    log_w = bare + np.where(np.isfinite(term), term, 0.0) + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm)
-    result = snis(None, np.zeros(n), log_w, "none")
-    k_hat = "" if result.k_hat is None else f", k̂ {float(result.k_hat):.2f}"
-    print(f": ESS {result.ess:.4f} ({result.ess * n:.1f} draws), without the term of the centre {ess(bare):.4f}{k_hat}")
-    found = {"log Z": (result.log_z, result.log_z_error)}
+    log_w = np.asarray(sets[-1].log_weights) + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm)
+    n, result = len(log_w), snis(None, np.zeros(len(log_w)), log_w, "none")
+    without = said.get("ess_without_com")
+    if without is None:
+        without = ess(log_w - com_log_density(torch.from_numpy(x_nm / flow.scale_nm))[0].numpy())
+    k_hat = "" if result.k_hat is None else f", k̂ {result.k_hat:.2f}"
+    print(f"{folder}: {n} draws, ESS {result.ess:.4f} ({result.ess * n:.1f} of them), without the term of the centre "
+          f"{without:.4f}{k_hat}")  # fmt: skip
+    log_z = said["log_z"] + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm)
+    found = {"log Z": (log_z - math.log(copies(peptide, flow)), said["log_z_error"])}
     w = np.exp(log_w - log_w.max())
     for name, values in observables(x_nm, energy, peptide).items():
         values = np.where(w > 0, values, 0.0)
         mean = float(w @ values / w.sum())
         found[name] = (mean, float(np.sqrt(np.square(w * (values - mean)).sum()) / w.sum()))
-    return found
+    return peptide, flow, found
 
 
 def simulated(data: str, sequence: str) -> Found:
@@ -126,26 +120,16 @@ def table(ours: Found, others: dict[str, Found]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="an ECNF, a Robin, or any other flow")
-    parser.add_argument("sequence")
-    parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--other", default=DEFAULT_CHECKPOINT)
-    parser.add_argument("--other-draws", type=int, default=4000)
+    parser.add_argument("folder", type=Path, help="samples of an ECNF, a Robin, or any other flow")
+    parser.add_argument("other", type=Path, help="those of a flow to compare with")
     parser.add_argument("--reference", default="", help="a data folder with MD that was held out, or a reference")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    peptide = Peptide.from_sequence(arguments.sequence).iupac()
-    flow = models.load(arguments.checkpoint).requires_grad_(False)
-    ours = weighted(flow, peptide, arguments.draws, 0)
-    others = {
-        "other flow": weighted(models.load(arguments.other).requires_grad_(False), peptide, arguments.other_draws, 1)
-    }
+    peptide, flow, ours = weighted(arguments.folder)
+    others = {"other flow": weighted(arguments.other)[2]}
     if arguments.reference:
-        others["MD"] = simulated(arguments.reference, arguments.sequence)
-    n = copies(peptide, flow)
-    if n > 1:
-        ours["log Z"] = ours["log Z"][0] - math.log(n), ours["log Z"][1]
-        print(f"\n{n} copies: log Z less {math.log(n):.3f}")
+        others["MD"] = simulated(arguments.reference, peptide.sequence)
+    if (n := copies(peptide, flow)) > 1:
+        print(f"\n{n} copies of each conformation: log Z less {math.log(n):.3f}")
     print(f"\n{table(ours, others)}")
 
 
