@@ -57,8 +57,8 @@ class ECNF(Flow):
         for peptide, length in zip(peptides, tables.seq_len.tolist(), strict=True):
             if not short <= length <= long:
                 raise ValueError(
-                    f"{peptide.sequence} has {length} residues, this flow takes {short} to {long}: give a peptide of "
-                    "these, or another checkpoint="
+                    f"{peptide.sequence} has {length} residues, this flow takes {short} to {long} (graph.shortest and "
+                    "graph.longest of its model): give a peptide of these, or another checkpoint="
                 )
         return tables.to(self.device)
 
@@ -103,11 +103,11 @@ class ECNF(Flow):
     def log_likelihood(self, x: Tensor, c: Conditioning) -> Tensor:
         """Minus the loss of flow matching, Σ (v − (x₁ − x₀))² over coordinates (B,), x₁ being x less its mean.
 
-        Latents, time and noise of a frame are drawn with a seed that is made of its mean, which training data have at
-        random (`augment`): they are the same whoever computes a frame, in whatever batch.
+        Latents, time and noise of a frame are drawn with a seed that is made of where its first atom is, which training
+        data have at random (`augment`): they are the same whoever computes a frame, in whatever batch, padded or not.
         """
         mask = mask_of(c)
-        t, x0, noise = (part.to(x) for part in _draws(x.sum(1).cpu().numpy(), x.shape[1]))
+        t, x0, noise = (part.to(x) for part in _draws(x[:, 0].cpu().numpy(), x.shape[1]))
         x0, x1 = without_mean(x0, mask), without_mean(x, mask)
         middle = torch.lerp(x0, x1, t[:, None, None])
         if self.graph.noise:
@@ -120,7 +120,10 @@ class ECNF(Flow):
         return z, -integral
 
     def inverse(self, z: Tensor, c: Conditioning, precision: Precision = "float32") -> tuple[Tensor, Tensor]:
-        """See `Flow`. Latents whose ODE cannot be solved to `tolerance` give NaN. Raises: ValueError for bf16."""
+        """See `Flow`. Latents whose ODE cannot be solved to `tolerance` in `ode.MOST_STEPS` give NaN.
+
+        Raises: ValueError for bf16.
+        """
         if precision != "float32":
             raise ValueError("an ECNF integrates its density along the path, in float32: set draw_precision=float32")
         return self._follow(z, c, backwards=False)
@@ -214,14 +217,14 @@ def mask_of(c: Conditioning) -> Tensor:
     return c.mask
 
 
-def _draws(means: np.ndarray, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Time (B,), latents and noise (B, n, 3), standard normal, each row with a seed made of `means` (B, 3).
+def _draws(places: np.ndarray, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Time (B,), latents and noise (B, n, 3), standard normal, each row with a seed made of `places` (B, 3).
 
     Padding comes last and changes nothing of the atoms before it.
     """
     rows = []
-    for mean in np.ascontiguousarray(means, np.float32):
-        rng = np.random.default_rng(np.frombuffer(mean.tobytes(), np.uint32))
+    for place in np.ascontiguousarray(places, np.float32):
+        rng = np.random.default_rng(np.frombuffer(place.tobytes(), np.uint32))
         rows.append((rng.random(dtype=np.float32), rng.standard_normal((n, 2, 3), np.float32)))
     normal = torch.from_numpy(np.stack([draw for _, draw in rows]))
     return torch.tensor([time for time, _ in rows]), normal[:, :, 0], normal[:, :, 1]

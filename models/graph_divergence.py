@@ -122,7 +122,13 @@ def _layer(
         for low in range(0, x.shape[1], atoms):
             some = slice(low, low + atoms)
             slope, gain = edge.slope[:, some], edge.gain[:, some]
-            message[:, some] += _through_second(slope, own[:, some], other, second, gain, room)
+            if atoms == 1:  # of one atom, the pair with itself is easily left out: it has no message
+                others = [slice(0, low), slice(low + 1, None)]
+                slope, gain = (torch.cat([t[:, :, rows] for rows in others], dim=2) for t in (slope, gain))
+                parts = [other[:, rows] for rows in others]
+            else:
+                parts = [other]
+            message[:, some] += _through_second(slope, own[:, some], parts, second, gain, room)
     first, after = linear(layer.node_mlp, 0), linear(layer.node_mlp, 2)
     c = h.shape[-1]
     hidden, slope = _silu(first(torch.cat([h, edge.message.sum(2)], -1)))
@@ -133,16 +139,21 @@ def _layer(
     return x, h + after(hidden), moved_x, changed if tangent_h is None else changed.add_(tangent_h)
 
 
-def _through_second(slope: Tensor, own: Tensor, other: Tensor, weight: Tensor, gain: Tensor, room: Tensor) -> Tensor:
+def _through_second(
+    slope: Tensor, own: Tensor, parts: list[Tensor], weight: Tensor, gain: Tensor, room: Tensor
+) -> Tensor:
     """Σ_j gain_ij ⊙ W (slope_ij ⊙ (own_i + other_j)) for some receiving atoms i: most of the time is spent here.
 
     A few atoms at a time, so that what is between stays in the cache; and in `room`, as fresh memory is slow.
-    Shape: slope, gain (B, n, N, C), own (B, n, K, C), other (B, N, K, C) → (B, n, K, C).
+    Shape: slope, gain (B, n, N, C), own (B, n, K, C), `parts` of other (B, N, K, C) along its atoms → (B, n, K, C).
     """
-    shape = (*slope.shape[:3], *other.shape[2:])
+    shape = (*slope.shape[:3], *own.shape[2:])
     rows = shape[0] * shape[1] * shape[2] * shape[3]
     first, second = room[0, :rows], room[1, :rows]
-    torch.add(other[:, None], own[:, :, None], out=first.view(shape)).mul_(slope[:, :, :, None])
+    sizes = [part.shape[1] for part in parts]
+    for part, place in zip(parts, first.view(shape).split(sizes, dim=2), strict=True):
+        torch.add(part[:, None], own[:, :, None], out=place)
+    first.view(shape).mul_(slope[:, :, :, None])
     torch.mm(first, weight.T, out=second)
     return second.view(shape).mul_(gain[:, :, :, None]).sum(2)
 

@@ -11,7 +11,7 @@ import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -60,7 +60,7 @@ class Inert:
 
     def __new__(cls, *arguments: Any, **_: Any) -> "Inert":
         made = super().__new__(cls)
-        made.arguments, made.state = arguments, {}
+        made.arguments, made.state, made.entries, made.members = arguments, {}, {}, []
         return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -68,21 +68,23 @@ class Inert:
 
     arguments: tuple[Any, ...]
     state: Any
+    entries: dict[Any, Any]  # of a dictionary
+    members: list[Any]  # of a list or a set
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+        self.entries[key] = value
 
     def append(self, value: Any) -> None:
-        pass
+        self.members.append(value)
 
     def extend(self, values: Any) -> None:
-        pass
+        self.members.extend(values)
 
     def add(self, value: Any) -> None:
-        pass
+        self.members.append(value)
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         owner = getattr(self.arguments[0], "origin", "") if self.origin == "builtins.getattr" and self.arguments else ""
@@ -156,58 +158,93 @@ def read_lightning(path: Path, mapped: bool = False) -> LightningContent | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(pickles) != 1 or any(name.endswith("constants.pkl") for name in archive.namelist()):
+        if (prefix := _prefix(archive)) is None:
             return None
-        prefix = pickles[0].rpartition("/")[0]
-        order = f"{prefix}/byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        content = _entries(_unpickled(archive, prefix))
+        if content is None or not {"state_dict", "hyper_parameters"} <= content.keys():
             return None
-        with archive.open(pickles[0]) as file:
-            try:
-                content = _Unpickler(file, prefix).load()  # type: ignore[arg-type]
-            except (TypeError, AttributeError) as error:  # something was done to a value that values do not take
-                raise Refused(f"a pickle that is no data: {error}") from error
-        if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
-            return None
-        stored = content["state_dict"]
-        if not isinstance(stored, dict) or not all(isinstance(value, _Stored) for value in stored.values()):
+        stored = _entries(content["state_dict"])
+        if stored is None or not all(isinstance(value, _Stored) for value in stored.values()):
             return None
         state = {str(name): _tensor(path, archive, value, mapped) for name, value in stored.items()}
     return LightningContent(state, dict(_numbers(content["hyper_parameters"], "hyper_parameters", set())))
+
+
+def _prefix(archive: zipfile.ZipFile) -> str | None:
+    """The folder within the archive, if it is torch's, of this machine's byte order, and no TorchScript."""
+    names = archive.namelist()
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    if len(pickles) != 1 or any(name.endswith("constants.pkl") for name in names):
+        return None
+    prefix = pickles[0].rpartition("/")[0]
+    order = f"{prefix}/byteorder"
+    return None if order in names and archive.read(order) != b"little" else prefix
+
+
+def _unpickled(archive: zipfile.ZipFile, prefix: str) -> Any:
+    with archive.open(f"{prefix}/data.pkl") as file:
+        try:
+            return _Unpickler(file, prefix).load()  # type: ignore[arg-type]
+        except (TypeError, AttributeError) as error:  # something was done to a value that values do not take
+            raise Refused(f"a pickle that is no data: {error}") from error
+
+
+def _entries(value: Any) -> Mapping[Any, Any] | None:
+    """Keys and values of a dictionary, or of a placeholder of one, as Lightning's hyper-parameters are; else None."""
+    if isinstance(value, Inert):
+        return value.entries
+    return value if isinstance(value, Mapping) else None
 
 
 def _tensor(path: Path, archive: zipfile.ZipFile, stored: _Stored, mapped: bool) -> Tensor:
     info = archive.getinfo(stored.storage.record)
     if info.compress_type != zipfile.ZIP_STORED:
         raise Refused(f"a compressed {stored.storage.record}")
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
-        name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    start = info.header_offset + 30 + name + extra
     if not info.file_size:
         return torch.zeros(stored.size, dtype=stored.storage.dtype)
-    raw = np.memmap(path, np.uint8, "c", offset=start, shape=(info.file_size,))
+    raw = np.memmap(path, np.uint8, "c", offset=_start(path, info), shape=(info.file_size,))
     flat = torch.from_numpy(raw).view(stored.storage.dtype)
     tensor = flat.as_strided(stored.size, stored.stride, stored.offset)
     return tensor if mapped else tensor.clone()
 
 
-def _numbers(value: Any, name: str, seen: set[int]) -> list[tuple[str, float]]:
-    """Numbers in nested dictionaries and in the states of placeholders, by dotted names."""
-    if isinstance(value, bool) or id(value) in seen:
-        return []
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin in the file."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(30)
+    name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    return info.header_offset + 30 + name + extra
+
+
+Numbers = list[tuple[str, float]]
+
+
+def _numbers(value: Any, name: str, seen: set[int]) -> Numbers:
+    """Numbers in nested dictionaries and sequences, and in all that placeholders were given, by dotted names.
+
+    `seen`: containers that were looked into, which may hold each other.
+    """
     if isinstance(value, int | float):
-        return [(name, value)]
+        return [] if isinstance(value, bool) else [(name, value)]
+    if isinstance(value, _Stored | _Storage) or id(value) in seen:
+        return []
+    seen.add(id(value))
     if isinstance(value, Inert):
-        seen.add(id(value))
-        parts = [value.state, *value.arguments]
-        return [pair for part in parts for pair in _numbers(part, name, seen)]
+        return _of_placeholder(value, name, seen)
     if isinstance(value, Mapping):
-        seen.add(id(value))
-        return [pair for key, inner in value.items() for pair in _numbers(inner, f"{name}.{key}", seen)]
-    if isinstance(value, list | tuple) and not isinstance(value, _Stored):
-        seen.add(id(value))
-        return [pair for inner in value for pair in _numbers(inner, name, seen)]
-    return []
+        return _of_mapping(value, name, seen)
+    return _of_sequence(value, name, seen) if isinstance(value, list | tuple) else []
+
+
+def _of_placeholder(value: Inert, name: str, seen: set[int]) -> Numbers:
+    given = [value.state, value.arguments, value.entries, value.members]
+    return [pair for part in given for pair in _numbers(part, name, seen)]
+
+
+def _of_mapping(value: Mapping[Any, Any], name: str, seen: set[int]) -> Numbers:
+    return [pair for key, inner in value.items() for pair in _numbers(inner, f"{name}.{key}", seen)]
+
+
+def _of_sequence(value: Iterable[Any], name: str, seen: set[int]) -> Numbers:
+    return [pair for inner in value for pair in _numbers(inner, name, seen)]

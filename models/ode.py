@@ -39,12 +39,13 @@ DENSE = (
 GAUSS = 0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2  # of equal weight; of fourth order, as the path within a step is
 SHORTEST, LONGEST = 1e-6, 1 / 6  # of a step; the longest for the integral's sake, whose error is not estimated
 GROWTH, SHRINKAGE, SAFETY = 5.0, 0.2, 0.9
+MOST_STEPS = 2000  # of a sample, taken or refused; flows that have learned something need 10 to 100
 
 
 class Path(NamedTuple):
     """Positions at the end (B, N, 3), the integral (B,), and the number of steps taken or refused of each (B,).
 
-    Rows whose steps would have to be shorter than `SHORTEST` are NaN.
+    Rows whose steps would have to be shorter than `SHORTEST`, or more than `MOST_STEPS`, are NaN.
     """
 
     x: Tensor
@@ -91,7 +92,7 @@ def integrate(
             done[taken] = torch.where(h[taken] >= 1.0 - done[taken], 1.0, done[taken] + h[taken])
         change = (SAFETY * norm.clamp(min=1e-10).pow(-0.2)).nan_to_num(SHRINKAGE).clamp(SHRINKAGE, GROWTH)
         h[rows] = (h[rows] * torch.where(good, change, change.clamp(max=1.0))).clamp(max=LONGEST)
-        lost = rows[(h[rows] < SHORTEST) & ~good]
+        lost = rows[((h[rows] < SHORTEST) & ~good) | ((steps[rows] >= MOST_STEPS) & (done[rows] < 1.0))]
         x[lost], integral[lost], done[lost] = torch.nan, torch.nan, 1.0
         rows = rows[done[rows] < 1.0]
     return Path(x, integral, steps)

@@ -13,8 +13,8 @@ from boltzray.molecules.storage import replacing
 
 from .flow import Flow
 from .lightning import Refused, read_lightning
-from .public import SCALES_NM, from_public, to_public
-from .public_robin import RobinFacts
+from .public import SCALES_NM, from_public, network_of, to_public
+from .public_robin import RobinFacts, is_robin
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)")  # torch names so what it refuses
 
@@ -32,11 +32,14 @@ def load_public(
     """A flow from a public `.pth`; its name tells the scale (`_up_to_4aa`) and the system (`tarflow_SYSTEM_0`).
 
     `robin`: facts that files of a flow over bins leave open; hyper-parameters of a Lightning checkpoint tell them, too.
+    Of other flows such numbers tell nothing that is known here, and are left alone.
     Raises: ValueError for any other file, naming what is wrong with it.
     """
     state, numbers = read_content(path, mapped)
-    robin = replace(robin or RobinFacts(), head_dim=head_dim).filled(numbers)
-    head_dim = robin.head_dim
+    robin = robin or RobinFacts()
+    if is_robin(network_of(state)):
+        robin = replace(robin, head_dim=head_dim).filled(numbers)
+        head_dim = robin.head_dim
     if system is None and (match := re.fullmatch(r"(?:tarflow|ecnf\+\+)_(?!up_to_)(.+)_\d+\.pth", path.name)):
         system = match[1]
     if scale_nm is None and (match := re.search(r"_up_to_(\d+)aa", path.name)):

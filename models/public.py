@@ -10,6 +10,8 @@ whatever the only matrix is called that is a block's own.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from .description import check_scale
 from .flow import Flow
 from .public_robin import RobinFacts
 
+SCALE_UNSAID = public_robin.SCALE_UNSAID
 SCALES_NM = {2: 0.21, 4: 0.28, 8: 0.35}  # σ of the published data by longest peptide
 PREFIX = "net."
 EMBEDDING = "cond_embed.atom_embed.weight"  # of transferable flows
@@ -76,10 +79,12 @@ def public_name(name: str, *, adaptive: bool) -> str:
 def to_public(flow: Flow) -> dict[str, Tensor]:
     """The flow's weights by their public keys; constants of the public files are left out.
 
-    Raises: ValueError where a reader would take another order of the atoms for this flow's, or other coordinates.
+    What `unsaid` lists must be given to who loads them.
+    Raises: ValueError where a reader would take another order of the atoms for this flow's, other coordinates, or
+    another centre of mass or other lengths than it was trained on, which nobody can tell it.
     """
-    kind = public_ecnf if flow.config.graph else public_robin if flow.config.coordinates == "binned" else None
-    if kind:
+    if kind := _kind(flow):
+        kind.check_public(flow)
         weights = flow.state_dict().items()
         return {PREFIX + kind.public_name(name): value.detach().cpu().clone() for name, value in weights}
     if flow.config.coordinates != "cartesian":
@@ -91,6 +96,15 @@ def to_public(flow: Flow) -> dict[str, Tensor]:
         key = PREFIX + public_name(name, adaptive=flow.config.adaptive)
         result[key] = value.detach().cpu().reshape(value.shape or (1,)).clone()
     return result
+
+
+def unsaid(flow: Flow) -> dict[str, Any]:
+    """What public weights leave open, as `load` must be given it to make this flow of them again."""
+    if kind := _kind(flow):
+        facts: dict[str, Any] = kind.unsaid(flow)
+        return facts
+    system = {"system": flow.config.system} if flow.config.system else {}
+    return {"head_dim": flow.config.head_dim, "scale_nm": flow.scale_nm, **system}
 
 
 def from_public(
@@ -111,7 +125,7 @@ def from_public(
 
     Raises: ValueError naming a key that is missing, left over or misshapen; or what must be given besides.
     """
-    state = _network(state)
+    state = network_of(state)
     ecnf, binned = public_ecnf.is_ecnf(state), public_robin.is_robin(state)
     if atom_types and not ecnf:
         raise ValueError(f"{source} is no ECNF: leave atom_types= out")
@@ -134,7 +148,7 @@ def from_public(
     config = _config(state, head_dim, system, source)
     if scale_nm is None:
         if config.system:
-            raise ValueError(f"{source} does not say how lengths were scaled: give scale_nm=, or convert it with that")
+            raise ValueError(f"{source} does not say how lengths were scaled: {SCALE_UNSAID}")
         scale_nm = SCALES_NM[8]
     with torch.device("meta"):
         flow = Flow(config, scale_nm)
@@ -172,7 +186,7 @@ def fill(
     flow.load_state_dict(weights, assign=True)
 
 
-def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def network_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the network itself: prefixes gone, the teacher's copy and constants left out."""
     result = {}
     for key, value in state.items():
@@ -180,6 +194,11 @@ def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not key.startswith("teacher.") and not name.endswith(".attn_mask"):
             result[name] = value
     return result
+
+
+def _kind(flow: Flow) -> ModuleType | None:
+    """The module that knows the public keys, of a flow of another kind than those of this one."""
+    return public_ecnf if flow.config.graph else public_robin if flow.config.coordinates == "binned" else None
 
 
 def _positions_named(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,14 +5,16 @@ share a type. Of the published ones only the types of Ace-A-Nme are known.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .config import FlowConfig, GraphConfig
 from .description import check_scale
-from .ecnf import ATOMS, RESIDUES
+from .ecnf import ATOMS, RESIDUES, n_features, system_types
 from .flow import Flow
+from .public_robin import SCALE_UNSAID
 
 NETWORK = "egnn."  # after `net.`
 SHORTEST = 2  # residues of all published transferable ones
@@ -29,6 +31,35 @@ def is_ecnf(state: Mapping[str, Tensor]) -> bool:
 def public_name(name: str) -> str:
     """The public name, without `net.`, of a parameter of ours."""
     return NETWORK + name.removeprefix("network.").replace("layers.", "gcl_")
+
+
+def check_public(flow: Flow) -> None:
+    """Raises: ValueError for a flow that a reader of its public weights would take for another."""
+    graph, single = flow.config.graph, flow.config.system
+    assert graph is not None
+    if not single and graph.shortest != SHORTEST:
+        raise ValueError(
+            f"public weights begin at {SHORTEST} residues, and this flow takes {graph.shortest} to {graph.longest}: "
+            "keep the checkpoint folder"
+        )
+    if single and n_features(flow.config) > ATOMS + RESIDUES:
+        raise ValueError(
+            f"public weights of a single system have at most {ATOMS + RESIDUES} types of atoms, and this flow has "
+            f"{n_features(flow.config)}: keep the checkpoint folder"
+        )
+    if flow.atom_order != ("file" if single else "iupac"):
+        raise ValueError(
+            f"public weights have no word for atoms in the order {flow.atom_order!r}: keep the checkpoint folder"
+        )
+
+
+def unsaid(flow: Flow) -> dict[str, Any]:
+    """See `public.unsaid`; without the tolerance of the ODE, which is 1e-4 unless a configuration says otherwise."""
+    facts: dict[str, Any] = {"scale_nm": flow.scale_nm}
+    if flow.config.system:
+        types = tuple(kind - 1 for kind in system_types(flow.config))
+        facts |= {"system": flow.config.system, "atom_types": types}
+    return facts
 
 
 def outline(
@@ -50,7 +81,7 @@ def outline(
     if scale_nm is None:
         scale_nm = {2: 0.21, 4: 0.28}.get(graph.longest) if not name else None
     if scale_nm is None:
-        raise ValueError(f"{source} does not say how lengths were scaled: give scale_nm=, or convert it with that")
+        raise ValueError(f"{source} does not say how lengths were scaled: {SCALE_UNSAID}")
     check_scale(scale_nm)
     config = FlowConfig(channels=channels, layers_per_block=layers, system=name, system_atoms=atoms, graph=graph)
     with torch.device("meta"):

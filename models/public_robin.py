@@ -19,6 +19,7 @@ from .flow import Flow
 
 TOKENS, PLACES, CONDITION = "token_embed.weight", "atom_pos_embed.weight", "cond_embed.atom_embed.weight"
 SCALE_NM = 0.35  # of the transferable one, up to 8 residues
+SCALE_UNSAID = "give scale_nm= to models.load, or to jobs/convert.py, whose folder says it"
 PUBLISHED_HEADS = {256: 32, 512: 64, 768: 64}  # head_dim by width, of the published sizes
 AtomOrder = Literal["amber", "file"]
 _NAMES = {  # ours → public
@@ -89,6 +90,31 @@ def public_name(name: str) -> str:
     raise KeyError(name)
 
 
+def check_public(flow: Flow) -> None:
+    """Raises: ValueError for a flow that a reader of its public weights would take for another."""
+    config, single = flow.config, bool(flow.config.system_atoms)
+    center, order = _center(single), "file" if single or config.orderings == ("identity",) else "iupac"
+    if config.center != center:
+        raise ValueError(
+            f"public weights of {'a single system' if single else 'a transferable Robin'} are of frames whose centre "
+            f"is {center}, and this flow's is {config.center}: keep the checkpoint folder"
+        )
+    if flow.atom_order != order:
+        raise ValueError(
+            f"public weights have no word for atoms in the order {flow.atom_order!r}: keep the checkpoint folder"
+        )
+
+
+def unsaid(flow: Flow) -> dict[str, Any]:
+    """See `public.unsaid`."""
+    config = flow.config
+    order: dict[str, Any] = {"system": config.system} if config.system_atoms else {}
+    if not config.system_atoms and config.orderings == ("identity",):
+        order = {"atom_order": "file"}
+    facts = {"bins": config.bin_range, "temperature": config.temperature}
+    return {"head_dim": config.head_dim, "scale_nm": flow.scale_nm, **facts, **order}
+
+
 def robin_flow(state: Mapping[str, Tensor], facts: RobinFacts, system: str, source: str) -> Flow:
     """A flow on the meta device for weights without prefixes, its atoms in the order that they were trained on.
 
@@ -98,7 +124,7 @@ def robin_flow(state: Mapping[str, Tensor], facts: RobinFacts, system: str, sour
     single = bool(config.system_atoms)
     scale_nm = facts.scale_nm or (None if single else SCALE_NM)
     if scale_nm is None:
-        raise ValueError(f"{source} does not say how lengths were scaled: give scale_nm=, or convert it with that")
+        raise ValueError(f"{source} does not say how lengths were scaled: {SCALE_UNSAID}")
     check_scale(scale_nm)
     with torch.device("meta"):
         flow = Flow(config, scale_nm)
@@ -120,7 +146,10 @@ def _config(state: Mapping[str, Tensor], facts: RobinFacts, system: str, source:
     if missing := [name for name, value in wanted.items() if value is None]:
         example = {"bins": "bins=(-4.5, 4.5), from the first to the last bin", "temperature": "temperature=0.95"}
         what = " and ".join(example[name] for name in missing)
-        raise ValueError(f"{source} does not say its {' and '.join(missing)}: give {what}, or convert it with that")
+        raise ValueError(
+            f"{source} does not say its {' and '.join(missing)}: give {what} to models.load, or to jobs/convert.py, "
+            "whose folder says it"
+        )
     assert facts.bins is not None
     assert facts.temperature is not None
     count, channels = tokens.shape
@@ -143,5 +172,10 @@ def _config(state: Mapping[str, Tensor], facts: RobinFacts, system: str, source:
         bin_range=(float(facts.bins[0]), float(facts.bins[1])),
         temperature=float(facts.temperature),
         max_atoms=len(places),
-        center="gaussian" if single else "zero",
+        center=_center(single),
     )
+
+
+def _center(single: bool) -> Literal["gaussian", "zero"]:
+    """Of the frames that public weights were trained on."""
+    return "gaussian" if single else "zero"

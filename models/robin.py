@@ -23,7 +23,7 @@ from .flow import Draw, Flow
 from .flow_decoder import Decoder
 from .layers import reorder
 from .tables import PeptideLike, PeptideTables
-from .token_decoder import TokenDecoder
+from .token_decoder import TokenDecoder, cooled
 from .token_network import Placed, TokenNetwork
 
 LOGITS_AT_ONCE = 2**26  # numbers, where no gradient keeps them all
@@ -95,7 +95,7 @@ class RobinFlow(Flow):
         rows = len(h) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // (h.shape[1] * self.bins.count))
         parts = []
         for some, own in zip(h.split(rows), tokens.split(rows), strict=True):
-            logits = self.network.logits(some) / temperature
+            logits = cooled(self.network.logits(some), temperature)
             parts.append(-F.cross_entropy(logits.flatten(0, 1), own.flatten(), reduction="none").view_as(own))
         found = torch.cat(parts)
         return found if c.mask is None else found * c.mask.repeat_interleave(3, 1)

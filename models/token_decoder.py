@@ -78,13 +78,18 @@ class TokenDecoder:
         return tokens, (log_prob if self.real is None else log_prob * self.real).sum(1)
 
 
+def cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature; themselves at 1."""
+    return logits if temperature == 1.0 else logits / temperature
+
+
 def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Bins (B,) of softmax(logits / temperature) by their cumulated probabilities, and the log-probability of each.
 
     Shape: logits (B, K), u (B,) float64 from [0, 1) → (B,) int64, (B,) float64.
     """
     floats = logits if logits.dtype == torch.float64 else logits.float()
-    p = (floats / temperature).softmax(-1).double()
+    p = cooled(floats, temperature).softmax(-1).double()
     below = p.cumsum(-1)
     total = below[:, -1:]
     token = torch.searchsorted(below, u[:, None] * total, right=True).clamp(max=p.shape[-1] - 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import FlowConfig
-from .layers import RMS_EPSILON, GatedLayer, sinusoid
+from .layers import RMS_EPSILON, GatedLayer, embedding, sinusoid
 from .tables import PeptideTables
 
 ATOM_TYPES, RESIDUE_TYPES = 64, 32  # sizes of the published embedding tables
@@ -39,7 +39,7 @@ class AtomCondition(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.atom, self.residue = nn.Embedding(ATOM_TYPES, channels), nn.Embedding(RESIDUE_TYPES, channels)
+        self.atom, self.residue = embedding(ATOM_TYPES, channels), embedding(RESIDUE_TYPES, channels)
         self.mlp = nn.Sequential(nn.Linear(5 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
 
     def forward(self, tables: PeptideTables) -> Tensor:
@@ -89,20 +89,25 @@ class TokenNetwork(nn.Module):
         super().__init__()
         c = config.channels
         self.channels = c
-        self.token = nn.Embedding(config.bins, c)
-        self.dimension, self.place = nn.Embedding(3, c), nn.Embedding(config.max_atoms, c)
+        self.token = embedding(config.bins, c)
+        self.dimension, self.place = embedding(3, c), embedding(config.max_atoms, c)
         self.embedding = None if config.system_atoms else AtomCondition(c)
         self.look = None if config.system_atoms else GlobalAttention(c, config.head_dim)
         self.layers = nn.ModuleList(GatedLayer(c, config.head_dim) for _ in range(config.layers_per_block))
         self.norm = nn.RMSNorm(c, eps=RMS_EPSILON)
         self.head = nn.Linear(c, config.bins, bias=False)
-        with torch.no_grad():
-            for embedding in (m for m in self.modules() if isinstance(m, nn.Embedding)):
-                embedding.weight.mul_(INITIAL)
-            # Bins that lie side by side begin alike, as input and as output: ours; 8192 bins seldom meet all data.
-            waves = sinusoid(torch.arange(config.bins), c, BASE)
-            self.token.weight.copy_(waves)
-            self.head.weight.copy_(waves / c**0.5)
+        if not self.head.weight.is_meta:
+            self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.mul_(INITIAL)
+        # Bins that lie side by side begin alike, as input and as output: ours; 8192 bins seldom meet all data.
+        waves = sinusoid(torch.arange(len(self.head.weight)), self.channels, BASE)
+        self.token.weight.copy_(waves)
+        self.head.weight.copy_(waves / self.channels**0.5)
 
     def condition(self, tables: PeptideTables, mask: Tensor | None) -> Placed:
         """Everything that depends on the peptides alone; `tables` in the order in which atoms are visited."""

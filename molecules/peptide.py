@@ -75,7 +75,7 @@ class Peptide:
     def amber_order(self) -> tables.IntArray:
         """Index (N,) of the atom that each place of AMBER's residue templates has; by the names that the atoms have.
 
-        Raises: ValueError for residues outside the twenty.
+        Raises: ValueError for residues outside the twenty, and for atoms that they do not have.
         """
         residues, names = [residue.name for residue in self.topology.residues()], _names(self.topology)
         return tables.amber_order(residues, [name for _, name in names], [number for number, _ in names])

@@ -119,7 +119,7 @@ def encode(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[i
 def amber_order(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]) -> IntArray:
     """Indices (N,) into `names` in the order of ff14SB's residue templates, in which AmberTools writes structures.
 
-    Raises: ValueError for residues outside the twenty.
+    Raises: ValueError for residues outside the twenty, and for atoms that their templates lack.
     """
     if unknown := set(residues) - ONE_LETTER.keys():
         raise ValueError(
@@ -131,6 +131,13 @@ def amber_order(residues: Sequence[str], names: Sequence[str], residue_of: Seque
         chain = (SIDE_CHAIN_VARIANT if name in ("PRO", "THR") else SIDE_CHAIN)[name]
         middle = (*chain, *_ALPHA) if name == "PRO" else (*_ALPHA, *chain)
         visit += [(r, a) for a in (*_N_SIDE, *middle, *_C_SIDE)]
+    if left := index.keys() - set(visit):
+        r, atom = min(left)
+        raise ValueError(
+            f"{atom} of {residues[r]} {r + 1} has no place in AMBER's order here: name atoms as the PDB does"
+        )
+    if len(index) < len(names):
+        raise ValueError("two atoms of a residue have one name, and AMBER's order goes by names: give each its own")
     return np.array([index[key] for key in visit if key in index], np.int64)
 
 

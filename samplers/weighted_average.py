@@ -135,7 +135,8 @@ def _ratio(
         return Average(value, math.inf, -math.inf, math.inf, None, n_effective, False, "nothing was drawn of a state")
     ratio = min(top / bottom, 1.0) if scale == "logit" else top / bottom
     influence = (above - ratio * below) / bottom  # of each draw on the ratio
-    if (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
+    certain = scale == "logit" and ratio in (0.0, 1.0)  # one draw has all the weight, but for rounding
+    if certain or (np.abs(influence) <= ROUNDING * np.abs(ratio * below) / bottom).all():
         k_hat, n = (None, float(len(_groups(runs)))) if len(runs) else (_shape(weights), n_effective)
         said = (True, "") if len(runs) else _judged(k_hat, n, len(weights))
         return Average(*_unvaried(ratio, scale, n, level), k_hat, n, *said)

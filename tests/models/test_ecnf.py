@@ -13,10 +13,13 @@ from torch import Tensor
 from boltzray import models
 from boltzray.models.config import GraphConfig
 from boltzray.models.ecnf import ECNF, flow_matching
+from boltzray.models.ecnf import _draws as ecnf_draws
 from boltzray.models.flow import normal_log_density
 from boltzray.models.graph_network import GraphLayer
+from boltzray.models.ode import MOST_STEPS, integrate
 from boltzray.molecules import Peptide
 from boltzray.runtime.config import parse
+from boltzray.samplers import snis
 from golden_flows import GOLDEN, lone_peptide, peptide
 
 ALANINE = "Ace-A-Nme"
@@ -72,7 +75,8 @@ def test_golden_velocity_and_divergence(vectors: dict[str, Any], name: str) -> N
     c = flow.condition(known(vectors, name))
     t, x = given(vectors, f"{name}/t"), given(vectors, f"{name}/xt")
     v = flow.velocity(t, x, c)
-    torch.testing.assert_close(v, given(vectors, f"{name}/v"), atol=1e-5, rtol=0)
+    # Of 13 at most: float32 rounds the vectors themselves by 2e-5 there.
+    torch.testing.assert_close(v, given(vectors, f"{name}/v"), atol=1e-5, rtol=1e-6)
     loss = flow_matching(v, given(vectors, f"{name}/x0"), given(vectors, f"{name}/x1"))
     torch.testing.assert_close(loss, given(vectors, f"{name}/loss"), atol=1e-4, rtol=2e-7)
     want = given(vectors, f"{name}/divergence", torch.float64)
@@ -199,6 +203,42 @@ def test_a_sample_does_not_depend_on_its_batch(vectors: dict[str, Any]) -> None:
     assert torch.equal(flow.log_prob(x, c)[1:2], flow.log_prob(x[1:2], c))
 
 
+def test_a_path_of_too_many_steps_is_lost_and_ends() -> None:
+    """dx/dt = −r x is stable in steps of 3.3/r: so many that the row is given up; the other one is solved."""
+    rate = torch.tensor([2.0, 5e4], dtype=torch.float64)
+    calls = 0
+
+    def velocity(t: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return -rate[rows, None, None] * x
+
+    x = torch.ones(2, 1, 3, dtype=torch.float64)
+    freedom = torch.full((2,), 3.0, dtype=torch.float64)
+    path = integrate(velocity, lambda t, x, rows: -rate[rows] * 3, x, freedom, 1e-6)
+    torch.testing.assert_close(path.x[0], torch.full_like(x[0], np.exp(-2.0)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(path.integral[0], torch.tensor(-6.0, dtype=torch.float64))
+    assert path.x[1].isnan().all()
+    assert path.integral[1].isnan()
+    assert path.steps[1] == MOST_STEPS
+    assert path.steps[0] < 100
+    assert calls <= 6 * MOST_STEPS + 1
+
+
+def test_a_lost_path_is_a_failed_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = small(tolerance=1e-5)
+    c, z = flow.condition(Peptide.from_sequence("GG")), normal(3, 17, 3)
+    z[1] *= 4  # it needs more steps
+    calm = [integrate(*flow._rows(c, 0), row[None], flow._freedom(c, z, 0, 1), 1e-5).steps for row in z]
+    monkeypatch.setattr("boltzray.models.ode.MOST_STEPS", int(torch.cat(calm).max()) - 1)
+    assert calm[1] > max(calm[0], calm[2])
+    x, log_q = flow.push(z, c)
+    assert log_q.isnan().tolist() == [False, True, False]
+    assert x[1].isnan().all()
+    result = snis(None, log_q, np.zeros(3), "none")
+    assert result.n_failed == 1
+
+
 def test_padding_changes_nothing() -> None:
     flow = small(tolerance=1e-5)
     peptides = [Peptide.from_sequence(s) for s in ("GG", "AG")]
@@ -222,14 +262,39 @@ def test_padding_changes_nothing() -> None:
         torch.testing.assert_close(loss, flow.log_likelihood(row, c), atol=1e-11, rtol=0)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_every_parameter_that_acts_learns(recompute: bool) -> None:
+def test_random_numbers_of_a_frame_do_not_depend_on_its_padding() -> None:
+    """To the last bit, in float32, where sums over atoms are rounded by their number."""
+    flow, peptides = small(noise=0.01).float(), [Peptide.from_sequence(s) for s in ("AA", "WWWW")]
+    x = normal(200, 23, 3).float()
+    padded = torch.cat([x, torch.zeros(200, peptides[1].n_atoms - 23, 3)], 1)
+    assert not torch.equal(x.sum(1), padded.sum(1))
+    alone, wide = ecnf_draws(x[:, 0].numpy(), 23), ecnf_draws(padded[:, 0].numpy(), padded.shape[1])
+    assert torch.equal(alone[0], wide[0])
+    assert len(alone[0].unique()) == 200
+    for one, other in zip(alone[1:], wide[1:], strict=True):
+        assert torch.equal(one, other[:, :23])
+    c, together = flow.condition(peptides[0]), flow.conditioning(flow.tables(peptides))
+    for row in range(20):
+        frame = torch.zeros(2, padded.shape[1], 3)
+        frame[0] = padded[row]
+        found = flow.log_likelihood(frame, together)[:1]
+        torch.testing.assert_close(found, flow.log_likelihood(x[row : row + 1], c), rtol=1e-5, atol=0)
+
+
+def test_every_parameter_that_acts_learns() -> None:
     """And recomputed activations give the same gradients."""
-    torch.manual_seed(1)
-    flow = models.Flow(models.FlowConfig(channels=8, layers_per_block=2, graph=GraphConfig(noise=0.01)), 0.17)
-    flow.activation_checkpointing = recompute
-    x = normal(3, 17, 3).float()
-    (-flow.log_likelihood(x, flow.conditioning(flow.tables([Peptide.from_sequence("GG")]))).sum()).backward()
+    x, norms = normal(3, 17, 3).float(), []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        flow = models.Flow(models.FlowConfig(channels=8, layers_per_block=2, graph=GraphConfig(noise=0.01)), 0.17)
+        flow.activation_checkpointing = recompute
+        (-flow.log_likelihood(x, flow.conditioning(flow.tables([Peptide.from_sequence("GG")]))).sum()).backward()
+        norms.append(learned(flow))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def learned(flow: models.Flow) -> float:
+    """Norm of the gradient, of which every parameter that acts has some."""
     learning = {name: p.grad for name, p in flow.named_parameters() if p.requires_grad}
     assert {name for name, _ in flow.named_parameters()} - learning.keys() == {
         f"network.{part}.{kind}"
@@ -239,11 +304,7 @@ def test_every_parameter_that_acts_learns(recompute: bool) -> None:
     for name, gradient in learning.items():
         assert gradient is not None, name
         assert gradient.abs().max() > 0, name
-    norm = float(torch.stack([g.norm() for g in learning.values() if g is not None]).norm())
-    assert norm == pytest.approx(NORMS.setdefault("norm", norm), rel=1e-5)
-
-
-NORMS: dict[str, float] = {}
+    return float(torch.stack([g.norm() for g in learning.values() if g is not None]).norm())
 
 
 def test_flow_matching_learns_a_normal_density() -> None:
@@ -286,7 +347,7 @@ def test_other_sizes_round_trip(tmp_path: Path) -> None:
     torch.testing.assert_close(
         again.log_prob(x, c), flow.float().log_prob(x, flow.condition(Peptide.from_sequence("GG")))
     )
-    with pytest.raises(ValueError, match="has 4 residues, this flow takes 2 to 3"):
+    with pytest.raises(ValueError, match=r"has 4 residues, this flow takes 2 to 3 \(graph.shortest and graph.longest"):
         again.condition(Peptide.from_sequence("AAAA"))
     with pytest.raises(ValueError, match="does not know"):
         again.condition(Peptide.from_sequence("ACE-A-NME"))

@@ -1,5 +1,6 @@
 """Lightning checkpoints with pickled objects in them: read without running anything, or refused by name."""
 
+import collections
 import functools
 import os
 import pickle
@@ -64,6 +65,42 @@ def test_weights_and_numbers_come_out_whole(foreign: Any, tmp_path: Path, monkey
         assert torch.equal(a, b), name
     assert models.checkpoint.outline(path).config == want.config
     assert models.load(path, temperature=1.0).config.temperature == 1.0
+
+
+def test_dictionaries_of_any_kind_are_read(foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ordered ones, those with defaults, and those of a class that is not here, as Lightning's own are."""
+    exec("class Attributes(dict):\n    pass\nclass Many(list):\n    pass\n", foreign.__dict__)
+    foreign.Attributes.__module__ = foreign.Many.__module__ = "elsewhere"
+    tokenizer = collections.defaultdict(float, {"discretize_min": -4.5, "discretize_max": 4.5})
+    numbers = foreign.Attributes(
+        net=collections.OrderedDict(head_dim=16),
+        tokenizer=tokenizer,
+        sampling=foreign.Many([collections.Counter(temperature=1)]),
+    )
+    state = collections.defaultdict(lambda: None, torch.load(WEIGHTS, weights_only=True))
+    state.default_factory = None
+    path = checkpoint(foreign, tmp_path / "robin.ckpt", hyper_parameters=numbers, state_dict=foreign.Attributes(state))
+    again = checkpoint(foreign, tmp_path / "again.ckpt", hyper_parameters=numbers, state_dict=state)
+    monkeypatch.delitem(sys.modules, "elsewhere")
+    want = models.load(WEIGHTS, bins=(-4.5, 4.5), temperature=1.0, head_dim=16)
+    for file in (path, again):
+        flow = models.load(file)
+        assert flow.config == want.config
+        assert all(torch.equal(value, want.state_dict()[name]) for name, value in flow.state_dict().items())
+
+
+@pytest.mark.parametrize(("weights", "given"), [("prose_small", {"head_dim": 16}), ("ecnf_small", {})])
+def test_numbers_of_another_flow_are_left_alone(
+    foreign: Any, tmp_path: Path, weights: str, given: dict[str, Any]
+) -> None:
+    """A temperature or a head_dim, of whatever they are in there, is no fact of a flow that is not over bins."""
+    state = torch.load(GOLDEN / f"{weights}.pth", weights_only=True)
+    path = checkpoint(foreign, tmp_path / "flow_up_to_4aa.ckpt", state_dict=state)
+    flow, want = models.load(path, **given), models.load(GOLDEN / f"{weights}.pth", scale_nm=0.28, **given)
+    assert (flow.config, flow.scale_nm) == (want.config, 0.28)
+    assert all(torch.equal(value, want.state_dict()[name]) for name, value in flow.state_dict().items())
+    with pytest.raises(ValueError, match="no flow over bins: leave bins="):
+        models.load(path, temperature=0.95, **given)
 
 
 @pytest.mark.parametrize("ambiguous", [{}, {"a": {"temperature": 0.9}, "b": {"temperature": 0.8}}])

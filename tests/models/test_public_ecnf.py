@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from boltzray import models
+from boltzray.models.config import GraphConfig
 from boltzray.models.pth import write_public
+from boltzray.models.public import unsaid
 from golden_flows import GOLDEN, lone_peptide
 
 State = dict[str, Tensor]
@@ -23,7 +25,10 @@ def state(name: str = "ecnf_small") -> State:
 @pytest.mark.parametrize("name", ["ecnf_small", "ecnf_single_small"])
 def test_every_key_comes_back(tmp_path: Path, name: str) -> None:
     want = state(name)
-    write_public(models.load(GOLDEN / f"{name}.pth", scale_nm=0.3), tmp_path / "again.pth")
+    flow = models.load(GOLDEN / f"{name}.pth", scale_nm=0.3)
+    write_public(flow, tmp_path / "again.pth")
+    again = models.load(tmp_path / "again.pth", **unsaid(flow))
+    assert (again.config, again.scale_nm, again.atom_order) == (flow.config, 0.3, flow.atom_order)
     found = torch.load(tmp_path / "again.pth", weights_only=True)
     assert found.keys() == want.keys()
     assert all(torch.equal(found[key], want[key]) for key in want)
@@ -57,6 +62,22 @@ def test_a_system_of_other_types(tmp_path: Path) -> None:
         models.load(path, scale_nm=0.2, atom_types=range(33))
     flow = models.load(path, scale_nm=0.2, atom_types=[*range(21), *[20] * 12])
     assert flow.atoms(flow.condition(lone_peptide("AAA", 33))) == 33
+
+
+UNSAYABLE = {
+    "begin at 2 residues, and this flow takes 4 to 5": {"graph": GraphConfig(shortest=4, longest=5)},  # like 2 to 4
+    "at most 74 types of atoms, and this flow has 80": {"graph": GraphConfig(), "system": "X", "system_atoms": 80},
+    "no word for atoms in the order 'iupac'": {"graph": GraphConfig(), "system": "X", "system_atoms": 4},
+}
+
+
+@pytest.mark.parametrize("message", UNSAYABLE)
+def test_a_flow_that_public_weights_cannot_say_is_not_written(tmp_path: Path, message: str) -> None:
+    flow = models.Flow(models.FlowConfig(channels=8, layers_per_block=1, **UNSAYABLE[message]), 0.2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message) as caught:
+        write_public(flow, tmp_path / "flow.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "flow.pth").exists()
 
 
 DAMAGE: dict[str, tuple[Callable[[State], object], str]] = {

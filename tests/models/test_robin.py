@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +17,9 @@ import yaml
 from boltzray import models
 from boltzray.models.bins import Bins
 from boltzray.models.conditioning import Precision
-from boltzray.models.public import to_public
-from boltzray.models.token_decoder import draw
+from boltzray.models.pth import write_public
+from boltzray.models.public import to_public, unsaid
+from boltzray.models.token_decoder import cooled, draw
 from boltzray.molecules import Peptide
 from golden_flows import GOLDEN, lone_peptide
 
@@ -59,6 +63,11 @@ def test_bins_of_the_released_size() -> None:
     np.testing.assert_array_equal(bins.centers(tokens), archive["centres"])
     np.testing.assert_array_equal(bins.place(tokens, torch.from_numpy(archive["v"])), archive["x_again"])
     assert bins.width == archive["bin_width"]
+
+
+@pytest.mark.parametrize("sequence", ["AA", "DG", "ARIP"])
+def test_ambers_order(sequence: str) -> None:
+    np.testing.assert_array_equal(stored_peptide(sequence).amber_order, vectors("robin_small", sequence)["amber_order"])
 
 
 @pytest.mark.parametrize(("name", "sequence"), CASES)
@@ -105,6 +114,42 @@ def test_weights_survive_both_ways(tmp_path: Path, name: str) -> None:
         assert torch.equal(value, original[key])
     with pytest.raises(ValueError, match=r"made with temperature=.*: leave out temperature=0\.5"):
         models.load(tmp_path / name, temperature=0.5)
+    again = models.load(write_public(flow, tmp_path / "again.pth"), **unsaid(flow))
+    assert (again.config, again.scale_nm, again.atom_order) == (flow.config, flow.scale_nm, flow.atom_order)
+
+
+def test_places_are_as_many_as_the_weights_have(tmp_path: Path) -> None:
+    state = torch.load(ROBIN / "robin_small.pth", weights_only=True)
+    state["net.atom_pos_embed.weight"] = state["net.atom_pos_embed.weight"][:23]
+    torch.save(state, tmp_path / "robin.pth")
+    flow = models.load(tmp_path / "robin.pth", **FACTS["robin_small"], head_dim=16)
+    assert flow.config.max_atoms == 23
+    flow.condition(stored_peptide("AA"))
+    with pytest.raises(ValueError, match="ARIP has 70 atoms, and this flow knows places for 23"):
+        flow.condition(stored_peptide("ARIP"))
+
+
+@pytest.mark.parametrize(
+    ("change", "order", "message"),
+    [
+        ({"center": "gaussian"}, "iupac", "of a transferable Robin are of frames whose centre is zero, and this"),
+        (
+            {"center": "zero", "system": "XYZ", "system_atoms": 3, "max_atoms": 3},
+            "file",
+            "centre is gaussian, and this",
+        ),
+        ({"center": "zero", "orderings": ("identity",)}, "iupac", "no word for atoms in the order 'iupac'"),
+    ],
+)
+def test_a_flow_that_public_weights_cannot_say_is_not_written(
+    tmp_path: Path, change: dict[str, Any], order: Any, message: str
+) -> None:
+    flow = small(**change)
+    flow.atom_order = order
+    with pytest.raises(ValueError, match=message) as caught:
+        write_public(flow, tmp_path / "flow.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "flow.pth").exists()
 
 
 def test_probabilities_sum_to_one() -> None:
@@ -144,6 +189,35 @@ def test_log_q_is_that_of_the_probabilities_drawn_from(precision: Precision) -> 
     assert len(found) > 3
     shares = torch.tensor([len(own) / n for own in found], dtype=torch.float64)
     torch.testing.assert_close(typical.softmax(0), shares, rtol=0, atol=4 / n)
+
+
+def test_temperature_one_leaves_the_bits_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 5)
+    assert cooled(logits, 1.0) is logits
+    torch.testing.assert_close(cooled(logits, 0.5), 2 * logits, rtol=0, atol=0)
+    flow = golden_flow("robin_small").requires_grad_(False)
+    c, tokens = flow.condition(stored_peptide("AA")), torch.randint(256, (2, 69))
+    want = flow.logits(tokens, c).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    torch.testing.assert_close(flow.token_log_prob(tokens, c, 1.0), want, rtol=0, atol=0)
+
+
+def test_an_outline_needs_no_compiler() -> None:
+    """torch makes normal numbers of tensors without memory with sympy and its compiler: seconds, and none where Python
+    has no headers."""
+    lines = [
+        "import sys",
+        "from boltzray.models import checkpoint",
+        "heavy = {'sympy', 'torch._dynamo', 'torch._inductor', 'torch.fx.experimental.symbolic_shapes', 'triton'}",
+        "before = set(sys.modules)",
+        f"flow = checkpoint.load({str(ROBIN / 'robin_small.pth')!r}, **{FACTS['robin_small'] | {'head_dim': 16}},"
+        " mapped=True)",
+        "assert flow.to('meta').network.token.weight.is_meta",
+        "assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, env=os.environ | {"CXX": "nothing"}
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_bin_without_probability_is_never_drawn() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boltzray.molecules import Peptide
-from boltzray.molecules.residues import ATOM_INDEX, LETTERS, RESIDUE_INDEX
+from boltzray.molecules.residues import ATOM_INDEX, LETTERS, ONE_LETTER, RESIDUE_INDEX, amber_order
 
 TESTS = Path(__file__).parents[1]
 PDBS = sorted((TESTS / "data" / "pdbs").glob("*/*.pdb"))
@@ -104,6 +104,27 @@ def test_lower_case_pickle_and_new_positions(tmp_path: Path) -> None:
     np.testing.assert_allclose(Peptide.from_pdb(str(tmp_path / "moved.pdb")).positions, moved, atol=1e-9)
     with pytest.raises(ValueError, match=r"give \(70, 3\)"):
         peptide.to_pdb(moved[1:])
+
+
+@pytest.mark.parametrize("residue", ONE_LETTER)
+@pytest.mark.parametrize("last", [True, False])
+def test_ambers_order_has_every_atom(residue: str, last: bool) -> None:
+    letter = ONE_LETTER[residue]
+    peptide = Peptide.from_sequence(f"G{letter}" if last else f"{letter}G")
+    assert sorted(peptide.amber_order) == list(range(peptide.n_atoms))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (["N", "CA", "XX", "C"], "XX of GLY 1 has no place in AMBER's order here: name atoms as the PDB does"),
+        (["N", "CA", "CB", "C"], "CB of GLY 1"),
+        (["N", "CA", "CA", "C"], "two atoms of a residue have one name"),
+    ],
+)
+def test_atoms_without_a_place_in_ambers_order_are_named(atoms: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        amber_order(["GLY"], atoms, [0] * len(atoms))
 
 
 def test_atoms_in_another_order_keep_their_types() -> None:

@@ -150,6 +150,17 @@ def test_constants_have_no_error() -> None:
     )
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_one_draw_that_has_all_the_weight_is_not_usable(first: bool) -> None:
+    """Shares round to 0 or 1, where a logit has no slope, and the other draws still have weights above zero."""
+    log_w = -60.0 - np.arange(1000) % 7.0
+    log_w[3] = 0.0
+    share = weighted_average((np.arange(1000) == 3) == first, log_w)
+    assert share.value == pytest.approx(float(first), abs=1e-12)
+    assert share.low <= share.value <= share.high
+    assert not share.usable
+
+
 def test_runs_of_correlated_frames_are_told_apart() -> None:
     """Each run stays at a value of its own: its 500 frames are worth one. Coverage is that of Student's t."""
     inside = []
