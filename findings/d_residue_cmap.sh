@@ -6,7 +6,7 @@
 # Seen: residue templates match by elements and bonds, which do not know left from right, so that D-alanine is taken for ALA,
 #   and the map of L-alanine's phi and psi is put on it as it is. Without CMAP (amber14) nothing is wrong. Output:
 #     amber14-all.xml: E(L) - E(D) = 0.0000 kJ/mol, CMAP 0.0000
-#     amber19-all.xml: E(L) - E(D) = 1.5035 kJ/mol, CMAP 1.5035
+#     amber19-all.xml: E(L) - E(D) = 1.5012 kJ/mol, CMAP 1.5012
 # Source: openmm/app/forcefield.py, _matchResidue compares elements and bonds; CMAPTorsionGenerator goes by types.
 # Why it matters: peptides with D-residues, and all-D ones by their mirror image, have wrong torsional energies in these force
 #   fields, and nothing says so. Here: docs/howto/any_molecule.md says which force fields have mirror images of one energy.
