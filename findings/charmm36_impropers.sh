@@ -8,7 +8,7 @@
 #     three residues: 0 harmonic impropers, 230.448 kJ/mol
 #     one residue: 4 harmonic impropers, 231.218 kJ/mol
 # Source: openmm/app/data/charmm36_2024.xml, its <Script> looks impropers up by the name of the residue.
-# Why it matters: nothing keeps amide groups flat but torsions, and every energy is off. Systems for jobs/fit.py should be made by
+# Why it matters: nothing keeps amide groups flat but torsions, and every energy is off. Systems of capped peptides should be made by
 #   charmm36.xml, or from a PSF; docs/howto/any_molecule.md says so.
 set -euo pipefail
 work=$(mktemp -d)
