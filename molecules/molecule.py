@@ -6,7 +6,6 @@ z-matrix with the usual values of its coordinates. So one text is all that an ac
 
 import base64
 import hashlib
-import io
 import json
 import zlib
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from openmm import app, unit
+from openmm import app
 
 from .peptide import MARK, Peptide
 from .residues import IntArray
@@ -72,12 +71,8 @@ class Molecule(Peptide):
 
     def to_pdb(self, positions_nm: npt.ArrayLike | None = None) -> str:
         """Text of the molecule, at `positions_nm` (N, 3) if given."""
-        positions = np.asarray(self.positions if positions_nm is None else positions_nm, np.float64)
-        if positions.shape != self.positions.shape:
-            raise ValueError(f"positions_nm has shape {positions.shape}: give {self.positions.shape}")
-        out = io.StringIO()
-        app.PDBFile.writeFile(self.topology, positions * unit.nanometer, out)
-        lines = [line for line in out.getvalue().splitlines() if not line.startswith(("CONECT", "END"))]
+        plain = super().to_pdb(positions_nm).splitlines()
+        lines = [line for line in plain if not line.startswith(("CONECT", "END"))]
         serial = [int(line[6:11]) for line in lines if line.startswith(("ATOM", "HETATM"))]
         bonds = [f"CONECT{serial[a.index]:5d}{serial[b.index]:5d}" for a, b in self.topology.bonds()]
         return "\n".join([*self._header, *lines, *bonds, "END", ""])
