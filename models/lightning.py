@@ -209,7 +209,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, stored: _Stored, mapped: bool)
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin in the file."""
+    """Offset in the file at which the bytes of a stored member begin."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         header = file.read(30)

@@ -84,7 +84,7 @@ def test_all_that_it_leaves_belongs_together(fitted: Path) -> None:
     np.testing.assert_allclose(e.energy_kT[alive], expected.energy[alive], rtol=1e-5, atol=1e-3)
     assert (fitted / "samples" / "report.html").stat().st_size > 10_000
     found = boltzray.energy(e)
-    np.testing.assert_allclose(found.energy[alive], e.energy_kT[alive], rtol=1e-9)
+    np.testing.assert_allclose(found.energy[alive], e.energy_kT[alive], rtol=1e-4, atol=1e-3)  # of float32
     record = read_json(next((fitted / "data" / "md").glob("*/run.json")))
     assert record["settings"]["forcefield"] == molecule.own_forcefield
 
