@@ -99,7 +99,7 @@ def to_public(flow: Flow) -> dict[str, Tensor]:
 
 
 def unsaid(flow: Flow) -> dict[str, Any]:
-    """What public weights leave open, as `load` must be given it to make this flow of them again."""
+    """Settings that public weights leave open: `load` must be given them to make this flow of them again."""
     if kind := _kind(flow):
         facts: dict[str, Any] = kind.unsaid(flow)
         return facts
