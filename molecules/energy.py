@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import openmm
 
 from .constants import KB, PUBLISHED_K
 from .energy_batch import MAX_RADIUS_NM, EnergyBatch, FloatArray, checked_positions
-from .forcefield import DEFAULT_FORCEFIELD, create_system
+from .forcefield import DEFAULT_FORCEFIELD, create_system, read_system_xml
 
 if TYPE_CHECKING:
     from .peptide import Peptide
@@ -112,12 +113,15 @@ class OpenMMEnergy:
 
 def only_openmm(peptide: "Peptide") -> str | None:
     """Reason why the batched energy cannot evaluate the System that a molecule brings with it, if it cannot."""
-    if not peptide.own_forcefield:
-        return None
-    from .batched.energy import BatchedEnergy  # needs torch
+    return _beyond_tensors(peptide.system_xml) if peptide.own_forcefield else None
+
+
+@lru_cache(64)
+def _beyond_tensors(system_xml: str) -> str | None:
+    from .batched.tables import read_system  # needs torch
 
     try:
-        BatchedEnergy(peptide)
+        read_system(read_system_xml(system_xml, "the System"))
     except ValueError as error:
         return str(error)
     return None

@@ -20,6 +20,7 @@ from .peptide import MARK, Peptide
 from .residues import IntArray
 
 _MARK = MARK.decode() + " 1"
+MOST_BYTES = 100_000_000  # of a System and tables; more is no molecule
 _LINE = "REMARK 950 "
 _WIDTH = 69
 _INTEGERS = ("z_matrix", "rotatable", "level", "placement", "permutation")
@@ -98,7 +99,8 @@ class Molecule(Peptide):
         lines = text.splitlines()
         code = "".join(line[len(_LINE) :] for line in lines if line.startswith(_LINE) and line.rstrip() != _MARK)
         try:
-            content = json.loads(zlib.decompress(base64.b64decode(code, validate=True)))
+            packed = zlib.decompressobj()
+            content = json.loads(packed.decompress(base64.b64decode(code, validate=True), MOST_BYTES))
             topology = build_topology(content["atoms"], content["residues"], content["bonds"])
             tables = {
                 name: np.array(rows, np.int64 if name in _INTEGERS else np.float64)

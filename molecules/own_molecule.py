@@ -58,7 +58,7 @@ def read_molecule(
     check_structure(positions, topology, structure.name)
     source = system.name if system else ",".join(forcefield)
     own = own or _created(topology, forcefield)
-    _check_system(own, topology, source)
+    check_system(own, topology, source)
     own = _without_movers(own)
     frames = short_dynamics(own, positions, temperature_k, seed, source)
     elements = [atom.element.symbol for atom in topology.atoms()]
@@ -83,8 +83,13 @@ def own_system(topology: app.Topology, files: Sequence[str]) -> str:
     if whole and len(files) > 1:
         raise ValueError(f"{whole[0]} is a whole System: give it alone, or parameter files")
     system = _deserialised(whole[0]) if whole else _created(topology, files)
-    _check_system(system, topology, ",".join(Path(name).name for name in files))
+    check_system(system, topology, ",".join(Path(name).name for name in files))
     return openmm.XmlSerializer.serialize(_without_movers(system))
+
+
+def parameter_files(names: Sequence[str], home: Path) -> list[str]:
+    """Files below `home` where there are such, else names as they are: those that OpenMM brings."""
+    return [str(path) if (path := home / Path(name).expanduser()).is_file() else name for name in names]
 
 
 def file_name(text: str) -> str:
@@ -231,7 +236,7 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _check_system(system: openmm.System, topology: app.Topology, source: str) -> None:
+def check_system(system: openmm.System, topology: app.Topology, source: str) -> None:
     """Raises: ValueError for a System that is of another molecule, or that cannot be sampled."""
     n, atoms = system.getNumParticles(), list(topology.atoms())
     if n != len(atoms):

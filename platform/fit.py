@@ -7,13 +7,12 @@ from typing import Any
 
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD, FORCEFIELDS
 from boltzray.molecules.molecule import Molecule
-from boltzray.molecules.own_molecule import file_name, read_molecule
+from boltzray.molecules.own_molecule import file_name, parameter_files, read_molecule
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import replacing
 from boltzray.molecules.trajectories import frame_paths
 
 from .data.prepare import PrepareJob, prepare
-from .data.sources import read_sources
 from .evaluation.evaluate import evaluate_folder, print_verdict
 from .runtime.cluster import ClusterConfig, cluster
 from .runtime.config import data_folder, parse, results_home
@@ -32,9 +31,9 @@ class FitJob:
     """Fit a flow to one molecule and sample it.
 
     `pdb`: its structure, all atoms; `system`: a serialised OpenMM System, or `forcefield`: parameter files, those of
-    the published data unless given. `frames`:
-    trajectories of it, of which the last `hold_out` of each is kept to compare with; without any, MD is run.
-    `simulate`, `train`, `sample`: further keys of these jobs.
+    the published data unless given. `frames`: trajectories of it, of which the last `hold_out` of each is kept to
+    compare with; without any, MD is run. `simulate`, `train`, `sample`: further keys of these jobs.
+    Units: K.
     """
 
     pdb: str
@@ -99,7 +98,7 @@ def _molecule(job: FitJob) -> Molecule:
     home = results_home()
     pdb = home / Path(job.pdb).expanduser()
     system = home / Path(job.system).expanduser() if job.system else None
-    own = [home / Path(name).expanduser() for name in job.forcefield]
+    own = [Path(name) for name in parameter_files(job.forcefield, home)]
     files = {"pdb": pdb, "system": system} | {f"forcefield.{i}": path for i, path in enumerate(own)}
     deciding = _Sources(pdb=job.pdb, system=job.system, forcefield=job.forcefield, name=job.label)
     with RunFolder.open(job.folder, "fit", deciding, files=files) as folder:
@@ -109,10 +108,7 @@ def _molecule(job: FitJob) -> Molecule:
             molecule = read_molecule(
                 pdb,
                 system=system,
-                # A file beside the user, or one that OpenMM brings.
-                forcefield=[
-                    str(path) if path.is_file() else name for path, name in zip(own, job.forcefield, strict=True)
-                ],
+                forcefield=parameter_files(job.forcefield, home),
                 name=job.label,
                 temperature_k=job.temperature_k,
                 seed=job.seed,
@@ -143,9 +139,6 @@ def _data(job: FitJob, out: Path, molecule: Molecule) -> Path:
         md = job.simulate.get("md", {}) | {"temperature_k": job.temperature_k}
         values = job.simulate | {"pdb": str(path), "out": str(folder), "seed": job.seed, "md": md}
         return simulate(parse(SimulateJob, values))
-    if read_sources(folder):
-        say(f"frames are there: {folder}")
-        return folder
     return prepare(
         PrepareJob(
             pdb=str(path),
@@ -161,7 +154,8 @@ def _data(job: FitJob, out: Path, molecule: Molecule) -> Path:
 def _train_job(job: FitJob, out: Path, molecule: Molecule) -> TrainJob:
     model = job.train.get("model", {}) | {"system": molecule.sequence, "system_atoms": molecule.n_atoms}
     data = job.train.get("data", {}) | {"path": str(out / "data"), "sequences": [molecule.sequence]}
-    return parse(TrainJob, job.train | {"out": str(out / "train"), "model": model, "data": data})
+    steps = job.train.get("train", {}) | {"seed": job.seed}
+    return parse(TrainJob, job.train | {"out": str(out / "train"), "model": model, "data": data, "train": steps})
 
 
 def _sample_job(job: FitJob, out: Path) -> SampleJob:

@@ -117,3 +117,14 @@ def ray_cluster() -> Iterator[None]:
         with cluster(ClusterConfig(num_cpus=4), dashboard=True):
             yield
     assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def short_dynamics() -> Iterator[None]:
+    """Measure usual bonds and angles of molecules in less dynamics than users do."""
+    from boltzray.molecules import own_molecule
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_molecule, "REPLICAS", 2)
+        patch.setattr(own_molecule, "TIME_PS", 1.0)
+        yield

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from boltzray.molecules.ensemble import Ensemble
-from boltzray.molecules.forcefield import FORCEFIELDS, forcefield_of
-from boltzray.molecules.own_molecule import own_system
+from boltzray.molecules.forcefield import FORCEFIELDS, forcefield_of, read_system_xml
+from boltzray.molecules.own_molecule import check_system, own_system, parameter_files
 from boltzray.molecules.peptide import MARK, Peptide
 from boltzray.samplers.importance_weights import psis, reliable_k_hat
 from boltzray.samplers.weighted_average import Average, weighted_average
@@ -57,11 +57,11 @@ def other_energy(peptide: Peptide, given: Sequence[str]) -> tuple[Peptide, str]:
     """
     if len(given) == 1 and given[0] in FORCEFIELDS:
         return peptide, given[0]
-    paths = [results_home() / Path(name).expanduser() for name in given]
-    if len(given) == 1 and paths[0].is_file() and MARK in paths[0].read_bytes():
-        xml = Peptide.from_pdb(paths[0]).system_xml
+    files = parameter_files(given, results_home())
+    if len(files) == 1 and (path := Path(files[0])).is_file() and MARK in path.read_bytes():
+        xml = Peptide.from_pdb(path).system_xml
+        check_system(read_system_xml(xml, path.name), peptide.topology, path.name)
     else:
-        files = [str(path) if path.is_file() else name for path, name in zip(paths, given, strict=True)]
         xml = own_system(peptide.topology, files)
     changed = replace(peptide, system_xml=xml)
     return changed, forcefield_of(changed)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.mirror import read_mirror_image
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.references import find_pdb
@@ -40,16 +41,16 @@ class PeptideSource:
         """The file that `pdb` names."""
         return results_home() / Path(self.pdb).expanduser() if self.pdb else None
 
-    def load(self) -> Peptide:
+    def load(self, forcefield: str = DEFAULT_FORCEFIELD) -> Peptide:
         """Read the file, or the one that lies with the data, or build the peptide from its sequence.
 
-        Of a file of D-residues alone it is a `MirrorImage`.
+        Of a file of D-residues alone it is a `MirrorImage`, with the energy of `forcefield`.
         """
         if self.file:
             try:
                 return Peptide.from_pdb(self.file)
             except ValueError as error:
-                mirrored = read_mirror_image(self.file) if "D-" in str(error) else None
+                mirrored = read_mirror_image(self.file, forcefield) if "D-" in str(error) else None
                 if mirrored is None:
                     raise
                 return mirrored

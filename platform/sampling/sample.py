@@ -109,7 +109,7 @@ def sample(job: SampleJob) -> Path:
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
     check_supported(flow, job.com, smc=job.sampler == "smc")
-    ordered = OrderedPeptide.of(job.source.load(), flow)
+    ordered = OrderedPeptide.of(job.source.load(job.forcefield), flow)
     weights = models.checkpoint.fingerprint(checkpoint)
     facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
     with RunFolder.open(job.folder, "sample", job, INCIDENTAL, {"pdb": job.source.file}, **facts) as folder:

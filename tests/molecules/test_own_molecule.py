@@ -18,7 +18,6 @@ from boltzray.models.internal_coordinates import (
     to_internal,
     to_positions,
 )
-from boltzray.molecules import own_molecule
 from boltzray.molecules.energy import OpenMMEnergy, only_openmm
 from boltzray.molecules.graph_zmatrix import graph_tables, internal_values
 from boltzray.molecules.molecule import Molecule
@@ -27,14 +26,7 @@ from boltzray.molecules.peptide import Peptide
 
 FILES = ("amber14-all.xml", "implicit/obc2.xml")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_dynamics() -> None:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(own_molecule, "REPLICAS", 2)
-    patch.setattr(own_molecule, "TIME_PS", 1.0)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("short_dynamics")
 
 
 def _system(topology: app.Topology, **settings: object) -> openmm.System:
@@ -52,12 +44,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def capped(files: tuple[Path, Path]) -> Molecule:
+def capped(files: tuple[Path, Path], short_dynamics: None) -> Molecule:
     return read_molecule(files[0], system=files[1])
 
 
 @pytest.fixture(scope="module")
-def proline(tmp_path_factory: pytest.TempPathFactory) -> Molecule:
+def proline(tmp_path_factory: pytest.TempPathFactory, short_dynamics: None) -> Molecule:
     """A molecule with rings, from force field files."""
     path = tmp_path_factory.mktemp("ring") / "rings.pdb"
     path.write_text(Peptide.from_sequence("PW").to_pdb())

@@ -23,14 +23,7 @@ from boltzray.sampling.sample import SampleJob, sample
 FILES = ("amber14-all.xml", "implicit/obc1.xml")
 MODEL = {"channels": 16, "head_dim": 8, "layers_per_block": 1, "blocks": 1, "coordinates": "internal"}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_dynamics() -> None:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(own_molecule, "REPLICAS", 2)
-    patch.setattr(own_molecule, "TIME_PS", 1.0)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("short_dynamics")
 
 
 def _written(folder: Path, sequence: str = "ACE-A-NME") -> tuple[Path, Path]:
@@ -43,7 +36,7 @@ def _written(folder: Path, sequence: str = "ACE-A-NME") -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def fitted(ray_cluster: None, module_home: Path) -> Path:
+def fitted(ray_cluster: None, short_dynamics: None, module_home: Path) -> Path:
     pdb, xml = _written(module_home)
     return fit(_job(pdb, xml))
 
@@ -127,6 +120,15 @@ def test_frames_of_your_own(tmp_path: Path) -> None:
     reference = next(out.glob("trajectories_subsampled/val/*/mine_subsampled.npz"))
     with np.load(reference) as arrays:
         np.testing.assert_allclose(arrays["positions"][0], frames[len(frames) // 2], atol=1e-6)
+    shards = {path.name: path.read_bytes() for path in out.glob("webdatasets/**/*.tar")}
+    assert shards
+    prepare(
+        PrepareJob(pdb=str(path), frames=str(tmp_path / "frames.npz"), hold_out=0.5, out="data")
+    )  # as fit does again
+    assert {path.name: path.read_bytes() for path in out.glob("webdatasets/**/*.tar")} == shards
+    aa = boltzray.sample("AA", 16, actors={"in_process": True, "flow_replicas": 1})
+    with pytest.raises(ValueError, match="22 particles, the structure 23 atoms"):
+        aa.reweighted(str(path))
     other = Peptide.from_sequence("GG")
     np.savez(tmp_path / "other.npz", positions=np.repeat(other.positions[None].astype(np.float32), 30, 0))
     with pytest.raises(ValueError, match="17 atoms"):

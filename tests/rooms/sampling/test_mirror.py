@@ -10,6 +10,7 @@ from boltzray.molecules import Peptide
 from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.mirror import D_NAMES, MirrorImage, read_mirror_image
 from boltzray.molecules.observables import chirality_signs
+from boltzray.sampling.peptide_source import PeptideSource
 
 
 def _mirrored(peptide: Peptide, codes: bool) -> str:
@@ -41,6 +42,19 @@ def test_a_peptide_of_d_residues_has_the_mirrored_ensemble(codes: bool, home: Pa
     assert (chirality_signs(found.positions_nm[alive], found.peptide.topology) == own).mean() > 0.9
     energy = OpenMMEnergy(found.peptide, 310.0).evaluate(found.positions_nm[alive].astype(float), gradient=False).energy
     np.testing.assert_allclose(energy, found.energy_kT[alive], atol=1.0)  # impropers go by the order of the file
+
+
+def test_its_energy_is_that_of_the_force_field_asked_for(tmp_path: Path) -> None:
+    path = _file(tmp_path, _mirrored(Peptide.from_sequence("AL"), codes=True))
+    sources = [PeptideSource(pdb=str(path)).load(name) for name in ("amber14-obc1", "amber99sbildn-obc")]
+    found = [OpenMMEnergy(p, 310.0).evaluate(p.positions[None]).energy[0] for p in sources]
+    left = Peptide.from_sequence("AL")
+    expected = [
+        OpenMMEnergy(left, 310.0, forcefield=name).evaluate(left.positions[None]).energy[0]
+        for name in ("amber14-obc1", "amber99sbildn-obc")
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-2)
+    assert abs(found[0] - found[1]) > 1
 
 
 def test_one_d_residue_is_no_mirror_image(tmp_path: Path) -> None:
