@@ -56,7 +56,7 @@ class CartesianFlow(Flow):
         tables = (
             PeptideTables.of_system(peptides, config)
             if config.system
-            else PeptideTables.of(peptides, config.ordering_names)
+            else PeptideTables.of(peptides, config.ordering_names, vocabulary=config.vocabulary)
         )
         return tables.to(self.device)
 

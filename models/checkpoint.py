@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from boltzray.molecules.sequences import n_residues
+from boltzray.molecules.sequences import n_residues, unusual_residues
 from boltzray.molecules.storage import replacing, sha256
 from boltzray.molecules.zmatrix import knows_geometry
 
@@ -105,16 +105,28 @@ def describe(folder: str | Path) -> Description:
         raise ValueError(f"{path}: {error}") from None
 
 
+def trained_sequences(path: str | Path) -> list[str]:
+    """Peptides that a flow was trained on; empty where that is not known."""
+    trained = describe(path).provenance.get("sequences") if Path(path).is_dir() else None
+    return list(trained or ())
+
+
 def trained_lengths(path: str | Path) -> list[int]:
     """Residues of the peptides that a flow was trained on, ascending; empty where that is not known."""
-    trained = describe(path).provenance.get("sequences") if Path(path).is_dir() else None
-    return sorted({n_residues(sequence) for sequence in trained or ()})
+    return sorted({n_residues(sequence) for sequence in trained_sequences(path)})
 
 
 def length_warning(path: str | Path, sequence: str) -> str | None:
-    """A warning for a peptide that is longer or shorter than all that the flow was trained on, else None."""
+    """A warning for a peptide of other residues or of another length than all that the flow was trained on, or None."""
     lengths = trained_lengths(path)
-    if not lengths or n_residues(sequence) in lengths:
+    if not lengths:
+        return None
+    if strange := unusual_residues(sequence) - set().union(*map(unusual_residues, trained_sequences(path))):
+        return (
+            f"{Path(path).name} was not trained on peptides with {', '.join(sorted(strange))}: its draws of {sequence} "
+            "may be of no use. Train a flow on such peptides (jobs/train.py init=), or make one of it alone (jobs/fit.py)"
+        )
+    if n_residues(sequence) in lengths:
         return None
     seen = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     return (

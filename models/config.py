@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from boltzray.molecules.residues import VOCABULARIES
+
 PROSE_ORDERINGS = (
     "n2c_backbone-first_standard",
     "n2c_residue-by-residue_standard_flip",
@@ -70,6 +72,9 @@ class FlowConfig:
     and belongs to the density. `center`: the frames it is trained on have a centre of mass from N(0, I/N) (`gaussian`),
     or at the origin (`zero`, as the published transferable one); the weights must know which.
 
+    `vocabulary`: of the residues of a transferable flow (`molecules.residues`): 1, the public one, has the twenty, 2 adds
+    caps and states of protonation.
+
     A single-system flow knows one peptide, or any other molecule: `system` names it as `Peptide.sequence` does
     (`ACE-A-NME`), and `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position,
     and no condition, so any atoms will do; of internal coordinates it is of a `molecules.Molecule`, which has a
@@ -97,11 +102,16 @@ class FlowConfig:
     temperature: float = 1.0
     max_atoms: int = 178
     center: Literal["gaussian", "zero"] = "gaussian"
+    vocabulary: int = 1
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.head_dim, self.blocks, self.layers_per_block)
         if not 1 <= min(sizes) <= max(sizes) <= LARGEST:
             raise ValueError(f"channels, head_dim, blocks and layers_per_block must be at least 1, at most {LARGEST}")
+        if self.vocabulary not in VOCABULARIES:
+            raise ValueError(f"vocabulary={self.vocabulary} is unknown: choose {' or '.join(map(str, VOCABULARIES))}")
+        if self.vocabulary > 1 and (self.graph or self.coordinates == "binned"):
+            raise ValueError("an ECNF and a Robin have the public vocabulary: leave vocabulary= out")
         if self.graph:
             self._check_graph(self.graph)
             return

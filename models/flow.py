@@ -70,7 +70,7 @@ class Flow(nn.Module):
         super().__init__()
         self.config = config
         self.scale_nm = scale_nm
-        self.geometry = (geometry or geometry_version()) if config.coordinates == "internal" else None
+        self.geometry = (geometry or geometry_version(config.vocabulary)) if config.coordinates == "internal" else None
         self.activation_checkpointing = False
         self.atom_order: Literal["iupac", "file"] = "iupac"
 

@@ -85,7 +85,8 @@ class InternalFlow(Flow):
         """See `Flow`."""
         if self.config.system:
             return PeptideTables.of_system(peptides, self.config, geometry=self.geometry).to(self.device)
-        return PeptideTables.of(peptides, (), geometry=self.geometry).to(self.device)
+        vocabulary = self.config.vocabulary
+        return PeptideTables.of(peptides, (), geometry=self.geometry, vocabulary=vocabulary).to(self.device)
 
     def conditioning(self, tables: PeptideTables) -> Conditioning:
         """See `Flow`."""

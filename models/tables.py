@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boltzray.molecules.residues import PUBLIC_RESIDUES, RESIDUE_INDEX
+
 from .config import FlowConfig
 from .internal_coordinates import InternalTables
 
@@ -53,20 +55,21 @@ class PeptideTables:
 
     @classmethod
     def of(
-        cls, peptides: Sequence[PeptideLike], ordering_names: Sequence[str], *, geometry: str | None = None
+        cls,
+        peptides: Sequence[PeptideLike],
+        ordering_names: Sequence[str],
+        *,
+        geometry: str | None = None,
+        vocabulary: int = 1,
     ) -> "PeptideTables":
         """Tables of `peptides` for a flow whose blocks visit atoms in the orderings named.
 
-        `geometry`: version of the usual bonds and angles, for a flow of internal coordinates.
+        `geometry`: version of the usual bonds and angles, for a flow of internal coordinates. `vocabulary`: the flow's.
 
-        Raises: ValueError when a peptide has atoms outside the vocabulary, and so no encoding.
+        Raises: ValueError when a peptide has residues outside the vocabulary.
         """
         for peptide in peptides:
-            if not peptide.encodings:
-                raise ValueError(
-                    f"{peptide.sequence} has residues that a transferable flow does not know: give checkpoint= a "
-                    "single-system model of it, or a peptide of the 20 standard amino acids without caps"
-                )
+            _check_residues(peptide, vocabulary)
         length = max(len(p.encodings["atom_type"]) for p in peptides)
 
         def padded(values: np.ndarray) -> np.ndarray:
@@ -141,6 +144,22 @@ class PeptideTables:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "internal"}
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return PeptideTables(**moved, internal=self.internal and self.internal.to(device))
+
+
+def _check_residues(peptide: PeptideLike, vocabulary: int) -> None:
+    if not peptide.encodings:
+        raise ValueError(
+            f"{peptide.sequence} has residues that a transferable flow does not know: give checkpoint= a "
+            "single-system model of it, or a peptide of the 20 standard amino acids without caps"
+        )
+    added = sorted(set(peptide.encodings["aa_type"].tolist()) - set(range(PUBLIC_RESIDUES + 1)))
+    if added and vocabulary == 1:
+        names = {index: name for name, index in RESIDUE_INDEX.items()}
+        raise ValueError(
+            f"{peptide.sequence} has residues that a transferable flow of vocabulary 1 does not know "
+            f"({', '.join(names[i] for i in added)}): give checkpoint= a single-system model of it, or a flow of "
+            "vocabulary 2, or a peptide of the 20 standard amino acids without caps"
+        )
 
 
 def _visited(peptide: PeptideLike, name: str) -> np.ndarray:

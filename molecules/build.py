@@ -1,4 +1,4 @@
-"""Structures of peptides from their names: extended, hydrogens placed, the same in every process."""
+"""Structures of peptides from their names: extended, hydrogens placed, HIS as HIE, the same in every process."""
 
 import io
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from openmm import app, unit
 
-from .complete import add_hydrogens
-from .sequences import caps, inner_letters
+from .complete import add_hydrogens, name_residues
+from .sequences import caps, inner_letters, residue_names
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -19,7 +19,7 @@ PHI = -120.0  # of a residue behind ACE, as PeptideBuilder has of all others; of
 
 
 def build_structure(name: str) -> tuple[app.Topology, FloatArray]:
-    """Topology and positions (N, 3), in nm, of the extended peptide of a canonical name; HIS as HIE."""
+    """Topology and positions (N, 3), in nm, of the extended peptide of a canonical name."""
     import PeptideBuilder  # with Biopython slow to import, and needed only to build
     from Bio.PDB import PDBIO
 
@@ -36,7 +36,8 @@ def build_structure(name: str) -> tuple[app.Topology, FloatArray]:
     topology, positions = pdb.topology, pdb.positions
     if first or last:
         topology, positions = _capped(topology, positions, first=first, last=last)
-    topology, positions = add_hydrogens(topology, positions)
+    topology, positions = add_hydrogens(topology, positions, residue_names(name))
+    name_residues(topology, residue_names(name))
     return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64)
 
 

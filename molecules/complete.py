@@ -12,7 +12,7 @@ from openmm import app, unit
 from .bonds import check_structure
 from .file_residue import FileResidue, pdb_lines
 from .kinds import ACID_HYDROGENS, POINTER
-from .residues import CAPS, expected_atoms
+from .residues import CAPS, STATES, expected_atoms
 from .stereo import exchange, exchangeable
 from .structure_file import StructureFile
 
@@ -57,15 +57,18 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
         listed = ", ".join(heavy_missing[:6]) + (" …" if len(heavy_missing) > 6 else "")
         count = "1 heavy atom was" if len(heavy_missing) == 1 else f"{len(heavy_missing)} heavy atoms were"
         notes.append(f"{count} missing and added ({listed})")
+    names = [residue.name for residue in residues]
     if hydrogens_missing:
         before = {(a.residue.index, a.name) for a in topology.atoms()}
-        topology, positions = add_hydrogens(topology, positions)
+        topology, positions = add_hydrogens(topology, positions, names)
+        name_residues(topology, names)
         positions = _named_by_handedness(topology, positions, before)
         count = "1 hydrogen was" if hydrogens_missing == 1 else f"{hydrogens_missing} hydrogens were"
         count = count if with_hydrogens else "all hydrogens were"
         notes.append(f"{count} missing and added (charged ends, HIS as HIE)")
     if notes:
         check_structure(_nm(positions), topology, source)
+    name_residues(topology, names)
     return topology, _nm(positions), notes
 
 
@@ -128,14 +131,23 @@ def _add_heavy(residues: Sequence[FileResidue]) -> tuple[app.Topology, unit.Quan
     return fixer.topology, fixer.positions
 
 
-def add_hydrogens(topology: app.Topology, positions: unit.Quantity) -> tuple[app.Topology, unit.Quantity]:
-    """Add the missing hydrogens, HIS as HIE; the same in every process."""
+def add_hydrogens(
+    topology: app.Topology, positions: unit.Quantity, names: Sequence[str]
+) -> tuple[app.Topology, unit.Quantity]:
+    """Add the missing hydrogens, HIS as HIE; the same in every process. `names`: of the residues, states by their own."""
     modeller = app.Modeller(topology, positions)
-    variants = ["HIE" if residue.name == "HIS" else None for residue in topology.residues()]
+    variants = [{"HIS": "HIE"}.get(name, name if name in STATES else None) for name in names]
     with _fixed_random():
         # Reference, not the fastest platform: its result does not depend on the machine's devices.
         modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
     return modeller.topology, modeller.positions
+
+
+def name_residues(topology: app.Topology, names: Sequence[str]) -> None:
+    """Give states of protonation their names, which OpenMM's files and templates do without."""
+    for residue, name in zip(topology.residues(), names, strict=True):
+        if name in STATES:
+            residue.name = name
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .constants import COVALENT_NM, KB, PUBLISHED_K
 from .forcefield import DEFAULT_FORCEFIELD
 from .peptide import Peptide
-from .residues import ONE_LETTER
+from .residues import ONE_LETTER, STATES
 from .storage import replacing
 
 TABLE = Path(__file__).with_name("distance_limits.json")
@@ -93,7 +93,8 @@ def _table() -> dict[str, tuple[float, float, float]]:
 def _name(one: Any, other: Any) -> str:
     """The name of a pair of atoms, whatever their order."""
     first, second = sorted((one, other), key=lambda atom: (atom.residue.index, atom.name))
-    kind = first.residue.name if first.residue.index == second.residue.index else _NEXT
+    usual = STATES.get(first.residue.name, (first.residue.name,))[0]
+    kind = usual if first.residue.index == second.residue.index else _NEXT
     return f"{kind} {first.name} {second.name}"
 
 

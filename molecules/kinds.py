@@ -8,15 +8,14 @@ POINTER = (
 )
 
 _STATES = {
-    "HID": "histidine with its hydrogen on ND1 (HID)", "HSD": "histidine with its hydrogen on ND1 (HSD)",
-    "HIP": "doubly protonated histidine (HIP)", "HSP": "doubly protonated histidine (HSP)",
+    "HID": "histidine with its hydrogen on ND1 (HID)", "HIP": "doubly protonated histidine (HIP)",
     "ASH": "neutral aspartic acid (ASH)", "GLH": "neutral glutamic acid (GLH)", "LYN": "neutral lysine (LYN)",
     "CYX": "a cysteine of a disulphide bridge (CYX)", "CYM": "a deprotonated cysteine (CYM)",
     "TYM": "a deprotonated tyrosine (TYM)", "ARN": "neutral arginine (ARN)",
 }  # fmt: skip
 _ALIASES = {
     "HISD": "HID", "HISA": "HID", "HISH": "HIP", "HIS1": "HID", "HIS2": "HIP", "ASPP": "ASH", "ASPH": "ASH",
-    "GLUP": "GLH", "GLUH": "GLH", "LSN": "LYN", "LYSN": "LYN", "CYS2": "CYX", "ARGN": "ARN",
+    "GLUP": "GLH", "GLUH": "GLH", "HSD": "HID", "HSP": "HIP", "LSN": "LYN", "LYSN": "LYN", "CYS2": "CYX", "ARGN": "ARN",
 }  # fmt: skip
 _MODIFIED = {
     "MSE": "selenomethionine: give MET", "SEP": "phosphoserine", "TPO": "phosphothreonine", "PTR": "phosphotyrosine",
@@ -29,6 +28,11 @@ _MODIFIED = {
 ACID_HYDROGENS = {"HIS": {"HD1"}, "ASP": {"HD1", "HD2"}, "GLU": {"HE1", "HE2"}}
 # The wwPDB's components of the mirrored residues.
 _D_RESIDUES = set("DAL DAR DSG DAS DCY DGN DGL DHI DIL DLE DLY MED DPN DPR DSN DTH DTR DTY DVA".split())  # noqa: SIM905
+
+
+def canonical_state(name: str) -> str:
+    """AMBER's name of a state of protonation that other programs call otherwise; other names as they are."""
+    return _ALIASES.get(name, name)
 
 
 def is_modified(name: str) -> bool:

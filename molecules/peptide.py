@@ -23,14 +23,15 @@ from .structure_text import file_bytes
 
 FloatArray = npt.NDArray[np.float64]
 MARK = b"REMARK 950 BOLTZRAY MOLECULE"  # of the files of `Molecule`
+STATES_MARK = b"REMARK 950 BOLTZRAY STATES OF PROTONATION"  # of the files of peptides that have some
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Peptide:
     """One peptide chain, atoms in the order of its file.
 
-    `sequence`: one-letter codes, caps by name, as in `ACE-AAA-NME`. `encodings` and `orderings` are empty when the
-    vocabulary does not cover the peptide (caps). `notes`: what was left out of its file, or added.
+    `sequence`: one-letter codes, caps by name, as in `ACE-AAA-NME`. `encodings` and `orderings` are empty when no
+    vocabulary covers the peptide. `notes`: what was left out of its file, or added.
     `file_atoms`: index in the file's first model of each atom; None where hydrogens or others had to be added.
     `system_xml`: the serialised OpenMM System that it brings with it: of a `Molecule`.
 
@@ -56,6 +57,11 @@ class Peptide:
     def n_atoms(self) -> int:
         """Number of atoms, hydrogens included."""
         return len(self.positions)
+
+    @property
+    def vocabulary(self) -> int:
+        """The first vocabulary that covers it (see `residues`), 0 if none does."""
+        return tables.vocabulary_of([residue.name for residue in self.topology.residues()])
 
     @cached_property
     def _iupac_names(self) -> list[tuple[int, str]]:
@@ -103,7 +109,7 @@ class Peptide:
             topology.addAtom(name, atoms[i].element, residues[residue])
         text = io.StringIO()
         app.PDBFile.writeFile(topology, self.positions[order] * unit.nanometer, text, keepIds=True)
-        return Peptide.from_pdb(text.getvalue())
+        return Peptide.from_pdb(text.getvalue(), states=True)
 
     def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
         """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`. They are in the order of the file.
@@ -111,11 +117,11 @@ class Peptide:
         `geometry`: version of the table of usual values, that with which the flow was trained; None for this one's.
 
         Shape: z_matrix, mean, scale (N, 3); rotatable, level, permutation, placement (N,). Units: nm, rad.
-        Raises: ValueError for residues outside the twenty, or a version that is not known.
+        Raises: ValueError for residues outside the vocabularies, or a version that is not known, or lacks them.
         """
         if not self.encodings:
-            raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: use the twenty, no caps")
-        version = geometry or zmatrix.geometry_version()
+            raise ValueError(f"{self.sequence} has residues whose usual geometry is not known: {POINTER}")
+        version = geometry or zmatrix.geometry_version(self.vocabulary)
         if version not in self._internal:
             residues = [residue.name for residue in self.topology.residues()]
             bonds = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
@@ -141,10 +147,12 @@ class Peptide:
         return cls.from_pdb(_assemble(topology, positions, source=name).iupac().to_pdb())
 
     @classmethod
-    def from_pdb(cls, pdb: str | Path) -> "Peptide":
+    def from_pdb(cls, pdb: str | Path, *, states: bool = False) -> "Peptide":
         """Read one peptide chain from a PDB or mmCIF file, which may be compressed, or from its text; or a `Molecule`.
 
         Names of other programs are mapped, solvent is left out, missing atoms are added: see `notes`.
+        `states`: accept the states of protonation that flows can be trained on (`residues.STATES`), as the file's
+        hydrogens or names have them; files that `to_pdb` wrote are always accepted.
         Raises: FileNotFoundError; ValueError for anything but one chain of L-residues and caps at pH 7.
         """
         is_text = isinstance(pdb, str) and ("\n" in pdb or pdb.startswith(("ATOM", "HETATM")))
@@ -154,7 +162,7 @@ class Peptide:
             kind = import_module(".molecule", __package__).Molecule  # by name: its file needs this one
             molecule: Peptide = kind.from_text(content.decode(), source)
             return molecule
-        found = read_structure(content, source)
+        found = read_structure(content, source, states=states or STATES_MARK in content)
         topology, positions, notes = complete(found, source)
         indices = np.concatenate([residue.indices for residue in found.residues])
         complete_already = len(indices) == len(positions)
@@ -172,6 +180,8 @@ class Peptide:
         if positions.shape != self.positions.shape:
             raise ValueError(f"positions_nm has shape {positions.shape}: give {self.positions.shape}")
         out = io.StringIO()
+        if any(residue.name in tables.STATES for residue in self.topology.residues()):
+            out.write(f"{STATES_MARK.decode()}\n")
         app.PDBFile.writeFile(self.topology, positions * unit.nanometer, out)
         return out.getvalue()
 
@@ -186,7 +196,7 @@ def _assemble(
     """Check handedness, and attach encodings and orderings."""
     residues = list(topology.residues())
     names = [residue.name for residue in residues]
-    covered = all(name in tables.ONE_LETTER for name in names)
+    covered = tables.vocabulary_of(names) > 0
     for residue in residues:
         _check_handedness(residue, positions, source)
     atoms = [atom.name for atom in topology.atoms()]

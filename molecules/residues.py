@@ -1,6 +1,7 @@
 """Atom vocabularies and visiting orders of the twenty amino acids. Standard library and numpy only.
 
-Atom names are PDB v3 as OpenMM's `PDBFile` gives them; HIS means HIE.
+Atom names are PDB v3 as OpenMM's `PDBFile` gives them; HIS means HIE. Vocabulary 1 is that of the public weights;
+vocabulary 2 adds the caps and the states of protonation that flows trained here can learn.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,23 @@ ONE_LETTER = {
 }  # fmt: skip
 CAPS = {"ACE": {"H1", "CH3", "H2", "H3", "C", "O"}, "NME": {"N", "H", "C", "H1", "H2", "H3"}}  # at either end
 LETTERS = "".join(sorted(ONE_LETTER.values()))
+# States of protonation by AMBER's names: the residue, and the hydrogens that it gains and loses.
+STATES: dict[str, tuple[str, set[str], set[str]]] = {
+    "HID": ("HIS", {"HD1"}, {"HE2"}),
+    "HIP": ("HIS", {"HD1"}, set()),
+    "ASH": ("ASP", {"HD2"}, set()),
+    "GLH": ("GLU", {"HE2"}, set()),
+}
 
-# Embedding indices; 0 is padding. The order is part of the public weights.
-RESIDUE_INDEX = {name: i for i, name in enumerate(ONE_LETTER, start=1)}
+# Embedding indices; 0 is padding. The order is part of the public weights, which end with the twenty.
+RESIDUE_INDEX = {name: i for i, name in enumerate([*ONE_LETTER, *CAPS, *STATES], start=1)}
+PUBLIC_RESIDUES = len(ONE_LETTER)
+VOCABULARIES = (1, 2)
 _ATOM_NAMES = (
     "C CA CB CD CD1 CD2 CE CE1 CE2 CE3 CG CG1 CG2 CH2 CZ CZ2 CZ3 "
     "H HA HB HD HD1 HD2 HE HE1 HE2 HE3 HG HG1 HG2 HH HH1 HH2 HZ HZ2 HZ3 "
-    "N ND1 ND2 NE NE1 NE2 NH1 NH2 NZ O OD OE OG OG1 OH OXT SD SG"
+    "N ND1 ND2 NE NE1 NE2 NH1 NH2 NZ O OD OE OG OG1 OH OXT SD SG "
+    "CH3 HM"  # vocabulary 2: a cap's methyl group
 )
 ATOM_INDEX = {name: i for i, name in enumerate(_ATOM_NAMES.split(), start=1)}
 
@@ -74,15 +85,22 @@ SIDE_CHAIN_VARIANT = SIDE_CHAIN | {
         "VAL": "CB HB CG2 HG21 HG22 HG23 CG1 HG11 HG12 HG13",
     }.items()
 }
+for _chains in (SIDE_CHAIN, SIDE_CHAIN_VARIANT):
+    _chains |= {state: [*_chains[usual], *sorted(gained)] for state, (usual, gained, _) in STATES.items()}
+    _chains |= {"ACE": ["CH3", "H1"], "NME": ["H1"]}  # the rest have names that the chain's ends have, too
 SIDE_CHAINS = {"standard": SIDE_CHAIN, "variant": SIDE_CHAIN_VARIANT}
 # Ring hydrogens keep their number in the atom vocabulary.
-_NUMBERED_RING = {"HIS", "PHE", "TRP", "TYR"}
+_NUMBERED_RING = {"HIS", "HID", "HIP", "PHE", "TRP", "TYR"}
+_METHYL = {"ACE": "CH3", "NME": "C"}  # of the caps
 
 
 def expected_atoms(residue: str, *, first: bool, last: bool) -> set[str]:
     """Atom names of a residue in a zwitterionic peptide, or of a cap."""
     if residue in CAPS:
         return set(CAPS[residue])
+    if residue in STATES:
+        usual, gained, lost = STATES[residue]
+        return (expected_atoms(usual, first=first, last=last) | gained) - lost
     atoms = {"N", "CA", "C", "O", *SIDE_CHAIN[residue]}
     atoms |= {"HA2", "HA3"} if residue == "GLY" else {"HA"}
     if residue != "PRO":
@@ -95,7 +113,9 @@ def expected_atoms(residue: str, *, first: bool, last: bool) -> set[str]:
 
 
 def atom_type(residue: str, atom: str) -> int:
-    """Vocabulary index 1..54 of an atom: equivalent hydrogens and oxygens share one."""
+    """Vocabulary index of an atom, 1 to 54, and to 56 of caps: equivalent hydrogens and oxygens share one."""
+    if residue in CAPS and (atom == _METHYL[residue] or (atom[0] == "H" and atom != "H")):
+        return ATOM_INDEX["HM" if atom[0] == "H" else "CH3"]
     ring_hydrogen = residue in _NUMBERED_RING and atom[:2] in ("HD", "HE", "HZ", "HH")
     numbered_hydrogen = atom[0] == "H" and atom[-1] in "123" and not ring_hydrogen
     if numbered_hydrogen or atom[:2] in ("OD", "OE"):
@@ -114,6 +134,13 @@ def encode(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[i
         "aa_pos": np.array(residue_of, np.int64) + 1,
         "seq_len": np.array([len(residues)], np.int64),
     }
+
+
+def vocabulary_of(residues: Sequence[str]) -> int:
+    """The first vocabulary that has all these residues; 0 where none has."""
+    if any(name not in RESIDUE_INDEX for name in residues):
+        return 0
+    return 1 if all(name in ONE_LETTER for name in residues) else 2
 
 
 def amber_order(residues: Sequence[str], names: Sequence[str], residue_of: Sequence[int]) -> IntArray:
@@ -151,7 +178,7 @@ def orderings(residues: Sequence[str], names: Sequence[str], residue_of: Sequenc
             walk.reverse()
         for side, chains in SIDE_CHAINS.items():
             head, tail = HEAD[direction], TAIL[direction]
-            whole = [(r, a) for r, name in walk for a in (*head, *chains[name], *tail)]
+            whole = list(dict.fromkeys((r, a) for r, name in walk for a in (*head, *chains[name], *tail)))
             backbone = [(r, a) for r, _ in walk for a in (*head, *tail) if a[0] != "H"]
             on_backbone = set(backbone)
             for style, visit in {

@@ -2,20 +2,22 @@
 
 The canonical name is a row of one-letter codes, `ARIP`, with caps set off by hyphens, `ACE-A-NME`: file names and
 tables hold it. Where a capped row would spell a three-letter code, its letters are set off too: `ACE-A-L-A-NME`, for
-`ACE-ALA-NME` is what everyone calls the capped alanine.
+`ACE-ALA-NME` is what everyone calls the capped alanine. States of protonation have three letters, and then all residues
+of the name do: `ALA-HIP-ALA`.
 """
 
 import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from .residues import LETTERS, ONE_LETTER
+from .residues import CAPS, LETTERS, ONE_LETTER, STATES
 
 ACE, NME = "ACE", "NME"
 # Upper case of what stands before, and after, the residues: None for the free, charged end that a plain name has.
 _FIRST: dict[str, str | None] = {"ACE": ACE, "AC": ACE, "ACETYL": ACE, "H": None}
 _LAST: dict[str, str | None] = {"NME": NME, "NHME": NME, "NMA": NME, "NHCH3": NME, "OH": None}
 _HISTIDINES = {"HIE": "HIS", "HSE": "HIS"}  # the one that is built
+_STATES = {name: name for name in STATES} | {"HSD": "HID", "HSP": "HIP", "ASPP": "ASH", "GLUP": "GLH"}
 _CODES = ONE_LETTER | {name: ONE_LETTER[usual] for name, usual in _HISTIDINES.items()}
 _LETTER_MEANS = {
     "B": "aspartate or asparagine",
@@ -48,12 +50,6 @@ _RESIDUES = {
     "ABA": "aminobutyric acid",
     "CYX": "cysteine in a disulphide",
     "CYM": "deprotonated cysteine",
-    "HID": "histidine protonated at ND1",
-    "HSD": "histidine protonated at ND1",
-    "HIP": "charged histidine",
-    "HSP": "charged histidine",
-    "ASH": "protonated aspartate",
-    "GLH": "protonated glutamate",
     "LYN": "neutral lysine",
     "ASX": "aspartate or asparagine",
     "GLX": "glutamate or glutamine",
@@ -64,14 +60,17 @@ _RESIDUES = {
 _OTHERS = _ENDS | _RESIDUES
 _D_RESIDUE = re.compile(r"[dD]-?(?P<code>[A-Za-z]{3})")
 _HYPHENS = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")  # as word processors write them
-_USE = "use the twenty L-amino acids, free ends or the caps Ace and Nme; jobs/fit.py takes others, from a file"
+_USE = (
+    "use the twenty L-amino acids, HID, HIP, ASH or GLH, free ends or the caps Ace and Nme; jobs/fit.py takes others, "
+    "from a file"
+)
 
 
 def parse_sequence(text: str) -> str:
     """The canonical name of a peptide, from what people write.
 
     `ARIP` or all of it in lower case; three-letter codes, `AlaGly`, `ALA-GLY`, `H-Ala-Gly-OH`; caps, `Ace-Ala-Nme`,
-    `ACE-A-NME`, `Ac-Ala-NHMe`; FASTA text of one record. Nothing is read as letters that could mean anything else.
+    `ACE-A-NME`, `Ac-Ala-NHMe`; states of protonation, `Ala-Hip-Ala`; FASTA text of one record. Nothing is read as letters that could mean anything else.
 
     Raises: ValueError of one line that names what is not read, or that there are fewer than two residues.
     """
@@ -88,13 +87,17 @@ def parse_sequence(text: str) -> str:
         first = _FIRST[tokens.pop(0).upper()]
     if tokens and len(tokens) + (first is not None) > 1 and tokens[-1].upper() in _LAST:
         last = _LAST[tokens.pop().upper()]
-    letters = _letters(tokens, text, capped=bool(first or last))
+    several = len(tokens) + bool(first) + bool(last) > 1  # HIP alone is three letters
+    states = several and any(token.upper() in _STATES for token in tokens)
+    letters = _three_letter_codes(tokens, text) if states else _letters(tokens, text, capped=bool(first or last))
     if len(letters) + bool(first) + bool(last) < 2 or not letters:
         what = f"sequence {text!r} has {'one residue' if letters else 'no residue'}"
         raise ValueError(
             f"{what}: give at least two residues in one-letter codes, such as 'AA', or caps, as in ACE-A-NME"
         )
-    return canonical(letters, first, last)
+    return label([*([first] if first else []), *letters, *([last] if last else [])]) if states else canonical(
+        "".join(letters), first, last
+    )
 
 
 def check_sequence(sequence: str, max_residues: int | None = None) -> str:
@@ -121,12 +124,14 @@ def canonical(letters: str, first: str | None = None, last: str | None = None) -
     """The name of a row of one-letter codes between caps, if it has any."""
     if not (first or last):
         return letters
-    inner = "-".join(letters) if letters in {**_CODES, **_OTHERS, **_FIRST, **_LAST} else letters
+    inner = "-".join(letters) if letters in {**_CODES, **_STATES, **_OTHERS, **_FIRST, **_LAST} else letters
     return "-".join(part for part in (first, inner, last) if part)
 
 
 def label(residues: Sequence[str]) -> str:
     """The name of a chain of residues: those outside the twenty by their names, as in `ACE-AAA-NME`, `AA-MSE-A`."""
+    if any(name in STATES for name in residues):
+        return "-".join(residues)
     first = ACE if residues[0] == ACE else None
     last = NME if residues[-1] == NME else None
     inner = residues[bool(first) : len(residues) - bool(last)]
@@ -136,16 +141,35 @@ def label(residues: Sequence[str]) -> str:
     return "-".join("".join(ONE_LETTER[n] for n in run) if ok else "-".join(run) for ok, run in runs)
 
 
+def residue_names(name: str) -> list[str]:
+    """Three-letter names of the residues, and caps, of a canonical name without others than those of vocabulary 2."""
+    first, last = caps(name)
+    code = {letter: residue for residue, letter in ONE_LETTER.items()}
+    parts = name.split("-")[int(first) : -1 if last else None]
+    inner = parts if set(parts) & STATES.keys() else [code[letter] for letter in "".join(parts)]
+    return [*([ACE] if first else []), *inner, *([NME] if last else [])]
+
+
+def unusual_residues(name: str) -> set[str]:
+    """Caps, and residues outside the twenty, that a canonical name has in it by their names."""
+    return {part for part in name.split("-") if part in {**CAPS, **STATES, **_RESIDUES}} if "-" in name else set()
+
+
 def caps(name: str) -> tuple[bool, bool]:
     """Return True for a capped N terminus, and for a capped C terminus, of a canonical name."""
     return name.startswith(f"{ACE}-"), name.endswith(f"-{NME}")
 
 
 def inner_letters(name: str) -> str:
-    """One-letter codes of a canonical name, without caps; a residue outside the twenty counts as X."""
+    """One-letter codes of a canonical name, without caps; a residue outside the twenty counts as X.
+
+    A state of protonation has the letter of its residue.
+    """
     first, last = caps(name)
     parts = name.split("-")
     inner = parts[int(first) : -1 if last else None]
+    if set(inner) & STATES.keys():
+        return "".join(ONE_LETTER.get(STATES[part][0] if part in STATES else part, "X") for part in inner)
     return "".join("X" if len(parts) > 1 and part in _RESIDUES else part for part in inner)
 
 
@@ -160,7 +184,7 @@ def n_residues(name: str) -> int:
 def _tokens(row: str) -> list[str]:
     """Parts of a name. Raises: ValueError for empty ones."""
     spaced = row.split()
-    if len(spaced) > 1 and all(part.upper() in {*_CODES, *_FIRST, *_LAST, *_OTHERS} for part in spaced):
+    if len(spaced) > 1 and all(part.upper() in {*_CODES, *_STATES, *_FIRST, *_LAST, *_OTHERS} for part in spaced):
         return spaced  # `Ala Gly`
     if re.fullmatch("([A-Z][a-z]{2})+", row):
         return re.findall("...", row)  # `AlaGly`
@@ -180,7 +204,7 @@ def _refuse_stray_letters(tokens: Sequence[str]) -> None:
     if (
         len(inner) < 2
         or len(row) > len(inner)
-        or (len(inner) < len(tokens) and row in {**_CODES, **_OTHERS, **_FIRST, **_LAST})
+        or (len(inner) < len(tokens) and row in {**_CODES, **_STATES, **_OTHERS, **_FIRST, **_LAST})
     ):
         return
     if inner[0].upper() == "H" or {"D", "L"} & {token.upper() for token in inner[:-1]}:
@@ -194,6 +218,17 @@ def _is_histidine(tokens: Sequence[str]) -> bool:
     """Return True where a leading H is a residue: of `H-NME`, `H-I-S-NME`, and not of `H-Ala-Gly`, `H-A-G-OH`."""
     inner = [token for token in tokens if token.upper() != NME]
     return tokens[0].upper() == "H" and all(len(token) == 1 for token in inner)
+
+
+def _three_letter_codes(tokens: Sequence[str], text: str) -> list[str]:
+    """Names of the residues between the ends of a chain with states of protonation, all in three-letter codes."""
+    known = {**_STATES, **{name: name for name in ONE_LETTER}, **_HISTIDINES}
+    for token in tokens:
+        if token.upper() not in known:
+            state = next(token for token in tokens if token.upper() in _STATES)
+            reason = _reason(token, tokens) if token.upper() in _OTHERS else f"{token} is no three-letter code"
+            raise ValueError(f"sequence {text!r}: {reason}; beside {state} write all residues as in ALA-HIP-ALA")
+    return [known[token.upper()] for token in tokens]
 
 
 def _letters(tokens: Sequence[str], text: str, *, capped: bool) -> str:
@@ -214,7 +249,7 @@ def _letters(tokens: Sequence[str], text: str, *, capped: bool) -> str:
 
 def _row(row: str, text: str) -> str:
     """A row of one-letter codes, all upper or all lower case."""
-    if row.upper() in _OTHERS and (not row.isupper() or not row.isalpha()):
+    if row.upper() in {**_OTHERS, **_STATES} and (not row.isupper() or not row.isalpha()):
         raise ValueError(f"sequence {text!r}: {_reason(row, [row])}")
     if not row.isupper() and not row.islower():
         raise ValueError(f"sequence {text!r}: {_mixed(row)}")
@@ -242,7 +277,7 @@ def _mixed(row: str) -> str:
     """Reason why a row in upper and lower case is not read."""
     parts = re.findall("[A-Z][a-z]+|[A-Z]|[a-z]", row)
     for part in parts:
-        if part.upper() in _OTHERS:
+        if part.upper() in {**_OTHERS, **_STATES}:
             return _reason(part, parts)
     if odd := next((character for character in row if not character.isalpha()), ""):
         return f"unknown residue {odd!r} at position {row.index(odd) + 1}: use {LETTERS}"
@@ -266,6 +301,8 @@ def _reason(token: str, tokens: Sequence[str]) -> str:
         return "leave out L-: all residues are L-amino acids"
     if upper in _OTHERS:
         return f"{token} is {_OTHERS[upper]}, which cannot be built from a name yet: {_USE}"
+    if upper in _STATES:
+        return f"{token} is a state of protonation: write all residues in three-letter codes, as in ALA-HIP-ALA"
     if upper in _FIRST or upper in _LAST:
         return f"{token} belongs at the {'beginning' if upper in _FIRST else 'end'}: write it as in Ace-Ala-Nme"
     if len(token) == 1 and upper in LETTERS and len(tokens) > 1:

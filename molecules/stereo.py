@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .residues import STATES
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating]
 
@@ -41,10 +43,14 @@ def components() -> dict[str, Component]:
     """
     table = json.loads(COMPONENTS.read_text())["components"]
     nothing = [np.nan] * 3
-    return {
+    found = {
         residue: {name: np.array(xyz or nothing, np.float64) for name, xyz in atoms.items()}
         for residue, atoms in table.items()
     }
+    for state, (usual, gained, lost) in STATES.items():
+        atoms = {name: xyz for name, xyz in found[usual].items() if name not in lost}
+        found[state] = atoms | {name: np.array(nothing) for name in sorted(gained - atoms.keys())}
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class Exchangeable:
 
 @cache
 def exchangeable(residue: str) -> tuple[Exchangeable, ...]:
-    """Exchangeable atoms of a residue of the twenty, heavy ones first; none for another residue."""
+    """Exchangeable atoms of a residue of the twenty or a cap, heavy ones first; none for another residue."""
+    if residue in _CAPS:
+        methyl, first = ("CH3", "H1") if residue == "ACE" else ("C", "H1")
+        return (Exchangeable(("H2",), ("H3",), methyl, first, None, _ammonium()),)
     ideal = components().get(residue, {})
     known = {name: xyz for name, xyz in ideal.items() if not np.isnan(xyz).any()}
     found = list(_end(residue)) if ideal else []

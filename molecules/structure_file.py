@@ -13,7 +13,8 @@ from scipy.spatial import cKDTree
 
 from .file_residue import FileResidue, rename_heavy, rename_hydrogens
 from .kinds import POINTER, is_modified, refuse_residue
-from .residues import CAPS, ONE_LETTER
+from .protonation import state_of
+from .residues import CAPS, ONE_LETTER, STATES
 from .structure_text import HIGHEST, LOWEST, parse_structure
 
 STANDARD_NAMES = {"HIE": "HIS", "HSE": "HIS", "HISE": "HIS", "HISB": "HIS", "NMA": "NME"}  # other states are refused
@@ -36,9 +37,10 @@ class StructureFile:
     has_coordinates: bool
 
 
-def read_structure(content: bytes, source: str) -> StructureFile:
+def read_structure(content: bytes, source: str, *, states: bool = False) -> StructureFile:
     """Read the peptide of a PDB or mmCIF file, its atoms renamed to the wwPDB's names, in the order of the file.
 
+    `states`: accept HID, HIP, ASH, GLH, told by names or by hydrogens.
     Raises: ValueError for anything but one chain of residues that can be named; it says which kind of thing was found.
     """
     structure, long_names = parse_structure(content, source)
@@ -53,7 +55,9 @@ def read_structure(content: bytes, source: str) -> StructureFile:
     if not peptide:
         raise ValueError(f"{source} has no peptide, but {', '.join(sorted({r.name for r in found})) or 'nothing'}")
     for residue in peptide:
-        if residue.name not in ONE_LETTER and residue.name not in CAPS:
+        if states:
+            residue.name = state_of(residue)
+        if residue.name not in ONE_LETTER and residue.name not in CAPS and not (states and residue.name in STATES):
             refuse_residue(residue.name, f"{residue} of {source}")
         _check_atoms(residue, source)
     if left_out:

@@ -1,6 +1,6 @@
 """The z-matrix of a peptide: the atoms that each bond, angle and torsion refers to, and the usual values of these.
 
-A tree grows from the first residue's N, CA, C. An atom has a bond to its parent p, an angle with the atom g before
+A tree grows from the first residue's N, CA, C, or from CH3, C of ACE and the next N. An atom has a bond to its parent p, an angle with the atom g before
 it, and a torsion about p-g. The torsion of the first child of p is a *rotatable dihedral*, which takes any value; its
 siblings are placed relative to it, so that their torsions (improper ones) stay near ±120° or 180°.
 """
@@ -22,6 +22,8 @@ IntArray = npt.NDArray[np.int64]
 BACKBONE = ("N", "CA", "C")
 HEAVY_BACKBONE = (*BACKBONE, "O", "OXT")
 GEOMETRY = Path(__file__).parent / "geometry.json"
+GEOMETRY_OF_STATES = GEOMETRY.with_name("geometry_states.json")  # of what vocabulary 2 adds
+PLUS = "+"  # between the fingerprints of two tables
 
 
 def build_z_matrix(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, int]]) -> tuple[IntArray, IntArray]:
@@ -29,11 +31,13 @@ def build_z_matrix(names: Sequence[tuple[int, str]], bonds: Iterable[tuple[int, 
 
     `names`: residue number and atom name of each atom; `bonds`: pairs of atoms.
 
-    Shape: z_matrix (N, 3), −1 where there is none (the first three backbone atoms carry the rigid motion);
+    Shape: z_matrix (N, 3), −1 where there is none (the first three atoms of the chain carry the rigid motion);
         rotatable (N,) 0 or 1.
     """
     index = {key: i for i, key in enumerate(names)}
-    root, second, third = (index[0, name] for name in BACKBONE)
+    # ACE's CH3 and C stand where CA and C of a residue do: from there on the tree is that of any chain.
+    start = [(0, name) for name in BACKBONE] if (0, "N") in index else [(0, "CH3"), (0, "C"), (1, "N")]
+    root, second, third = (index[key] for key in start)
     neighbours: list[list[int]] = [[] for _ in names]
     for a, b in bonds:
         neighbours[a].append(b)
@@ -142,30 +146,44 @@ def levels(z_matrix: IntArray) -> IntArray:
 @cache
 def _versions() -> dict[str, Path]:
     """Tables by fingerprint: this version's, and earlier ones, which flows that were trained with them still need."""
-    return {hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path for path in GEOMETRY.parent.glob("geometry*.json")}
+    return {_fingerprint(path): path for path in GEOMETRY.parent.glob("geometry*.json")}
+
+
+@cache
+def _fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @cache
 def _geometry(version: str) -> dict[str, dict[str, dict[str, list[float]]]]:
-    if version not in _versions():
+    if not knows_geometry(version):
         raise ValueError(f"no table of usual bonds and angles has the version {version}")
-    table: dict[str, dict[str, dict[str, list[float]]]] = json.loads(_versions()[version].read_text())
+    table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for part in version.split(PLUS):
+        table |= json.loads(_versions()[part].read_text())
     return table
 
 
-@cache
-def geometry_version() -> str:
-    """Fingerprint of the table of usual values: a flow that was trained with another one gives wrong densities."""
-    return hashlib.sha256(GEOMETRY.read_bytes()).hexdigest()[:16]
+def geometry_version(vocabulary: int = 1) -> str:
+    """Fingerprint of the table of usual values: a flow that was trained with another one gives wrong densities.
+
+    Of vocabulary 2 there are two, joined: `widened` makes it of that of vocabulary 1.
+    """
+    return _fingerprint(GEOMETRY) if vocabulary == 1 else widened(_fingerprint(GEOMETRY))
+
+
+def widened(version: str) -> str:
+    """The version with the rows of vocabulary 2 beside its own, which stay as they are."""
+    return version if PLUS in version else f"{version}{PLUS}{_fingerprint(GEOMETRY_OF_STATES)}"
 
 
 def knows_geometry(version: str) -> bool:
     """Return whether the table of usual values of that version is there."""
-    return version in _versions()
+    return all(part in _versions() for part in version.split(PLUS))
 
 
 def place_in_chain(residue: int, n_residues: int) -> str:
-    """`first`, `middle` or `last`: the ends of a chain are charged, and have atoms of their own."""
+    """`first`, `middle` or `last`: the ends of a chain are charged, and have atoms of their own. Caps are ends."""
     return "first" if residue == 0 else "last" if residue == n_residues - 1 else "middle"
 
 
@@ -177,6 +195,11 @@ def usual_values(
     A rotatable dihedral has deviation 1: it is measured from its mean where it has one, and stays in (−π, π].
     """
     table = _geometry(version)
+    if missing := sorted(set(residues) - table.keys()):
+        raise ValueError(
+            f"{', '.join(missing)} has no usual geometry in the table that this flow was trained with: give a flow of "
+            "vocabulary 2"
+        )
     rows = [table[residues[r]][place_in_chain(r, len(residues))][name] for r, name in names]
     values = np.array(rows, np.float64)
     mean, scale = values[:, :3], values[:, 3:]

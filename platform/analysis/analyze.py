@@ -72,7 +72,7 @@ def _collected(job: AnalyzeJob) -> Analysis:
     else:
         home = results_home()
         pdb, paths = home / Path(job.pdb).expanduser(), frame_paths(job.frames, home)
-        peptide = Peptide.from_pdb(pdb)
+        peptide = Peptide.from_pdb(pdb, states=True)
         weights = home / Path(job.weights).expanduser() if job.weights else None
         sets = [own_frames(peptide, pdb, paths, weights, job.temperature_k, job.forcefield)]
         reference = reference_set(peptide, data, job.temperature_k, job.forcefield)

@@ -116,7 +116,7 @@ def own_frames(
 
     Raises: ValueError for frames of another molecule, or another number of weights than of frames.
     """
-    n_file = read_structure(file_bytes(pdb), pdb.name).n_atoms
+    n_file = read_structure(file_bytes(pdb), pdb.name, states=True).n_atoms
     selection = Selection(pdb.name, peptide.n_atoms, n_file, peptide.file_atoms)
     parts = []
     for path in paths:

@@ -51,7 +51,7 @@ class OwnFrames:
         The same frames again replace themselves. Raises: ValueError, before the folder changes.
         """
         check_addable(folder)
-        given = Peptide.from_pdb(self.pdb)
+        given = Peptide.from_pdb(self.pdb, states=True)
         if given.own_forcefield:
             self = replace(self, forcefield=given.own_forcefield)
         for note in given.notes:

@@ -54,7 +54,7 @@ class PeptideTable:
             encodings=_small(peptide.encodings),
             orderings=_small(peptide.orderings),
             iupac_order=given.iupac_order.astype(np.int16),
-            amber_order=peptide.amber_order.astype(np.int16) if peptide.encodings else None,
+            amber_order=peptide.amber_order.astype(np.int16) if peptide.vocabulary == 1 else None,
             residues=[residue.name for residue in given.topology.residues()],
             names=[(atom.residue.index, atom.name) for atom in given.topology.atoms()],
             internals={conditions.geometry: _small(peptide.internal(conditions.geometry))}

@@ -125,7 +125,7 @@ def _conclude(job: PrepareJob, out: Path, peptide: Peptide, added: dict[str, Sou
     files = listed([source.file for source in added.values()])
     counts = f"{frames} frames of {sequence} to train on{every} and {held_out} held out"
     say(f"{counts} from {files}{beside}{simulated}: {out}")
-    # A flow of residues outside the twenty is of one molecule.
+    # A flow of residues outside the vocabularies is of one molecule.
     model = f" model=single_ace_aaa_nme model.system={sequence} model.system_atoms={peptide.n_atoms}"
     known = "" if peptide.encodings else model
     say(f"next: python jobs/train.py{known} data.path={job.out}")

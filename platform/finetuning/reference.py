@@ -38,7 +38,7 @@ def real_frames(job: FinetuneJob, peptide: Peptide) -> np.ndarray | None:
         raise ValueError(f"no file at {path}: give objective.real_data= an .npz with positions (T, N, 3) in nm")
     stored = load_reference(path)
     layout = path.parents[3] if len(path.parents) > 3 and path.stem.endswith("_subsampled") else None
-    pdb = find_pdb(layout, peptide.sequence) if layout and peptide.encodings and not stored.atoms else None
+    pdb = find_pdb(layout, peptide.sequence) if layout and peptide.vocabulary == 1 and not stored.atoms else None
     try:
         matched = in_order_of(peptide, stored, Peptide.from_pdb(pdb) if pdb else None)
     except ValueError as error:

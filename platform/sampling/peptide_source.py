@@ -48,7 +48,7 @@ class PeptideSource:
         """
         if self.file:
             try:
-                return Peptide.from_pdb(self.file)
+                return Peptide.from_pdb(self.file, states=True)
             except ValueError as error:
                 mirrored = read_mirror_image(self.file, forcefield) if "D-" in str(error) else None
                 if mirrored is None:

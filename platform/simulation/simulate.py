@@ -108,7 +108,7 @@ class SimulateJob:
         """The peptides to simulate. Raises: ValueError for a file that holds none."""
         if self.pdb:
             path = data_folder(self.pdb)
-            peptide = Peptide.from_pdb(path)
+            peptide = Peptide.from_pdb(path, states=True)
             try:
                 check_bonds(peptide.positions[None], peptide.topology)
             except ValueError as error:

@@ -19,7 +19,7 @@ from boltzray.models.flow import Flow
 from boltzray.molecules.molecule import Molecule
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import DamagedFile, is_url, read_json
-from boltzray.molecules.zmatrix import geometry_version
+from boltzray.molecules.zmatrix import geometry_version, widened
 
 from ..data.catalogue import Catalogue, DataConfig, inspect_data, list_folder, read_pdbs
 from ..data.windows import BatchPlan
@@ -111,9 +111,12 @@ def train(job: TrainJob) -> Path:
 def _train_into(out: Path, job: TrainJob) -> Path:
     if job.resume == "never" and (out / "train.json").exists():
         raise ValueError(f"{out} holds a run, and resume=never: give another out=, or resume=auto to go on with it")
+    if (out / "train.json").exists() and "model.vocabulary" not in read_json(out / "train.json"):
+        job = replace(job, model=replace(job.model, vocabulary=1))  # begun before there was another
     job, start = _started(job)
     # Runs that were begun without these keys go on: they say nothing of other flows.
     unused = () if job.model.coordinates == "binned" else tuple(f"model.{name}" for name in BIN_SETTINGS)
+    unused += ("model.vocabulary",) if job.model.vocabulary == 1 else ()
     settings = {**deciding(job, (*INCIDENTAL, *unused)), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
@@ -186,7 +189,10 @@ def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
             f"init={job.init} was trained with data.scale_nm={flow.scale_nm}, not {job.data.scale_nm}: leave it out"
         )
     data = replace(job.data, scale_nm=flow.scale_nm)
-    return replace(job, model=flow.config, data=data), Start.of(checkpoint)
+    model = flow.config
+    if job.model.coordinates == model.coordinates:  # its embeddings have the room: what is added begins untrained
+        model = replace(model, vocabulary=max(model.vocabulary, job.model.vocabulary))
+    return replace(job, model=model, data=data), Start.of(checkpoint)
 
 
 def _geometry(job: TrainJob, out: Path, start: Start | None, folder: str) -> str | None:
@@ -197,12 +203,13 @@ def _geometry(job: TrainJob, out: Path, start: Start | None, folder: str) -> str
     if job.model.coordinates != "internal":
         return None
     if start:
-        return models.checkpoint.outline(start.checkpoint).geometry
+        own = models.checkpoint.outline(start.checkpoint).geometry
+        return own and (widened(own) if job.model.vocabulary > 1 else own)
     if job.model.system:
         return _own_geometry(job.model.system, folder)
     if not (out / "train.json").exists():
-        return geometry_version()
-    return str(read_json(out / "train.json").get("geometry", geometry_version()))
+        return geometry_version(job.model.vocabulary)
+    return str(read_json(out / "train.json").get("geometry", geometry_version(job.model.vocabulary)))
 
 
 def _own_geometry(name: str, folder: str) -> str:

@@ -16,6 +16,7 @@ from ray.train.torch import get_device
 from boltzray import models
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
+from boltzray.models.vocabulary import widen
 from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
@@ -141,7 +142,10 @@ def _train(
 
 def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Collator]:
     torch.manual_seed(task.train.seed)
-    flow = models.load(task.start.checkpoint) if task.start else Flow(task.model, data.scale_nm, data.geometry)
+    if task.start:
+        flow = widen(models.load(task.start.checkpoint), task.model)
+    else:
+        flow = Flow(task.model, data.scale_nm, data.geometry)
     device = get_device()
     model: torch.nn.Module = LogDensity(flow.to(device))
     if world > 1:
