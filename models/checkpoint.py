@@ -124,7 +124,7 @@ def length_warning(path: str | Path, sequence: str) -> str | None:
     if strange := unusual_residues(sequence) - set().union(*map(unusual_residues, trained_sequences(path))):
         return (
             f"{Path(path).name} was not trained on peptides with {', '.join(sorted(strange))}: its draws of {sequence} "
-            "may be of no use. Train a flow on such peptides (jobs/train.py init=), or make one of it alone (jobs/fit.py)"
+            "may be of no use. Train a flow on such peptides (jobs/train.py init=), or one of it alone (jobs/fit.py)"
         )
     if n_residues(sequence) in lengths:
         return None

@@ -72,8 +72,8 @@ class FlowConfig:
     and belongs to the density. `center`: the frames it is trained on have a centre of mass from N(0, I/N) (`gaussian`),
     or at the origin (`zero`, as the published transferable one); the weights must know which.
 
-    `vocabulary`: of the residues of a transferable flow (`molecules.residues`): 1, the public one, has the twenty, 2 adds
-    caps and states of protonation.
+    `vocabulary`: of the residues of a transferable flow (`molecules.residues`): 1, the public one, has the twenty, 2
+    adds caps and states of protonation.
 
     A single-system flow knows one peptide, or any other molecule: `system` names it as `Peptide.sequence` does
     (`ACE-A-NME`), and `system_atoms` counts its atoms. It has plain layers, a learned vector for each token's position,

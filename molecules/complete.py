@@ -11,7 +11,7 @@ from openmm import app, unit
 
 from .bonds import check_structure
 from .file_residue import FileResidue, pdb_lines
-from .kinds import ACID_HYDROGENS, POINTER
+from .kinds import ACID_HYDROGENS, ASK, POINTER
 from .residues import CAPS, STATES, expected_atoms
 from .stereo import exchange, exchangeable
 from .structure_file import StructureFile
@@ -95,16 +95,17 @@ def _check_protonation(residue: FileResidue, first: bool, last: bool, source: st
     on = {parent: len(found) for parent, found in residue.hydrogens().items()}
     carbons = any(parent.startswith("C") for parent in on)
 
-    def refuse(state: str) -> None:
-        raise ValueError(f"{residue} of {source} is {state}: {POINTER}")
+    def refuse(state: str, what: str = POINTER) -> None:
+        raise ValueError(f"{residue} of {source} is {state}: {what}")
 
     name = residue.name
     extra = ACID_HYDROGENS.get(name, set()) & set(residue.names)
     if name == "HIS" and (extra or on.get("ND1")):
         both = "HE2" in residue.names or (not extra and on.get("NE2"))
-        refuse("doubly protonated (HIP)" if both else "histidine with its hydrogen on ND1 (HID), not on NE2 (HIE)")
+        state = "doubly protonated (HIP)" if both else "histidine with its hydrogen on ND1 (HID), not on NE2 (HIE)"
+        refuse(state, ASK)
     if name in ("ASP", "GLU") and (extra or any(on.get(oxygen) for oxygen in ("OD1", "OD2", "OE1", "OE2"))):
-        refuse(f"neutral {'aspartic' if name == 'ASP' else 'glutamic'} acid")
+        refuse(f"neutral {'aspartic' if name == 'ASP' else 'glutamic'} acid", ASK)
     if name == "LYS" and on.get("NZ", 3) < 3:
         refuse("neutral lysine (LYN)")
     if name == "ARG" and on.get("NH1", 2) + on.get("NH2", 2) + on.get("NE", 1) < 5:
@@ -134,7 +135,7 @@ def _add_heavy(residues: Sequence[FileResidue]) -> tuple[app.Topology, unit.Quan
 def add_hydrogens(
     topology: app.Topology, positions: unit.Quantity, names: Sequence[str]
 ) -> tuple[app.Topology, unit.Quantity]:
-    """Add the missing hydrogens, HIS as HIE; the same in every process. `names`: of the residues, states by their own."""
+    """Add the missing hydrogens, HIS as HIE; the same in every process. `names`: of the residues, and of states."""
     modeller = app.Modeller(topology, positions)
     variants = [{"HIS": "HIE"}.get(name, name if name in STATES else None) for name in names]
     with _fixed_random():

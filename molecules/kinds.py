@@ -2,10 +2,13 @@
 
 import gemmi
 
+from .residues import STATES
+
 POINTER = (
-    "the shipped flows know linear peptides of the twenty L-residues at pH 7 (charged ends, or ACE and NME caps); "
-    "jobs/fit.py makes a flow of any molecule, see docs/howto/any_molecule.md"
+    "the shipped flow knows linear peptides of the twenty L-residues, HID, HIP, ASH and GLH (charged ends, or ACE and "
+    "NME caps); jobs/fit.py makes a flow of any molecule, see docs/howto/any_molecule.md"
 )
+ASK = "states=True reads it, as the jobs do: flows of vocabulary 2 know it"
 
 _STATES = {
     "HID": "histidine with its hydrogen on ND1 (HID)", "HIP": "doubly protonated histidine (HIP)",
@@ -44,7 +47,7 @@ def refuse_residue(name: str, where: str) -> None:
     """Raises: ValueError that says which kind of residue `name` is, and what can be done."""
     state = _ALIASES.get(name, name)
     if state in _STATES:
-        raise ValueError(f"{where} is {_STATES[state]}: {POINTER}; HIS means HIE")
+        raise ValueError(f"{where} is {_STATES[state]}: {ASK if state in STATES else POINTER}; HIS means HIE")
     if name in _D_RESIDUES:
         raise ValueError(f"{where} is a D-residue: {POINTER}")
     if name in _MODIFIED:

@@ -10,7 +10,8 @@ _OXYGENS = {"ASP": ("OD1", "OD2"), "GLU": ("OE1", "OE2"), "ASH": ("OD1", "OD2"),
 def state_of(residue: FileResidue) -> str:
     """The name of a residue, or of the state of protonation that it is in (`residues.STATES`).
 
-    Of a neutral acid whose hydrogen is on the first oxygen the names of the two are exchanged: AMBER has it on the second.
+    Of a neutral acid whose hydrogen is on the first oxygen the names of the two are exchanged: AMBER has it on the
+    second.
     """
     name = canonical_state(residue.name)
     on = {parent: found for parent, found in residue.hydrogens().items() if parent}

@@ -219,8 +219,8 @@ def published_sequences(split: str, residues: int) -> list[str]:
 
 
 def check_letters(sequence: str) -> None:
-    """Letters, and the hyphens that set caps off (`ACE-A-NME`): it becomes part of a file name."""
-    if not re.fullmatch("[A-Za-z]+(-[A-Za-z]+)*", sequence):
+    """Letters, digits of a molecule's name, and hyphens (`ACE-A-NME`): it becomes part of a file name."""
+    if not re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", sequence):
         raise ValueError(
             f"sequence {sequence!r} is not a row of one-letter codes with or without caps; use letters and hyphens"
         )

@@ -70,7 +70,8 @@ def parse_sequence(text: str) -> str:
     """The canonical name of a peptide, from what people write.
 
     `ARIP` or all of it in lower case; three-letter codes, `AlaGly`, `ALA-GLY`, `H-Ala-Gly-OH`; caps, `Ace-Ala-Nme`,
-    `ACE-A-NME`, `Ac-Ala-NHMe`; states of protonation, `Ala-Hip-Ala`; FASTA text of one record. Nothing is read as letters that could mean anything else.
+    `ACE-A-NME`, `Ac-Ala-NHMe`; states of protonation, `Ala-Hip-Ala`; FASTA text of one record. Nothing is read as
+    letters that could mean anything else.
 
     Raises: ValueError of one line that names what is not read, or that there are fewer than two residues.
     """
@@ -95,8 +96,10 @@ def parse_sequence(text: str) -> str:
         raise ValueError(
             f"{what}: give at least two residues in one-letter codes, such as 'AA', or caps, as in ACE-A-NME"
         )
-    return label([*([first] if first else []), *letters, *([last] if last else [])]) if states else canonical(
-        "".join(letters), first, last
+    return (
+        label([*([first] if first else []), *letters, *([last] if last else [])])
+        if states
+        else canonical("".join(letters), first, last)
     )
 
 
@@ -146,7 +149,7 @@ def residue_names(name: str) -> list[str]:
     first, last = caps(name)
     code = {letter: residue for residue, letter in ONE_LETTER.items()}
     parts = name.split("-")[int(first) : -1 if last else None]
-    inner = parts if set(parts) & STATES.keys() else [code[letter] for letter in "".join(parts)]
+    inner = parts if "-" in name and set(parts) & STATES.keys() else [code[letter] for letter in "".join(parts)]
     return [*([ACE] if first else []), *inner, *([NME] if last else [])]
 
 
@@ -168,7 +171,7 @@ def inner_letters(name: str) -> str:
     first, last = caps(name)
     parts = name.split("-")
     inner = parts[int(first) : -1 if last else None]
-    if set(inner) & STATES.keys():
+    if len(parts) > 1 and set(inner) & STATES.keys():
         return "".join(ONE_LETTER.get(STATES[part][0] if part in STATES else part, "X") for part in inner)
     return "".join("X" if len(parts) > 1 and part in _RESIDUES else part for part in inner)
 

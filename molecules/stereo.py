@@ -86,8 +86,7 @@ class Exchangeable:
 def exchangeable(residue: str) -> tuple[Exchangeable, ...]:
     """Exchangeable atoms of a residue of the twenty or a cap, heavy ones first; none for another residue."""
     if residue in _CAPS:
-        methyl, first = ("CH3", "H1") if residue == "ACE" else ("C", "H1")
-        return (Exchangeable(("H2",), ("H3",), methyl, first, None, _ammonium()),)
+        return (Exchangeable(("H2",), ("H3",), "CH3" if residue == "ACE" else "C", "H1", None, _ammonium()),)
     ideal = components().get(residue, {})
     known = {name: xyz for name, xyz in ideal.items() if not np.isnan(xyz).any()}
     found = list(_end(residue)) if ideal else []

@@ -16,7 +16,7 @@ from .storage import read_bytes
 
 BLOCK = 512
 CHANGED = "damaged: its bytes are not those that were written (sha256 of the manifest): copy or write it again"
-_MEMBER = re.compile(r"(?:\./)?(([A-Za-z-]+)_[^/\\]*)\.bin")
+_MEMBER = re.compile(r"(?:\./)?(([A-Za-z0-9-]+)_[^/\\]*)\.bin")
 _PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
 _PROBLEM = re.compile(r"""(.*?): (?:('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"): )?(.*)""", re.DOTALL)
 _MISSING = re.compile(r"(\d+) of \d+ frames missing")

@@ -1,8 +1,9 @@
 """The z-matrix of a peptide: the atoms that each bond, angle and torsion refers to, and the usual values of these.
 
-A tree grows from the first residue's N, CA, C, or from CH3, C of ACE and the next N. An atom has a bond to its parent p, an angle with the atom g before
-it, and a torsion about p-g. The torsion of the first child of p is a *rotatable dihedral*, which takes any value; its
-siblings are placed relative to it, so that their torsions (improper ones) stay near ±120° or 180°.
+A tree grows from the first residue's N, CA, C, or from CH3, C of ACE and the next N. An atom has a bond to its parent
+p, an angle with the atom g before it, and a torsion about p-g. The torsion of the first child of p is a *rotatable
+dihedral*, which takes any value; its siblings are placed relative to it, so that their torsions (improper ones) stay
+near ±120° or 180°.
 """
 
 import hashlib

@@ -237,7 +237,7 @@ def test_capped_single_systems(sequence: str) -> None:
     peptide = Peptide.from_pdb(capped(sequence))
     assert peptide.sequence == f"ACE-{sequence}-NME"
     assert peptide.n_atoms == 12 + 10 * len(sequence)
-    assert peptide.encodings == peptide.orderings == {}  # outside the vocabulary
+    assert peptide.vocabulary == 2  # outside the public one
     x = peptide.positions[None] + 0.002 * np.random.default_rng(0).normal(size=(4, peptide.n_atoms, 3))
     results = [
         OpenMMEnergy(peptide, 300.0, forcefield="amber99sbildn-obc", platform=platform).evaluate(x)

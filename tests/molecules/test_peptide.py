@@ -79,8 +79,8 @@ def test_every_residue_round_trips(letter: str, shape: str) -> None:
 
 
 def test_vocabulary_size() -> None:
-    assert len(ATOM_INDEX) == 54
-    assert len(RESIDUE_INDEX) == 20
+    assert len(ATOM_INDEX) == 56
+    assert len(RESIDUE_INDEX) == 26
 
 
 def test_building_is_deterministic_and_leaves_random_alone() -> None:

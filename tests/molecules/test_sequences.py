@@ -21,6 +21,11 @@ READ = {
     "A-NME": ("A-NME", "H-Ala-NHMe", "ALA-NME"),
     "ALAGLY": ("ALAGLY", "alagly"),  # capitals without hyphens are one-letter codes
     "ACE": ("ACE",),
+    "ALA-HIP-ALA": ("ALA-HIP-ALA", "Ala-Hip-Ala", "AlaHipAla", "H-Ala-Hsp-Ala-OH", "ala hip ala"),
+    "ACE-HID-NME": ("ACE-HID-NME", "Ac-Hsd-NHMe"),
+    "HIS-ASH-GLH": ("HIE-ASH-GLH",),
+    "ACE-H-I-P-NME": ("ACE-H-I-P-NME", "Ace-His-Ile-Pro-Nme"),
+    **{word: (word,) for word in ("HIP", "ASH", "GLH", "HID")},  # rows of one-letter codes
     **{word: (word,) for word in ("NAN", "INF", "YES", "NA", "FALSE", "MSE")},
 }
 
@@ -47,8 +52,8 @@ REFUSED = {
     "Aib is aminoisobutyric acid": ("Aib-Ala", "AlaAib"),
     "is selenomethionine": ("MseAla", "A-MSE-G", "ACE-MSE-NME"),
     "SEP is phosphoserine": ("ALA-SEP-GLY",),
-    "is charged histidine": ("HipAla", "ALA-HSP"),
-    "is histidine protonated at ND1": ("HID-ALA",),
+    "is a state of protonation: write all residues in three-letter codes": ("Hip", "hip", "AHip"),
+    "beside HIP write all residues as in ALA-HIP-ALA": ("A-HIP-A", "AA-HIP", "ALA-SEP-HIP", "ACE-A-HIP-NME"),
     "is a terminal group": ("Boc-Ala-Gly", "pGlu-Ala"),
     "unknown three-letter code": ("AlaXyz", "Abu-Ala"),
     "are mixed": ("Ala-G", "A-Gly"),
@@ -95,8 +100,10 @@ def test_labels_of_capped_chains_are_names_that_are_read_as_them(length: int) ->
 
 def test_length_without_caps() -> None:
     lengths = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "A-NME": 1, "ACE-A-L-A-NME": 3, "ACE": 3, "MSE": 3, "AA-MSE-GG": 5}
+    lengths |= {"ALA-HIP-ALA": 3, "ACE-HIP-NME": 1, "HIP": 3}
     assert {name: n_residues(name) for name in lengths} == lengths
     assert label(["ALA", "MSE", "GLY"]) == "A-MSE-G"
+    assert label(["ACE", "ALA", "HIP", "NME"]) == "ACE-ALA-HIP-NME"
 
 
 def test_capitals_that_spell_codes_are_pointed_out() -> None:

@@ -43,13 +43,13 @@ def test_atoms_that_are_not_connected_are_refused() -> None:
         levels(np.array([[-1, -1, -1], [2, -1, -1], [1, -1, -1]]))
 
 
-def test_caps_have_no_usual_values(golden: Path) -> None:
+def test_other_residues_have_no_usual_values() -> None:
     peptide = Peptide.from_sequence("AA")
-    capped = Peptide(
-        sequence="ACE-A-NME", positions=peptide.positions, topology=peptide.topology, encodings={}, orderings={}
+    other = Peptide(
+        sequence="A-MSE", positions=peptide.positions, topology=peptide.topology, encodings={}, orderings={}
     )
-    with pytest.raises(ValueError, match="no caps"):
-        _ = capped.internal()
+    with pytest.raises(ValueError, match="usual geometry is not known"):
+        _ = other.internal()
 
 
 @pytest.mark.parametrize("letter", LETTERS)

@@ -46,7 +46,7 @@ def _job(pdb: Path, xml: Path) -> FitJob:
     return FitJob(
         pdb=str(pdb),
         system=str(xml),
-        name="capped alanine",
+        name="capped alanine 2",
         out="fitted",
         simulate={"replicas": 8, "time_ns": 0.0008, "md": md, "compile": "never"},
         train={
@@ -62,9 +62,9 @@ def _job(pdb: Path, xml: Path) -> FitJob:
 def test_all_that_it_leaves_belongs_together(fitted: Path) -> None:
     molecule = Peptide.from_pdb(fitted / "molecule.pdb")
     assert isinstance(molecule, Molecule)
-    assert molecule.sequence == "capped-alanine"
+    assert molecule.sequence == "capped-alanine-2"
     flow = models.load(fitted / "train" / "checkpoint")
-    assert (flow.config.system, flow.config.system_atoms) == ("capped-alanine", 22)
+    assert (flow.config.system, flow.config.system_atoms) == ("capped-alanine-2", 22)
     assert flow.geometry == molecule.geometry
     e = boltzray.load(fitted / "samples")
     assert e.forcefield == molecule.own_forcefield
