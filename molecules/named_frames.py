@@ -89,7 +89,7 @@ def _own_structure(
         bonds = np.array([(a.index, b.index) for a, b in topology.bonds()], np.int64).reshape(-1, 2)
         text = _structure(names, make_whole(positions[frame : frame + 1], box[frame : frame + 1], bonds)[0])
     try:
-        own = Peptide.from_pdb(text)
+        own = Peptide.from_pdb(text, states=True)
     except ValueError as error:
         raise WrongAtoms(f"the atoms of {name} are of no peptide that can be read: {error}") from error
     kept = own.file_atoms

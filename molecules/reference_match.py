@@ -44,7 +44,7 @@ def in_order_of(
         raise ValueError(f"it has {positions.shape[1]} atoms a frame, {peptide.sequence} has {peptide.n_atoms}")
     frame = finite[0] - finite[0].mean(0)
     if reference.atoms:
-        source = Peptide.from_pdb(_pdb(reference.atoms, frame))
+        source = Peptide.from_pdb(_pdb(reference.atoms, frame), states=True)
     else:
         check_bonds(finite, own.topology)
         source = own.at(frame)

@@ -75,7 +75,7 @@ class OwnFrames:
         added: dict[str, Source] = {}
         notes: dict[str, list[str]] = {}
         own = peptide.own_forcefield  # a molecule file has no other atoms
-        n_file = peptide.n_atoms if own else read_structure(file_bytes(self.pdb), self.pdb.name).n_atoms
+        n_file = peptide.n_atoms if own else read_structure(file_bytes(self.pdb), self.pdb.name, states=True).n_atoms
         selection = Selection(self.pdb.name, peptide.n_atoms, n_file, peptide.file_atoms)
         sizes = [path.stat().st_size for path in self.paths]
         with progress("check frames", sum(sizes)) as update:

@@ -122,3 +122,14 @@ def test_what_does_not_fit_is_refused(data: Path) -> None:
         in_order_of(own, ReferenceTrajectory(positions_nm=np.full_like(positions, np.nan)))
     with pytest.raises(ValueError, match="expected residue number, residue and name"):
         in_order_of(own, ReferenceTrajectory(positions_nm=positions, atoms=("CA",) * 23))
+
+
+@pytest.mark.parametrize("name", ["ACE-A-NME", "GLY-HIP-ALA", "ACE-ASH-NME"])
+def test_references_of_caps_and_states_of_protonation(name: str) -> None:
+    peptide = Peptide.from_sequence(name)
+    frames = peptide.positions + 0.001 * np.random.default_rng(0).normal(size=(6, peptide.n_atoms, 3))
+    other, order = reordered(peptide, 1) if "-A-" in name else (peptide, np.arange(peptide.n_atoms))
+    own = tuple(atom_names(other))
+    reference = ReferenceTrajectory(positions_nm=frames[:, order].astype(np.float32), tica=None, atoms=own)
+    found = in_order_of(peptide, reference)
+    np.testing.assert_allclose(found.positions_nm, frames, atol=1e-6)
