@@ -4,7 +4,9 @@ Shapes: N atoms, F frames. Units: nm.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,14 @@ def read_molecule(
     name: str = "",
     temperature_k: float = 310.0,
     seed: int = 0,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Molecule:
     """Read any molecule: its atoms from a PDB or mmCIF file, its energy from `system` or `forcefield`.
 
     `system`: a System as OpenMM's XmlSerializer writes it; `forcefield`: parameter files, by path or as OpenMM has them
     (`amber14-all.xml`). Bonds come from residue templates, CONECT records, the System, and distances. Usual bonds and
-    angles are measured in short dynamics, which takes some seconds.
+    angles are measured in short dynamics, which takes some seconds, of neural networks minutes: `tell` gets the share
+    that is done.
 
     Raises: FileNotFoundError; ValueError of one line for a structure and a System that do not belong together, for
     several molecules, periodic boxes, constraints, and energies that are not finite.
@@ -60,7 +64,7 @@ def read_molecule(
     own = own or _created(topology, forcefield)
     check_system(own, topology, source)
     own = _without_movers(own)
-    frames = short_dynamics(own, positions, temperature_k, seed, source)
+    frames = short_dynamics(own, positions, temperature_k, seed, source, tell)
     elements = [atom.element.symbol for atom in topology.atoms()]
     return Molecule(
         sequence=file_name(name or structure.name.split(".")[0]),
@@ -101,11 +105,17 @@ def file_name(text: str) -> str:
 
 
 def short_dynamics(
-    system: openmm.System, positions_nm: FloatArray, temperature_k: float, seed: int, source: str
+    system: openmm.System,
+    positions_nm: FloatArray,
+    temperature_k: float,
+    seed: int,
+    source: str,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> FloatArray:
     """Frames (F, N, 3) of replicas that parted at a higher temperature. Raises: ValueError where they explode."""
-    frames = []
-    with pinned(current_core()):
+    frames: list[FloatArray] = []
+    wanted = REPLICAS * round(TIME_PS / INTERVAL_PS)
+    with pinned(current_core()), _one_torch_thread():
         for replica in range(REPLICAS):
             integrator = openmm.LangevinMiddleIntegrator(HOT * temperature_k, 5.0, 0.001)
             integrator.setRandomNumberSeed(1 + seed * REPLICAS + replica)
@@ -122,6 +132,7 @@ def short_dynamics(
                 for _ in range(round(TIME_PS / INTERVAL_PS)):
                     integrator.step(round(INTERVAL_PS * 1000))
                     frames.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
+                    tell(len(frames) / wanted)
             except openmm.OpenMMException:
                 frames.append(np.full_like(positions_nm, np.nan))
             if not np.isfinite(frames[-1]).all():
@@ -130,6 +141,20 @@ def short_dynamics(
                     "those of the structure"
                 )
     return np.array(frames, np.float64)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let a PythonForce's network compute in one thread: several on one core spin, and take four times as long."""
+    torch = sys.modules.get("torch")  # reading the System has imported it, if it needs it
+    before = torch.get_num_threads() if torch else 0
+    try:
+        if torch:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 # --- structure ----------------------------------------------------------------------------------

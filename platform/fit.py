@@ -16,7 +16,7 @@ from .data.prepare import PrepareJob, prepare
 from .evaluation.evaluate import evaluate_folder, print_verdict
 from .runtime.cluster import ClusterConfig, cluster
 from .runtime.config import data_folder, parse, results_home
-from .runtime.progress import duration, say
+from .runtime.progress import duration, progress, say
 from .runtime.run_folder import RunFolder
 from .runtime.tracking import Tracker
 from .sampling.sample import SampleJob, sample
@@ -105,14 +105,16 @@ def _molecule(job: FitJob) -> Molecule:
         path = folder.path / MOLECULE
         if not path.exists():
             say(f"reading {job.label}: its usual bonds and angles from short dynamics")
-            molecule = read_molecule(
-                pdb,
-                system=system,
-                forcefield=parameter_files(job.forcefield, home),
-                name=job.label,
-                temperature_k=job.temperature_k,
-                seed=job.seed,
-            )
+            with progress("short dynamics", 1.0) as update:
+                molecule = read_molecule(
+                    pdb,
+                    system=system,
+                    forcefield=parameter_files(job.forcefield, home),
+                    name=job.label,
+                    temperature_k=job.temperature_k,
+                    seed=job.seed,
+                    tell=lambda share: update(share, ""),
+                )
             with replacing(path) as temporary:
                 temporary.write_text(molecule.to_pdb())
         found = Peptide.from_pdb(path)
