@@ -16,7 +16,7 @@ import openmm
 from openmm import app, unit
 from scipy.spatial import cKDTree
 
-from .bonds import check_structure
+from .bonds import LONG, bonds_of, check_structure
 from .constants import COVALENT_NM
 from .energy import current_core, make_context, pinned
 from .forcefield import read_system_xml
@@ -29,6 +29,7 @@ FloatArray = npt.NDArray[np.float64]
 BONDED = 1.2  # of the sum of the covalent radii: atoms that are nearer are bonded
 WHOLE_CHARGE = 0.01  # e: sums of charges that differ more from a whole number are of a wrong System
 REPLICAS, HOT_PS, TIME_PS, INTERVAL_PS = 8, 1.0, 4.0, 0.05  # of the dynamics that tells usual values
+SHAKE_NM, SLOPE_NM, SLOPE_OFF = 0.003, 1e-4, 0.1  # of the check of forces; the last is relative
 HOT = 1.8  # times the temperature, for the replicas to part
 SOLVENT = {"HOH", "WAT", "SOL", "TIP3", "TIP3P", "SPC", "NA", "CL", "NA+", "CL-", "SOD", "CLA", "K", "K+", "POT"}
 
@@ -65,6 +66,7 @@ def read_molecule(
     check_system(own, topology, source)
     own = _without_movers(own)
     frames = short_dynamics(own, positions, temperature_k, seed, source, tell)
+    _check_whole(frames, topology, source)
     elements = [atom.element.symbol for atom in topology.atoms()]
     return Molecule(
         sequence=file_name(name or structure.name.split(".")[0]),
@@ -124,6 +126,9 @@ def short_dynamics(
             start = context.getState(energy=True).getPotentialEnergy()._value
             if not np.isfinite(start):
                 raise ValueError(f"the energy of the structure in {source} is {start}: minimise it first")
+            if replica == 0:
+                _check_forces(context, positions_nm, source)
+                context.setPositions(positions_nm)
             openmm.LocalEnergyMinimizer.minimize(context)
             context.setVelocitiesToTemperature(HOT * temperature_k, 1 + replica)
             try:
@@ -141,6 +146,38 @@ def short_dynamics(
                     "those of the structure"
                 )
     return np.array(frames, np.float64)
+
+
+def _check_forces(context: openmm.Context, positions_nm: FloatArray, source: str) -> None:
+    """Raises: ValueError where forces are not the slope of the energy, as some of networks are not."""
+    noise = np.random.default_rng(0).standard_normal(positions_nm.shape)
+    shaken = positions_nm + SHAKE_NM * noise  # off the minimum, where forces are large
+    context.setPositions(shaken)
+    forces = context.getState(forces=True).getForces(asNumpy=True)._value
+    said = float(np.linalg.norm(forces))
+    energies = []
+    for sign in (1, -1):
+        context.setPositions(shaken + sign * SLOPE_NM * forces / max(said, 1e-9))
+        energies.append(context.getState(energy=True).getPotentialEnergy()._value)
+    slope = (energies[1] - energies[0]) / (2 * SLOPE_NM)
+    if np.isfinite([slope, said]).all() and abs(slope - said) > SLOPE_OFF * max(said, slope, 1.0):
+        raise ValueError(
+            f"the forces of {source} are not the slope of its energy: it falls by {slope:.4g} kJ/mol a nm where they say "
+            f"{said:.4g}; ten times is nm for ångström, as OpenMM-ML 1.8 has it in ANI's forces"
+        )
+
+
+def _check_whole(frames_nm: FloatArray, topology: app.Topology, source: str) -> None:
+    """Raises: ValueError where a bond breaks in short dynamics, as that of a reactive potential may."""
+    bonds, usual = bonds_of(topology)
+    longest = np.linalg.norm(frames_nm[:, bonds[:, 0]] - frames_nm[:, bonds[:, 1]], axis=-1).max(0)
+    worst = int((longest / usual).argmax())
+    if longest[worst] > LONG * usual[worst]:
+        first, second = (list(topology.atoms())[i].name for i in bonds[worst])
+        raise ValueError(
+            f"the molecule comes apart in short dynamics with {source}: {first}-{second} gets {longest[worst]:.2f} nm long "
+            f"({usual[worst]:.2f} is usual); a flow has the bonds of the structure"
+        )
 
 
 @contextmanager

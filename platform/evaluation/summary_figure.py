@@ -10,16 +10,21 @@ from .summary_rows import Row
 
 
 def strips(rows: Sequence[Row], names: Sequence[str], labels: Mapping[str, str], floor: str) -> Iterator[Picture]:
-    """Plot each metric of each peptide, by length, with a bar at the median."""
+    """Plot each metric that is known, of each peptide, by length, with a bar at the median."""
     usable = [row for row in rows if row.metrics]
     samplers = list(dict.fromkeys(row.sampler for row in usable))
     lengths = sorted({row.length for row in usable})
-    if not usable:
+    known = [name for name in names if any(row.metrics.get(name, 0.0) > 0 for row in usable)]
+    if not known:
         return
-    figure = Figure(figsize=(WIDTH_IN, 5.0), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
+    columns = min(2, len(known))
+    lines = -(-len(known) // columns)
+    figure = Figure(figsize=(WIDTH_IN, 2.5 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[len(known) :]:
+        axis.set_axis_off()
     style = dict(zip([s for s in samplers if s != floor], colours(), strict=False)) | {floor: REFERENCE_COLOUR}
-    for axis, name in zip(axes, names, strict=True):
+    for axis, name in zip(axes, known, strict=False):
         for k, sampler in enumerate(samplers):
             for at, length in enumerate(lengths):
                 own = (row for row in usable if (row.sampler, row.length) == (sampler, length))
@@ -34,5 +39,7 @@ def strips(rows: Sequence[Row], names: Sequence[str], labels: Mapping[str, str],
         axis.set_xticks(range(len(lengths)), [f"{length} residues" if length else "other" for length in lengths])
     handles = [axes[0].plot([], [], "o", color=style[s], label=s)[0] for s in samplers]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(samplers))
-    caption = "Every peptide is a dot; bars are medians. Grey: the two halves of the reference MD against each other."
+    caption = "Every peptide is a dot; bars are medians."
+    if floor in samplers:
+        caption += " Grey: the two halves of the reference MD against each other."
     yield Picture(name="peptides", section="Peptides", caption=caption, figure=figure)

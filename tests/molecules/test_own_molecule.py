@@ -257,3 +257,41 @@ def test_another_force_field_is_refused(capped: Molecule) -> None:
         OpenMMEnergy(capped, 310.0, forcefield="amber99sbildn-obc")
     with pytest.raises(ValueError, match="the System of another molecule file"):
         OpenMMEnergy(Peptide.from_sequence("AA"), 310.0, forcefield="system-01234567")
+
+
+class _Spring:
+    """A potential in nm whose forces are `factor` times its slope."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        x = state.getPositions(asNumpy=True)._value
+        return float(1e4 * (x**2).sum()), -2e4 * self.factor * x
+
+
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (0.1, False), (-1.0, False)])
+def test_forces_that_are_not_the_slope_of_the_energy_are_refused(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, right: bool
+) -> None:
+    """As those of OpenMM-ML 1.8 for ANI, in kJ/mol/Å (`findings/openmmml_ani_forces.sh`)."""
+    monkeypatch.setenv("BOLTZRAY_TRUST_PYTHON", "1")
+    system = _system(Peptide.from_pdb(files[0]).topology)
+    system.addForce(openmm.PythonForce(_Spring(factor)))
+    path = tmp_path / "spring.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    if right:
+        assert read_molecule(files[0], system=path).n_atoms == 22
+    else:
+        assert "are not the slope of its energy" in _refused(files, tmp_path, system=path)
+
+
+def test_a_molecule_that_comes_apart_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """One bond is a repulsion: its atoms part within the short dynamics."""
+    system = _system(Peptide.from_pdb(files[0]).topology)
+    bonds = next(force for force in system.getForces() if isinstance(force, openmm.HarmonicBondForce))
+    one, other, *_ = bonds.getBondParameters(0)
+    bonds.setBondParameters(0, one, other, 1.0, 1000.0)
+    path = tmp_path / "apart.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    assert "comes apart in short dynamics with apart.xml" in _refused(files, tmp_path, system=path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from boltzray.evaluation.evaluate_many import EvaluateJob, PerPeptideOptions, evaluate, model_names
 from boltzray.evaluation.result import EvaluationResult
 from boltzray.evaluation.summary import write_summary
-from boltzray.evaluation.summary_rows import FLOOR, Row, means, rows_of
+from boltzray.evaluation.summary_figure import strips
+from boltzray.evaluation.summary_rows import FLOOR, LABELS, PUBLISHED, Row, means, rows_of
 from boltzray.sampling.flow_actors import ActorsConfig
 
 FACTS = {"command": "x"}
@@ -93,7 +95,7 @@ def test_one_that_fails_does_not_stop_the_others(
     out = home / "outputs" / "evaluate" / "peptides"
     page = (out / "summary.html").read_text()
     assert '<a href="DG/report.html">DG</a>' in page
-    assert "that a transferable flow does not know" in page
+    assert "that a transferable flow of vocabulary 1 does not know" in page
     made = [out / "DG" / name for name in ("report.html", "metrics.json", "samples.npz")]
     metrics = json.loads((out / "DG" / "metrics.json").read_text())
     assert metrics["noise_floor"]["torus_w2"] > 0
@@ -157,3 +159,17 @@ def test_models_side_by_side(tmp_path: Path) -> None:
     page = (tmp_path / "summary.html").read_text()
     assert "it has 195 atoms" in page
     assert page.count("energies</th>") == 1
+
+
+def test_the_figure_has_what_is_known_and_no_empty_axes() -> None:
+    """Without reference MD there are no distances to it: nothing is drawn of these."""
+    rows = [Row(sequence=s, sampler="SNIS", metrics={"ess": e}) for s, e in (("AA", 0.5), ("DG", 0.4), ("ARIP", 0.1))]
+    (picture,) = strips(rows, PUBLISHED, LABELS, FLOOR)
+    drawn = [axis for axis in picture.figure.axes if axis.axison]
+    assert [axis.get_title() for axis in drawn] == [LABELS["ess"]]
+    assert "reference" not in picture.caption
+    assert list(strips([replace(row, metrics={}) for row in rows], PUBLISHED, LABELS, FLOOR)) == []
+    everything = {name: 0.3 for name in PUBLISHED}
+    (picture,) = strips([*rows, Row(sequence="AA", sampler=FLOOR, metrics=everything)], PUBLISHED, LABELS, FLOOR)
+    assert sum(axis.axison for axis in picture.figure.axes) == len(PUBLISHED)
+    assert "halves of the reference" in picture.caption
