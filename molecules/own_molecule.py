@@ -162,8 +162,8 @@ def _check_forces(context: openmm.Context, positions_nm: FloatArray, source: str
     slope = (energies[1] - energies[0]) / (2 * SLOPE_NM)
     if np.isfinite([slope, said]).all() and abs(slope - said) > SLOPE_OFF * max(said, slope, 1.0):
         raise ValueError(
-            f"the forces of {source} are not the slope of its energy: it falls by {slope:.4g} kJ/mol a nm where they say "
-            f"{said:.4g}; ten times is nm for ångström, as OpenMM-ML 1.8 has it in ANI's forces"
+            f"the forces of {source} are not the slope of its energy: it falls by {slope:.4g} kJ/mol a nm where they "
+            f"say {said:.4g}; ten times is nm for ångström, as OpenMM-ML 1.8 has it in ANI's forces"
         )
 
 
@@ -175,8 +175,8 @@ def _check_whole(frames_nm: FloatArray, topology: app.Topology, source: str) -> 
     if longest[worst] > LONG * usual[worst]:
         first, second = (list(topology.atoms())[i].name for i in bonds[worst])
         raise ValueError(
-            f"the molecule comes apart in short dynamics with {source}: {first}-{second} gets {longest[worst]:.2f} nm long "
-            f"({usual[worst]:.2f} is usual); a flow has the bonds of the structure"
+            f"the molecule comes apart in short dynamics with {source}: {first}-{second} gets {longest[worst]:.2f} nm "
+            f"long ({usual[worst]:.2f} is usual); a flow has the bonds of the structure"
         )
 
 

@@ -169,7 +169,7 @@ def test_the_figure_has_what_is_known_and_no_empty_axes() -> None:
     assert [axis.get_title() for axis in drawn] == [LABELS["ess"]]
     assert "reference" not in picture.caption
     assert list(strips([replace(row, metrics={}) for row in rows], PUBLISHED, LABELS, FLOOR)) == []
-    everything = {name: 0.3 for name in PUBLISHED}
+    everything = dict.fromkeys(PUBLISHED, 0.3)
     (picture,) = strips([*rows, Row(sequence="AA", sampler=FLOOR, metrics=everything)], PUBLISHED, LABELS, FLOOR)
     assert sum(axis.axison for axis in picture.figure.axes) == len(PUBLISHED)
     assert "halves of the reference" in picture.caption
