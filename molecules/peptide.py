@@ -60,8 +60,9 @@ class Peptide:
 
     @property
     def vocabulary(self) -> int:
-        """The first vocabulary that covers it (see `residues`), 0 if none does."""
-        return tables.vocabulary_of([residue.name for residue in self.topology.residues()])
+        """The first vocabulary that covers it (see `residues`), 0 if none does, as of a `Molecule`."""
+        residues = [residue.name for residue in self.topology.residues()]
+        return tables.vocabulary_of(residues) if self.encodings else 0
 
     @cached_property
     def _iupac_names(self) -> list[tuple[int, str]]:
