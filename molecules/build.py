@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from openmm import app, unit
 
-from .complete import add_hydrogens, name_residues
+from .complete import add_hydrogens
 from .sequences import caps, inner_letters, residue_names
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,7 +37,6 @@ def build_structure(name: str) -> tuple[app.Topology, FloatArray]:
     if first or last:
         topology, positions = _capped(topology, positions, first=first, last=last)
     topology, positions = add_hydrogens(topology, positions, residue_names(name))
-    name_residues(topology, residue_names(name))
     return topology, np.array(positions.value_in_unit(unit.nanometer), np.float64)
 
 

@@ -48,6 +48,8 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
         hydrogens_missing += len(missing) - len(heavy)
     pdb = app.PDBFile(io.StringIO("\n".join(pdb_lines(residues)) + "\n"))
     topology, positions = pdb.topology, pdb.positions
+    names = [residue.name for residue in residues]
+    name_residues(topology, names)
     if found.has_coordinates:
         check_structure(_nm(positions), topology, source)
     elif heavy_missing or hydrogens_missing:
@@ -57,11 +59,9 @@ def complete(found: StructureFile, source: str) -> tuple[app.Topology, np.ndarra
         listed = ", ".join(heavy_missing[:6]) + (" …" if len(heavy_missing) > 6 else "")
         count = "1 heavy atom was" if len(heavy_missing) == 1 else f"{len(heavy_missing)} heavy atoms were"
         notes.append(f"{count} missing and added ({listed})")
-    names = [residue.name for residue in residues]
     if hydrogens_missing:
         before = {(a.residue.index, a.name) for a in topology.atoms()}
         topology, positions = add_hydrogens(topology, positions, names)
-        name_residues(topology, names)
         positions = _named_by_handedness(topology, positions, before)
         count = "1 hydrogen was" if hydrogens_missing == 1 else f"{hydrogens_missing} hydrogens were"
         count = count if with_hydrogens else "all hydrogens were"
@@ -136,11 +136,14 @@ def add_hydrogens(
     topology: app.Topology, positions: unit.Quantity, names: Sequence[str]
 ) -> tuple[app.Topology, unit.Quantity]:
     """Add the missing hydrogens, HIS as HIE; the same in every process. `names`: of the residues, and of states."""
+    for residue, name in zip(topology.residues(), names, strict=True):
+        residue.name = STATES[name][0] if name in STATES else residue.name  # which OpenMM's table of hydrogens has
     modeller = app.Modeller(topology, positions)
     variants = [{"HIS": "HIE"}.get(name, name if name in STATES else None) for name in names]
     with _fixed_random():
         # Reference, not the fastest platform: its result does not depend on the machine's devices.
         modeller.addHydrogens(variants=variants, platform=openmm.Platform.getPlatformByName("Reference"))
+    name_residues(modeller.topology, names)
     return modeller.topology, modeller.positions
 
 
