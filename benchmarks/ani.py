@@ -11,6 +11,7 @@ parameters of ANI-1x inside. OpenMM-ML 1.8 has ANI's forces ten times too small 
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def system_of(topology: app.Topology) -> openmm.System:
 
 
 if __name__ == "__main__":
-    from boltzray.benchmarks.ani import system_of as importable  # pickled by this name
-
     pdb = app.PDBFile(sys.argv[1])
-    Path(sys.argv[2]).write_text(openmm.XmlSerializer.serialize(importable(pdb.topology)))
+    this = import_module(
+        "boltzray.benchmarks.ani"
+    )  # the network is pickled by the name of its class, which others find
+    Path(sys.argv[2]).write_text(openmm.XmlSerializer.serialize(this.system_of(pdb.topology)))
