@@ -64,5 +64,5 @@ if __name__ == "__main__":
     pdb = app.PDBFile(sys.argv[1])
     this = import_module(
         "boltzray.benchmarks.ani"
-    )  # the network is pickled by the name of its class, which others find
+    )  # pickled by this name, which others find
     Path(sys.argv[2]).write_text(openmm.XmlSerializer.serialize(this.system_of(pdb.topology)))
