@@ -201,7 +201,14 @@ def usual_values(
             f"{', '.join(missing)} has no usual geometry in the table that this flow was trained with: give a flow of "
             "vocabulary 2"
         )
-    rows = [table[residues[r]][place_in_chain(r, len(residues))][name] for r, name in names]
+    places = [place_in_chain(r, len(residues)) for r in range(len(residues))]
+    for residue, place in zip(residues, places, strict=True):
+        if place not in table[residue]:
+            raise ValueError(
+                f"{residue} is the {place} residue, and the force field has none at that end of a chain: put another "
+                "residue or a cap there"
+            )
+    rows = [table[residues[r]][places[r]][name] for r, name in names]
     values = np.array(rows, np.float64)
     mean, scale = values[:, :3], values[:, 3:]
     return mean, np.where(np.arange(3) == 2, np.where(rotatable[:, None] > 0, 1.0, scale), scale)

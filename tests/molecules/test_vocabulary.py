@@ -156,6 +156,8 @@ def test_a_state_without_hydrogens_gets_those_of_its_name() -> None:
 def test_a_state_that_the_force_field_lacks_is_named() -> None:
     with pytest.raises(ValueError, match="no parameters for ALA-ASH"):
         create_system(Peptide.from_sequence("ALA-ASH"))
+    with pytest.raises(ValueError, match="ASH is the last residue, and the force field has none at that end"):
+        Peptide.from_sequence("ALA-ASH").internal()
 
 
 @pytest.mark.parametrize("state", STATES)
