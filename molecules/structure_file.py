@@ -134,7 +134,7 @@ def _one_of_each_place(chain: gemmi.Chain) -> Iterator[gemmi.Residue]:
 
 def _standard(name: str) -> str:
     """The name of a residue without the N or C that AMBER puts before the ends of a chain, HIS for HIE."""
-    if len(name) == 4 and name[0] in "NC" and (name[1:] in ONE_LETTER or name[1:] in STANDARD_NAMES):
+    if len(name) == 4 and name[0] in "NC" and name[1:] in {**ONE_LETTER, **STANDARD_NAMES, **STATES}:
         name = name[1:]
     return STANDARD_NAMES.get(name, name)
 

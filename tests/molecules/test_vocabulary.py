@@ -119,6 +119,7 @@ def _renamed(peptide: Peptide, residue: str, atoms: dict[str, str], state: str) 
         ("HIP", "HSP", {"HB2": "HB1", "HB3": "HB2"}),
         ("HID", "HIS", {}),
         ("HID", "HSD", {}),
+        ("HIP", "NHIP", {}),
         ("ASH", "ASP", {}),
         ("ASH", "ASP", {"HD2": "HD1", "OD1": "OD2", "OD2": "OD1"}),  # on the other oxygen
         ("GLH", "GLUP", {}),
