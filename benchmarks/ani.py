@@ -62,7 +62,5 @@ def system_of(topology: app.Topology) -> openmm.System:
 
 if __name__ == "__main__":
     pdb = app.PDBFile(sys.argv[1])
-    this = import_module(
-        "boltzray.benchmarks.ani"
-    )  # pickled by this name, which others find
+    this = import_module("boltzray.benchmarks.ani")  # pickled by this name, which others find
     Path(sys.argv[2]).write_text(openmm.XmlSerializer.serialize(this.system_of(pdb.topology)))

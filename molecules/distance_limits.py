@@ -93,8 +93,7 @@ def _table() -> dict[str, tuple[float, float, float]]:
 def _name(one: Any, other: Any) -> str:
     """The name of a pair of atoms, whatever their order."""
     first, second = sorted((one, other), key=lambda atom: (atom.residue.index, atom.name))
-    usual = STATES.get(first.residue.name, (first.residue.name,))[0]
-    kind = usual if first.residue.index == second.residue.index else _NEXT
+    kind = first.residue.name if first.residue.index == second.residue.index else _NEXT
     return f"{kind} {first.name} {second.name}"
 
 
@@ -113,10 +112,13 @@ def derive() -> dict[str, list[float]]:
     Those of the bonds and angles of the force field, and of a minimised structure: rings are strained.
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for letter in ONE_LETTER.values():
-        for sequence in (f"{letter}A", f"A{letter}A", f"A{letter}", f"P{letter}P"):
-            for name, mean, spread in _distances(Peptide.from_sequence(sequence)):
-                found[name].append((mean, spread))
+    chains = [f for x in ONE_LETTER.values() for f in (f"{x}A", f"A{x}A", f"A{x}", f"P{x}P")]
+    chains += [f"ALA-{state}-ALA" for state in STATES] + [f"PRO-{state}-PRO" for state in STATES]
+    chains += [f for x in ("HID", "HIP") for f in (f"{x}-ALA", f"ALA-{x}")]  # ff14SB has no ASH and GLH at an end
+    chains += [f"ACE-{x}-NME" for x in "AGP"]
+    for sequence in chains:
+        for name, mean, spread in _distances(Peptide.from_sequence(sequence)):
+            found[name].append((mean, spread))
     return {
         name: [round(f(x for x, _ in rows), 4) for f in (min, max)] + [round(max(s for _, s in rows), 4)]
         for name, rows in sorted(found.items())

@@ -296,5 +296,6 @@ def test_a_molecule_that_comes_apart_is_refused(files: tuple[Path, Path], tmp_pa
     path.write_text(openmm.XmlSerializer.serialize(system))
     assert "comes apart in short dynamics with apart.xml" in _refused(files, tmp_path, system=path)
 
+
 def test_a_molecule_is_in_no_vocabulary(capped: Molecule, proline: Molecule) -> None:
     assert capped.vocabulary == proline.vocabulary == 0
