@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 
 from boltzray.finetuning.config import FinetuneJob
 from boltzray.molecules.references import published_split
+from boltzray.molecules.residues import RESIDUE_INDEX
+from boltzray.molecules.sequences import residue_names
 from boltzray.quickstart import QuickstartJob
 from boltzray.runtime.config import flat, parse, results_home
 from boltzray.runtime.run_folder import RunFolder, check_or_record_settings, contents
@@ -42,16 +44,18 @@ def test_the_quickstart_is_one_peptide_throughout() -> None:
     assert composed(TutorialJob, "tutorial").train.data.path == composed(TutorialJob, "tutorial").simulate.out
 
 
-@pytest.mark.parametrize("name", ["dipeptides", "dipeptides_weighted", "peptides_of_3_and_4", "alanine"])
+@pytest.mark.parametrize("name", ["dipeptides", "dipeptides_weighted", "peptides_of_3_and_4", "alanine", "capped"])
 def test_bundled_flows_are_trained_on_what_is_simulated_for_them(name: str) -> None:
     data = composed(SimulateJob, "simulate", f"peptides={name}")
     run = {
         "dipeptides": "dipeptides_small", "dipeptides_weighted": "dipeptides_small_weighted",
-        "peptides_of_3_and_4": "peptides_small", "alanine": "aa_small",
+        "peptides_of_3_and_4": "peptides_small", "alanine": "aa_small", "capped": "peptides_small_capped",
     }[name]  # fmt: skip
     assert composed(TrainJob, "train", f"run={run}").data.path == data.out
     assert len(set(data.sequences)) == len(data.sequences)
-    if name != "alanine":
+    if name == "capped":
+        assert set().union(*(residue_names(s) for s in data.sequences)) == RESIDUE_INDEX.keys()
+    elif name != "alanine":
         assert not [s for s in data.sequences if published_split(s)]
         for place in (0, 1, -1):
             assert {s[place] for s in data.sequences} == set("ACDEFGHIKLMNPQRSTVWY")
