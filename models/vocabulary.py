@@ -2,7 +2,7 @@
 
 import torch
 
-from boltzray.molecules.residues import ATOM_INDEX, RESIDUE_INDEX, STATES
+from boltzray.molecules.residues import ATOM_INDEX, PUBLIC_RESIDUES, RESIDUE_INDEX, STATES
 from boltzray.molecules.zmatrix import widened
 
 from .config import FlowConfig
@@ -28,3 +28,15 @@ def widen(flow: Flow, config: FlowConfig) -> Flow:
         rows[[index[name] for name in like]] = rows[[index[name] for name in like.values()]]
     wider.load_state_dict(state)
     return wider
+
+
+def train_added_only(flow: Flow) -> None:
+    """Let gradients reach the vectors of what vocabulary 2 adds alone: the density of all else keeps its bits.
+
+    An optimiser must have no weight decay then.
+    """
+    flow.requires_grad_(False)
+    for table, known in (("atom", max(ATOM_INDEX.values()) - len(_ATOMS)), ("residue", PUBLIC_RESIDUES)):
+        weight = flow.get_parameter(f"embedding.{table}.weight")
+        added = (torch.arange(len(weight)) > known).to(weight)[:, None]
+        weight.requires_grad_(True).register_hook(lambda gradient, added=added: gradient * added.to(gradient.device))

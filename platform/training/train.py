@@ -95,6 +95,8 @@ class TrainJob:
             raise ValueError("checkpoint_every, log_every and keep must be at least 1")
         if self.resume not in ("auto", "never"):
             raise ValueError(f"resume={self.resume!r} is unknown: choose auto or never")
+        if self.train.added_only and not self.init:
+            raise ValueError("train.added_only=true is of a flow that goes on: give init=, or leave it out")
         if self.model.graph and self.train.energy_weight:
             raise ValueError("an ECNF learns by flow matching, which knows no log q: set train.energy_weight=0")
 
@@ -117,6 +119,7 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     # Runs that were begun without these keys go on: they say nothing of other flows.
     unused = () if job.model.coordinates == "binned" else tuple(f"model.{name}" for name in BIN_SETTINGS)
     unused += ("model.vocabulary",) if job.model.vocabulary == 1 else ()
+    unused += () if job.train.added_only else ("train.added_only",)
     settings = {**deciding(job, (*INCIDENTAL, *unused)), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"
@@ -187,6 +190,11 @@ def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
     if job.data.scale_nm not in (None, flow.scale_nm):
         raise ValueError(
             f"init={job.init} was trained with data.scale_nm={flow.scale_nm}, not {job.data.scale_nm}: leave it out"
+        )
+    if job.train.added_only and flow.config.vocabulary >= job.model.vocabulary:
+        raise ValueError(
+            f"train.added_only=true trains what init={job.init} does not know, and it knows vocabulary "
+            f"{flow.config.vocabulary}: leave it out, or give a flow of the first"
         )
     data = replace(job.data, scale_nm=flow.scale_nm)
     model = flow.config

@@ -31,6 +31,8 @@ class TrainConfig:
     `batch`: frames a step over all workers, of which each worker takes its own in `accumulate` microbatches.
     `precision`: of matrix products, `auto` for bf16 where the hardware has it; densities and weights stay float32.
     `checkpointing`: compute activations twice to store fewer of them.
+    `added_only`: with `init` of a narrower vocabulary, train the vectors of the residues that are added alone, without
+    weight decay; the densities of all others stay as they were, to the last bit.
     The rate rises from lr/500 to `lr` over `warmup_share` of the steps, and falls as a cosine.
     """
 
@@ -48,6 +50,7 @@ class TrainConfig:
     checkpointing: bool = False
     max_bad_steps: int = 20
     energy_weight: float = 0.0
+    added_only: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,10 +112,10 @@ class Learner:
                 layer.compile(dynamic=True)  # batches differ in length
         self.ema = AveragedModel(flow, multi_avg_fn=self._average)
         self.optimizer, self.schedule = make_optimizer(
-            flow.parameters(),
+            (parameter for parameter in flow.parameters() if parameter.requires_grad),
             lr=config.lr,
             betas=config.betas,
-            weight_decay=config.weight_decay,
+            weight_decay=0.0 if config.added_only else config.weight_decay,
             warmup=config.warmup_share,
             steps=config.steps,
         )

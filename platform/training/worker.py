@@ -16,7 +16,7 @@ from ray.train.torch import get_device
 from boltzray import models
 from boltzray.models.config import FlowConfig
 from boltzray.models.flow import Flow
-from boltzray.models.vocabulary import widen
+from boltzray.models.vocabulary import train_added_only, widen
 from boltzray.molecules.tars import Problem
 
 from ..data.catalogue import Catalogue
@@ -144,6 +144,8 @@ def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Co
     torch.manual_seed(task.train.seed)
     if task.start:
         flow = widen(models.load(task.start.checkpoint), task.model)
+        if task.train.added_only:
+            train_added_only(flow)
     else:
         flow = Flow(task.model, data.scale_nm, data.geometry)
     device = get_device()

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import boltzray
 from boltzray import models
+from boltzray.data.collate import CollatedBatch
 from boltzray.models.flow import Flow
+from boltzray.models.vocabulary import train_added_only, widen
 from boltzray.molecules import Peptide
 from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.storage import read_json
@@ -17,6 +20,7 @@ from boltzray.molecules.zmatrix import geometry_version
 from boltzray.runtime.config import parse, write_json
 from boltzray.simulation.simulate import SimulateJob, simulate
 from boltzray.training.train import TrainJob, train
+from boltzray.training.train_step import Learner, TrainConfig
 
 NAMES = ("ACE-G-NME", "GLY-HIP")
 MODEL = {"channels": 16, "head_dim": 8, "blocks": 1, "layers_per_block": 1, "coordinates": "internal"}
@@ -83,3 +87,38 @@ def test_a_run_that_an_earlier_version_began_goes_on(trained: Path, capsys: pyte
     write_json(begun / "train.json", {**settings, "geometry": geometry_version()})
     train(replace(_job(), out="begun"))
     assert "already trained" in capsys.readouterr().out
+
+
+def test_training_what_is_added_alone_keeps_all_else_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    old = Flow(models.FlowConfig(**MODEL), 0.2)  # type: ignore[arg-type]
+    flow = widen(old, replace(old.config, vocabulary=2))
+    begun = {name: value.clone() for name, value in flow.state_dict().items()}
+    train_added_only(flow)
+    config = TrainConfig(steps=3, batch=2, lr=0.1, added_only=True, precision="float32", ema=0.5)
+    learner = Learner(flow, config, device=torch.device("cpu"))
+    peptides = {name: Peptide.from_sequence(name) for name in ("AH", "ALA-HIP")}
+    x = {k: torch.from_numpy(p.positions).float()[None].expand(2, -1, -1) / 0.2 for k, p in peptides.items()}
+
+    def densities(of: Flow) -> dict[str, torch.Tensor]:
+        return {k: of.log_prob(x[k], of.condition(p)).detach() for k, p in peptides.items()}
+
+    before = densities(flow)
+    unknown = torch.full((2,), torch.nan)
+    for name in ("ALA-HIP", "AH", "ALA-HIP"):
+        tables = flow.tables([peptides[name]])
+        learner.train_step([CollatedBatch(x[name], tables, unknown, torch.zeros(2, dtype=torch.int64))])
+    for trained in (flow, learner.averaged()):
+        after = densities(trained)
+        assert torch.equal(after["AH"], before["AH"])
+        assert not torch.allclose(after["ALA-HIP"], before["ALA-HIP"], rtol=1e-4)
+    changed = {name for name, value in flow.state_dict().items() if not torch.equal(value, begun[name])}
+    assert changed == {"embedding.residue.weight"}  # its atoms have types of the first vocabulary
+
+
+def test_added_only_is_of_a_flow_of_the_first_vocabulary(trained: Path) -> None:
+    with pytest.raises(ValueError, match="give init=, or leave it out"):
+        parse(TrainJob, {"train": {"added_only": True}})
+    job = _job()
+    with pytest.raises(ValueError, match="it knows vocabulary 2: leave it out"):
+        train(replace(job, init="out/checkpoint", out="other", train=replace(job.train, added_only=True)))
