@@ -182,7 +182,7 @@ def test_a_job_says_so_in_one_line(run_here: RunHere, home: Path) -> None:
         ("pdb=my files (1)/AA (1).pdb",): "my files (1)/AA (1).pdb",
         ("pdb=~/none é.pdb",): str(Path.home() / "none é.pdb"),
         ("sequence=none.fasta",): "error: no file of sequences at",
-        ("sequence=ACE-A-NME",): "give checkpoint= a single-system model of it",
+        ("sequence=ALA-ASH",): "the force field has none at that end of a chain",
     }.items():
         done = run_here("sample", *given)
         assert done.returncode == 2
