@@ -95,7 +95,7 @@ PRESETS = {
     "sweep": ("samples", "space."),  # conf lists all that can be swept, and sweep=objectives chooses
     "train": (  # code: the published flow and its training; conf: model=internal train=laptop
         *("model.channels", "model.head_dim", "model.blocks", "model.layers_per_block", "model.coordinates"),
-        "model.orderings",
+        *("model.orderings", "model.vocabulary"),
         *("train.steps", "train.batch", "train.lr"),
     ),
 }
