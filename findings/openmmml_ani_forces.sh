@@ -12,7 +12,7 @@
 # Source: _computeANI in openmmml/models/anipotential.py: positions in angstrom, energy in kJ/mol, -positions.grad returned.
 # Why it matters: energies are right, so single points and tests of energies notice nothing; minimisers stop far from the
 #   minimum, dynamics has bonds that vibrate three times too slowly, and at 310 K molecules come apart. Here:
-#   molecules/own_molecule.py compares forces with the energy before it runs dynamics, and refuses such a System.
+#   molecules/short_dynamics.py compares forces with the energy before it runs dynamics, and refuses such a System.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

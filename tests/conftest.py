@@ -122,9 +122,9 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def short_dynamics() -> Iterator[None]:
     """Measure usual bonds and angles of molecules in less dynamics than users do."""
-    from boltzray.molecules import own_molecule
+    from boltzray.molecules import short_dynamics
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_molecule, "REPLICAS", 2)
-        patch.setattr(own_molecule, "TIME_PS", 1.0)
+        patch.setattr(short_dynamics, "REPLICAS", 2)
+        patch.setattr(short_dynamics, "TIME_PS", 1.0)
         yield

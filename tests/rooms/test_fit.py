@@ -12,11 +12,11 @@ from boltzray import models
 from boltzray.data.prepare import PrepareJob, prepare
 from boltzray.fit import FitJob, fit
 from boltzray.models import Flow, FlowConfig
-from boltzray.molecules import own_molecule
 from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.molecule import Molecule
 from boltzray.molecules.own_molecule import read_molecule
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.short_dynamics import short_dynamics as frames_of
 from boltzray.molecules.storage import read_json
 from boltzray.sampling.sample import SampleJob, sample
 
@@ -112,7 +112,7 @@ def test_frames_of_your_own(tmp_path: Path) -> None:
     path = tmp_path / "molecule.pdb"
     path.write_text(molecule.to_pdb())
     system = openmm.XmlSerializer.deserialize(xml.read_text())
-    frames = own_molecule.short_dynamics(system, molecule.positions, 310.0, 1, "test")
+    frames = frames_of(system, molecule.positions, 310.0, 1, "test")
     np.savez(tmp_path / "frames.npz", positions=frames.astype(np.float32))
     out = prepare(PrepareJob(pdb=str(path), frames=str(tmp_path / "frames.npz"), hold_out=0.5, out="data"))
     assert isinstance(Peptide.from_pdb(out / "pdbs" / "train" / "mine.pdb"), Molecule)
