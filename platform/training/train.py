@@ -198,7 +198,7 @@ def _started(job: TrainJob) -> tuple[TrainJob, Start | None]:
         )
     data = replace(job.data, scale_nm=flow.scale_nm)
     model = flow.config
-    if job.model.coordinates == model.coordinates:  # its embeddings have the room: what is added begins untrained
+    if job.model.coordinates == model.coordinates:  # its embeddings have the room for more
         model = replace(model, vocabulary=max(model.vocabulary, job.model.vocabulary))
     return replace(job, model=model, data=data), Start.of(checkpoint)
 
