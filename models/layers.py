@@ -54,6 +54,21 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
 
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q·k/√D) v over the tokens where `mask` is true, or all.
+
+    Shape: q (B, H, T, D); k, v (B, H, N, D); mask (B or 1, 1, 1, N) → (B, H, T, D).
+    """
+    if q.device.type != "cpu" or k.shape[-2] > CPU_EXPLICIT_ATTENTION:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # As below.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    y: Tensor = scores.softmax(-1).to(v.dtype) @ v
+    return y
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q·k/√D + bias) v over the tokens up to each one's own.
 

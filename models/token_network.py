@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import FlowConfig
-from .layers import RMS_EPSILON, GatedLayer, embedding, sinusoid
+from .layers import RMS_EPSILON, GatedLayer, embedding, masked_attention, sinusoid
 from .tables import PeptideTables
 
 ATOM_TYPES, RESIDUE_TYPES = 64, 32  # sizes of the published embedding tables
@@ -77,7 +77,7 @@ class GlobalAttention(nn.Module):
         q = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         shape = (len(q), -1, -1, -1)
         k, v = placed.keys.to(q.dtype).expand(shape), placed.values.to(q.dtype).expand(shape)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=placed.mask)
+        y = masked_attention(q, k, v, placed.mask)
         seen: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
         return seen
 

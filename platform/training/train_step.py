@@ -31,6 +31,7 @@ class TrainConfig:
     `batch`: frames a step over all workers, of which each worker takes its own in `accumulate` microbatches.
     `precision`: of matrix products, `auto` for bf16 where the hardware has it; densities and weights stay float32.
     `checkpointing`: compute activations twice to store fewer of them.
+    `optimizer`: `adamw`, or `muon` for the matrices of transformer layers beside it, at a tenth of the rate.
     `added_only`: with `init` of a narrower vocabulary, train the vectors of the residues that are added alone, without
     weight decay; the densities of all others stay as they were, to the last bit.
     The rate rises from lr/500 to `lr` over `warmup_share` of the steps, and falls as a cosine.
@@ -39,6 +40,7 @@ class TrainConfig:
     steps: int = 500_000
     batch: int = 512
     accumulate: int = 1
+    optimizer: str = "adamw"
     lr: float = 1e-4
     weight_decay: float = 4e-4
     betas: tuple[float, float] = (0.9, 0.95)
@@ -56,6 +58,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"precision={self.precision!r} is unknown: choose auto, bf16 or float32")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer={self.optimizer!r} is unknown: choose adamw or muon")
+        if self.optimizer == "muon" and self.added_only:
+            raise ValueError("optimizer=muon is for matrices, and added_only=true trains none: choose adamw")
         if min(self.steps, self.batch, self.accumulate, self.max_bad_steps) < 1:
             raise ValueError("steps, batch, accumulate and max_bad_steps must be at least 1")
         if not 0 <= self.energy_weight < math.inf:
@@ -118,6 +124,7 @@ class Learner:
             weight_decay=0.0 if config.added_only else config.weight_decay,
             warmup=config.warmup_share,
             steps=config.steps,
+            matrices=self._matrices() if config.optimizer == "muon" else (),
         )
         self.steps_done = 0
         self.bad_in_a_row = torch.zeros((), device=device)
@@ -172,6 +179,10 @@ class Learner:
         centre = -0.5 * x.sum(1).square().sum(1) / n  # of the target: see `samplers.com`
         log_w = centre - batch.energy_kT.to(self.device) - log_q.float()
         return -log_q.sum(), log_weight_spread(log_w, batch.peptide).sum()
+
+    def _matrices(self) -> list[nn.Parameter]:
+        layers = self.flow.transformer_layers
+        return [parameter for layer in layers for parameter in layer.parameters() if parameter.ndim == 2]
 
     def _without_sync(self) -> Any:
         """Keep gradients with the worker: they are reduced once, with those of the last microbatch."""

@@ -67,21 +67,25 @@ def test_training_lowers_the_loss(peptides: dict[str, Peptide]) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
-def test_a_restored_learner_goes_on_as_if_nothing_had_happened(peptides: dict[str, Peptide]) -> None:
-    one = learner()
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_restored_learner_goes_on_as_if_nothing_had_happened(
+    peptides: dict[str, Peptide], optimizer: str
+) -> None:
+    one = learner(optimizer=optimizer)
     collator = Collator(one.flow, peptides)
     run(one, collator, peptides, range(5))
     state = copy.deepcopy(one.state())
     expected = run(one, collator, peptides, range(5, 10))
-    two = learner(seed=1)
+    two = learner(seed=1, optimizer=optimizer)
     two.load_state(state)
     assert run(two, collator, peptides, range(5, 10)) == expected
     for a, b in zip(one.averaged().parameters(), two.averaged().parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Peptide]) -> None:
-    one = learner(max_bad_steps=3)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Peptide], optimizer: str) -> None:
+    one = learner(max_bad_steps=3, optimizer=optimizer)
     collator, names = Collator(one.flow, peptides), ["GP"]
     run(one, collator, peptides, range(2))
     before = copy.deepcopy(one.flow.state_dict())
@@ -97,6 +101,27 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(peptides: dict[str, Pe
         one.train_step([collator(names, bad)])
     with pytest.raises(FloatingPointError, match=r"3 steps in a row .* lower train\.lr"):
         one.check()
+
+
+def test_muon_turns_matrices_of_layers_and_adamw_the_rest_at_a_tenth(peptides: dict[str, Peptide]) -> None:
+    """A step of Muon is nearly orthogonal, whatever the gradient's size; both follow the schedule."""
+    one = learner(optimizer="muon", weight_decay=0.0)
+    collator = Collator(one.flow, peptides)
+    run(one, collator, peptides, range(3))  # at the start the last projection is zero, and so are gradients before it
+    matrix, other = one.flow.blocks[0].layers[0].attention.qkv.weight, one.flow.blocks[0].proj_in.weight
+    before, others_before = matrix.detach().clone(), other.detach().clone()
+    rate = one.optimizer.param_groups[0]["lr"]
+    assert one.optimizer.param_groups[1]["lr"] == pytest.approx(rate / 10)
+    run(one, collator, peptides, range(3, 4))
+    moved = (matrix.detach() - before) / (0.2 * rate * max(matrix.shape) ** 0.5)
+    singular = torch.linalg.svdvals(moved)
+    assert 0.6 < singular.median()
+    assert singular.max() < 1.3
+    assert 0 < float((other.detach() - others_before).abs().max()) < 0.2 * rate  # AdamW's steps are about its rate
+    assert one.optimizer.param_groups[1]["lr"] == pytest.approx(one.optimizer.param_groups[0]["lr"] / 10)
+    assert one.optimizer.param_groups[0]["lr"] < rate  # past the warm-up
+    with pytest.raises(ValueError, match="choose adamw or muon"):
+        TrainConfig(optimizer="sgd")
 
 
 def test_microbatches_add_up_to_the_batch(peptides: dict[str, Peptide]) -> None:
