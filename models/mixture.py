@@ -84,23 +84,50 @@ class Mixture(NamedTuple):
         # Mirrored so that the mass below is the smaller one: near 1 it would be rounded away.
         sign = torch.where(z > 0, -1.0, 1.0).to(z.dtype)
         z, own = z * sign, self.mirrored(sign)
+        slope, offset, share = own._error_functions()
         mass = _below(z)
         if self.circular:
-            low, high = torch.full_like(z, -math.pi), torch.full_like(z, math.pi)
+            v, half = torch.zeros_like(z), torch.full_like(z, math.pi)
+            mass = mass + _dot(share, torch.special.erfc(offset - math.pi * slope))  # as much as lies below −π
         else:  # the quantile of a mixture is between those of its components
-            each = own.mean + z[..., None] * own.log_deviation.exp()
-            low, high = each.amin(-1), each.amax(-1)
-        v = 0.5 * (low + high)
-        for step in range(HALVINGS + NEWTON_STEPS.get(z.dtype, 4)):
-            excess = own.mass_below(v) - mass
+            low, high = torch.aminmax(torch.addcmul(own.mean, z[..., None], own.log_deviation.exp()), dim=-1)
+            v, half = 0.5 * (low + high), 0.5 * (high - low)
+        for _ in range(HALVINGS):
+            excess = _dot(share, torch.special.erfc(torch.addcmul(offset, v[..., None], slope))) - mass
+            half = 0.5 * half
+            v = torch.addcmul(v, excess.sign(), half, value=-1)
+        low, high = v - half, v + half
+        steep = -2 / math.sqrt(math.pi) * share * slope
+        for _ in range(NEWTON_STEPS.get(z.dtype, 4)):
+            t = torch.addcmul(offset, v[..., None], slope)
+            excess = _dot(share, torch.special.erfc(t)) - mass
             low, high = torch.where(excess > 0, low, v), torch.where(excess > 0, v, high)
-            v = 0.5 * (low + high) if step < HALVINGS else v - excess / own.log_density(v).exp()
-            v = torch.clamp(v, low, high)
+            v = torch.clamp(v - excess / _dot(steep, torch.exp(-t.square())), low, high)
         return v * sign
+
+    def _error_functions(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes a, offsets b and shares c (..., M): `mass_below` v is Σ c erfc(a v + b), less that at −π on a circle.
+
+        On the circle M are the components and their images. Of one whose middle lies below −π, a and c are negative:
+        its mass is that of an upper tail, and differences of lower ones near 1 would lose it.
+        """
+        slope = -math.sqrt(0.5) * torch.exp(-self.log_deviation)
+        share, mean = 0.5 * self.log_share.exp(), self.mean
+        if self.circular:
+            images = self._images()[:, None]
+            mean = (mean[..., None, :] - images).flatten(-2)
+            slope, share = (t[..., None, :].expand(*t.shape[:-1], len(images), -1).flatten(-2) for t in (slope, share))
+            side = torch.where(mean < -math.pi, -1.0, 1.0).to(mean.dtype)
+            slope, share = slope * side, share * side
+        return slope, -slope * mean, share
 
     def _images(self) -> Tensor:
         # Made on the device: a copy from the host cannot be part of a recorded graph.
         return TURN * torch.arange(-IMAGES, IMAGES + 1, dtype=self.mean.dtype, device=self.mean.device)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1)
 
 
 def _below(x: Tensor) -> Tensor:

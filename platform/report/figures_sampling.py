@@ -32,6 +32,7 @@ def weights(ensembles: Sequence[Ensemble]) -> Iterator[Picture]:
     left.axhline(1.0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     left.set(xscale="log", yscale="log", xlabel="rank / number of draws", ylabel="weight / mean weight")
     left.set(xlim=(0.5 / max(len(e.weights) for e in ensembles), 1.5), ylim=(low, high))
+    left.minorticks_off()  # of two logarithmic axes they take as long as all else in the figure
     left.legend(loc="lower left")
     right.plot((0, 1), (0, 1), color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     right.set(xlabel="share of draws, heaviest first", ylabel="share of the weight", ylim=(0, 1.04))
@@ -53,6 +54,7 @@ def _growth(ensembles: Sequence[Ensemble]) -> Picture:
         most = max(most, float(n[-1]))
     axis.plot((1, most), (1, most), color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--", label="equal weights")
     axis.set(xscale="log", yscale="log", xlabel="draws", ylabel="effective draws", xlim=(1, most), ylim=(1, most))
+    axis.minorticks_off()
     axis.legend(loc="upper left")
     caption = (
         "Effective draws among the first n. It should grow along the dashed line; where it falls back, a draw with "

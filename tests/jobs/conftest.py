@@ -4,6 +4,7 @@ import logging
 import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ def run_here(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(str(root / "jobs"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as the job does: it must not stay set
+    monkeypatch.setattr(import_module("_main"), "leave", sys.exit)  # it would end the tests' process
 
     def run(job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         script = str(root / "jobs" / f"{job}.py")
