@@ -18,6 +18,7 @@ from .tracking import Tracker, send_pending
 
 ATOM_ORDER = "atom_order"  # of what a run has on disk until it is finished; runs of earlier versions do not say it
 CONTENT = "_sha256"  # how the names of settings end that say what is in a file
+SINCE = {"smc_precision": "float32"}  # settings that earlier versions did not know, and what they did
 RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
 NAMED_BY = {"weights": "checkpoint"}  # `weights` itself is the treatment of importance weights
 
@@ -109,7 +110,7 @@ def check_or_record_settings(folder: Path, name: str, settings: Mapping[str, Any
     if path.exists():
         found = read_json(path)
         for key in sorted(settings.keys() | found.keys(), key=lambda key: (not key.endswith(CONTENT), key)):
-            if found.get(key) == settings.get(key):
+            if found.get(key, SINCE.get(key)) == settings.get(key, SINCE.get(key)):
                 continue
             if key == ATOM_ORDER and key not in found:
                 if not (folder / "run").exists():  # finished, in the order of its own topology

@@ -152,7 +152,9 @@ class FlowServer(BlockServer):
         asked = self.energies.ask(self._nm(x.numpy()), gradient=True)
         with self._alone:
             here = x.to(self.device)
-            log_q, grad_q = models.log_prob_and_gradient(self.flow, here, self.conditioning, self.proposal_ratio)
+            log_q, grad_q = models.log_prob_and_gradient(
+                self.flow, here, self.conditioning, self.proposal_ratio, self.target.smc_precision
+            )
         log_p, grad_p, ok = self.target.log_density(x, self._collect(asked), self.flow.scale_nm)
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 

@@ -53,6 +53,7 @@ class SamplingOptions:
     samples: int = 2048
     smc_particles: int = 512
     draw_precision: Precision = "float32"
+    smc_precision: Precision = "float32"
     temperature_k: float = 310.0
     forcefield: str = DEFAULT_FORCEFIELD
     com: CenterOfMass = "gaussian"
@@ -128,6 +129,7 @@ def _sample_into(folder: RunFolder, job: SampleJob, checkpoint: Path, ordered: O
         com=job.com,
         trained_at_k=trained_at_k(checkpoint),
         draw_precision=job.draw_precision,
+        smc_precision=job.smc_precision,
         forcefield=forcefield_of(peptide, job.forcefield),
     )
     with folder.track() as tracker:

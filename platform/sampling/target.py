@@ -30,6 +30,7 @@ class Target:
     com: CenterOfMass = "gaussian"
     trained_at_k: float = PUBLISHED_K
     draw_precision: Precision = "float32"
+    smc_precision: Precision = "float32"
     forcefield: str = DEFAULT_FORCEFIELD
 
     @property
