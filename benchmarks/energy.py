@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from boltzray.molecules import BatchedEnergy
-from boltzray.molecules.batched.dynamics import Noise, Replicas, langevin_step, thermal_velocities
+from boltzray.molecules.batched.dynamics import Noise, Replicas, generator, langevin_step, thermal_velocities
 
 PEPTIDES = ("AA", "ARIP", "ACDEFGHI")
 OPERATIONS_PER_PAIR, BYTES_PER_PAIR = 150, 80
@@ -243,7 +243,7 @@ def add_openmm(
 def dynamics_rate(energy: BatchedEnergy, x: torch.Tensor, seconds: float) -> float:
     """Steps times replicas a second, with a noise stream for each replica."""
     step = langevin_step(energy, timestep_fs=1.0, friction_per_ps=0.3)
-    noise = Noise(range(len(x)), 0, x)
+    noise = Noise([generator(seed, 0) for seed in range(len(x))], x)
     state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
 
     def ten_steps() -> None:

@@ -29,7 +29,6 @@ from boltzray.molecules.storage import read_json
 from boltzray.samplers import com_log_density, ess, snis
 from boltzray.sampling.sample_files import read_samples
 
-TEMPERATURE_K = 310.0
 Found = dict[str, tuple[float, float]]  # values with their standard errors
 
 
@@ -56,8 +55,8 @@ def observables(x_nm: np.ndarray, energy: np.ndarray, peptide: Peptide) -> dict[
     return found
 
 
-def weighted(folder: Path) -> tuple[Peptide, models.Flow, Found]:
-    """log Z and weighted averages of samples with raw weights, with standard errors by the delta method."""
+def weighted(folder: Path) -> tuple[Peptide, models.Flow, float, Found]:
+    """Temperature in K, log Z and weighted averages of samples with raw weights, with errors by the delta method."""
     settings = read_json(folder / "sample.json")
     if (settings["sampler"], settings["weights"]) != ("snis", "none"):
         raise SystemExit(f"{folder} is not of sampler=snis weights=none: sample it so")
@@ -81,17 +80,17 @@ def weighted(folder: Path) -> tuple[Peptide, models.Flow, Found]:
         values = np.where(w > 0, values, 0.0)
         mean = float(w @ values / w.sum())
         found[name] = (mean, float(np.sqrt(np.square(w * (values - mean)).sum()) / w.sum()))
-    return peptide, flow, found
+    return peptide, flow, float(settings["temperature_k"]), found
 
 
-def simulated(data: str, sequence: str) -> Found:
+def simulated(data: str, sequence: str, temperature_k: float) -> Found:
     """Averages of reference MD, their errors from those of independent runs."""
     path, pdb = find_reference(data, sequence), find_pdb(data, sequence)
     if path is None or pdb is None:
         raise SystemExit(f"no reference of {sequence} below {data}: make one with jobs/simulate.py hold_out=")
     reference, peptide = load_reference(path), Peptide.from_pdb(pdb)
     x_nm = reference.positions_nm.astype(np.float64)
-    energy = OpenMMEnergy(peptide, TEMPERATURE_K).evaluate(x_nm, gradient=False).energy
+    energy = OpenMMEnergy(peptide, temperature_k).evaluate(x_nm, gradient=False).energy
     ends = np.cumsum(reference.run_lengths)[:-1]
     print(f"MD: {len(x_nm)} frames of {len(reference.run_lengths)} runs")
     found = {}
@@ -124,10 +123,10 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="those of a flow to compare with")
     parser.add_argument("--reference", default="", help="a data folder with MD that was held out, or a reference")
     arguments = parser.parse_args()
-    peptide, flow, ours = weighted(arguments.folder)
-    others = {"other flow": weighted(arguments.other)[2]}
+    peptide, flow, temperature_k, ours = weighted(arguments.folder)
+    others = {"other flow": weighted(arguments.other)[3]}
     if arguments.reference:
-        others["MD"] = simulated(arguments.reference, peptide.sequence)
+        others["MD"] = simulated(arguments.reference, peptide.sequence, temperature_k)
     if (n := copies(peptide, flow)) > 1:
         print(f"\n{n} copies of each conformation: log Z less {math.log(n):.3f}")
     print(f"\n{table(ours, others)}")
