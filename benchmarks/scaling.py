@@ -1,6 +1,6 @@
 """ESS of the flow in the box against the core-hours that went into it, from the table in its card: docs/scaling.png.
 
-    python benchmarks/scaling.py
+python benchmarks/scaling.py
 """
 
 import re

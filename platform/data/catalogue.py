@@ -18,7 +18,7 @@ from boltzray.molecules.distance_limits import DistanceLimits
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.sequences import n_residues, parse_sequence
 from boltzray.molecules.shards import read_manifest, shard_sizes
-from boltzray.molecules.storage import join, list_files, read_bytes
+from boltzray.molecules.storage import is_url, join, list_files, read_bytes
 from boltzray.molecules.tars import CHANGED, Problem, ShardContent
 
 from ..runtime.config import fingerprint
@@ -28,6 +28,7 @@ from ..runtime.tasks import in_tasks
 from .peptide_tables import Conditions, PeptideTable, peptides_of
 
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
+HERE_BYTES = 64_000_000  # of local shards: read in the time in which a worker starts
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
 RUNS = "runs.json"  # in a data folder: its simulated runs
 SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
@@ -212,7 +213,7 @@ def list_folder(config: DataConfig, folder: str) -> FolderListing:
 def inspect_data(
     config: DataConfig, folder: str, *, geometry: str | None = None, listing: FolderListing | None = None
 ) -> Catalogue:
-    """Inspect a data folder: all names, and the content of some shards, as Ray tasks.
+    """Inspect a data folder: all names, and the content of some shards, as Ray tasks where that is much.
 
     `geometry`: version of the usual bonds and angles, for a flow of internal coordinates. `listing`: of the folder, if
     it is at hand.
@@ -227,12 +228,14 @@ def inspect_data(
     expected = [int(fact.get("samples", 0)) for fact in facts]
     sha256 = [str(fact.get("sha256", "")) if config.verify else "" for fact in facts]
     picked = sorted({int(i) for i in np.linspace(0, len(shards) - 1, min(config.inspected_shards, len(shards)))})
-    known, wanted = ray.put(KnownPeptides.of(peptides)), frozenset(chosen)
-    stats: list[ShardStats] = in_tasks(
-        "look at shards",
-        _inspect,
-        [(known, shards[i], expected[i], wanted, i in picked[:FIRST_SHARDS], sha256[i]) for i in picked],
-    )
+    table, wanted = KnownPeptides.of(peptides), frozenset(chosen)
+    known = ray.put(table)
+    calls = [(shards[i], expected[i], wanted, i in picked[:FIRST_SHARDS], sha256[i]) for i in picked]
+    stats: list[ShardStats]
+    if not is_url(folder) and sum(listing.shards[shards[i]] for i in picked) <= HERE_BYTES:
+        stats = [_inspect(table, *call) for call in calls]
+    else:
+        stats = in_tasks("look at shards", _inspect, [(known, *call) for call in calls])
     frames: dict[str, np.ndarray] = {}
     for shard in stats:
         frames |= shard.first
