@@ -1,7 +1,8 @@
 """log Z and averages of one peptide by an ECNF or a Robin, and by another flow and MD, all with the same energies.
 
 The flows are weighted by importance sampling; MD knows no log Z. ESS is also there without the centre-of-mass term, as
-the public code of Robin leaves it out.
+the public code of Robin leaves it out. Draws with another hand than the peptide's structure count zero, unless the flow
+is an ECNF: see `same_hand`.
 
 An ECNF draws all copies of a conformation that its network cannot tell apart, mirror images and exchanges of equal
 hydrogens; flows whose atoms have names draw one. Each atom with two or three hydrogens doubles them, and so do chiral
@@ -45,6 +46,26 @@ def copies(peptide: Peptide, flow: models.Flow) -> int:
     return int(2 ** (sum(n > 1 for n in hydrogens.values()) + chiral))
 
 
+def same_hand(x_nm: np.ndarray, peptide: Peptide) -> np.ndarray:
+    """Whether the named neighbours of each atom with four stand about it as in the peptide's structure (n,).
+
+    Names of equal hydrogens do not change places in dynamics; a flow of positions exchanges some, and each exchange is
+    a copy of the whole partition function, of which it draws next to nothing, with large weights.
+    """
+    neighbours: dict[int, list[int]] = {}
+    for a, b in peptide.topology.bonds():
+        neighbours.setdefault(a.index, []).append(b.index)
+        neighbours.setdefault(b.index, []).append(a.index)
+    four = np.array([sorted(found) for found in neighbours.values() if len(found) == 4])
+
+    def hands(x: np.ndarray) -> np.ndarray:
+        a, b, c, d = np.moveaxis(x[:, four], 2, 0)
+        return np.sign((np.cross(b - a, c - a) * (d - a)).sum(-1))
+
+    same: np.ndarray = (hands(x_nm) == hands(peptide.positions[None])).all(1)
+    return same
+
+
 def observables(x_nm: np.ndarray, energy: np.ndarray, peptide: Peptide) -> dict[str, np.ndarray]:
     """Numbers (n,) that do not change with mirror images and exchanges of hydrogens."""
     centred = x_nm - x_nm.mean(1, keepdims=True)
@@ -66,15 +87,25 @@ def weighted(folder: Path) -> tuple[Peptide, models.Flow, float, Found]:
     energy, said = sets[-1].energy_kT, sets[-1].diagnostics
     # Densities of normalised coordinates: Z is in units of each flow's own scale.
     log_w = np.asarray(sets[-1].log_weights) + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm)
-    n, result = len(log_w), snis(None, np.zeros(len(log_w)), log_w, "none")
+    n, whole = len(log_w), ess(log_w)
     without = said.get("ess_without_com")
     if without is None:
         without = ess(log_w - com_log_density(torch.from_numpy(x_nm / flow.scale_nm))[0].numpy())
+    log_z = said["log_z"] + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm) - math.log(copies(peptide, flow))
+    if not flow.config.graph:
+        mine = same_hand(x_nm, peptide)
+        w = np.exp(log_w - log_w.max())
+        kept = float(w[mine].sum() / w.sum())
+        share = f"{100 * (1 - mine.mean()):.2f} % of the draws, with {100 * (1 - kept):.1f} % of the weight"
+        print(f"{folder}: {share}, have another hand, and count zero")
+        log_w, log_z = np.where(mine, log_w, -np.inf), log_z + math.log(kept)
+    result = snis(None, np.zeros(n), log_w, "none")
     k_hat = "" if result.k_hat is None else f", k̂ {result.k_hat:.2f}"
-    print(f"{folder}: {n} draws, ESS {result.ess:.4f} ({result.ess * n:.1f} of them), without the term of the centre "
-          f"{without:.4f}{k_hat}")  # fmt: skip
-    log_z = said["log_z"] + (3 * peptide.n_atoms - 3) * math.log(flow.scale_nm)
-    found = {"log Z": (log_z - math.log(copies(peptide, flow)), said["log_z_error"])}
+    print(
+        f"{folder}: {n} draws, ESS {result.ess:.4f} ({result.ess * n:.1f} of them){k_hat}; of either hand {whole:.4f}, "
+        f"without the term of the centre {without:.4f}"
+    )
+    found = {"log Z": (log_z, math.sqrt(1 / (result.ess * n) - 1 / n))}
     w = np.exp(log_w - log_w.max())
     for name, values in observables(x_nm, energy, peptide).items():
         values = np.where(w > 0, values, 0.0)

@@ -30,7 +30,7 @@ COMMANDS = {
     "finetune": ("finetune", "sequence=DG", "data_dir=none", "budget=20000"),
     "train": ("train", "data.path={data}", "train.steps=20", "validation.every=0"),
 }
-DATA = ("simulate", "sequences=[AA]", "time_ns=0.005", "replicas=8", "md.warmup_ps=1")
+DATA = ("simulate", "sequences=[AA]", "time_ns=0.005", "replicas=8", "hold_out=2", "md.warmup_ps=1")
 EVERY_S = 0.1
 
 
