@@ -47,7 +47,7 @@ def copies(peptide: Peptide, flow: models.Flow) -> int:
 
 
 def same_hand(x_nm: np.ndarray, peptide: Peptide) -> np.ndarray:
-    """Whether the named neighbours of each atom with four stand about it as in the peptide's structure (n,).
+    """Return True (n,) where the named neighbours of each atom with four stand about it as in the structure.
 
     Names of equal hydrogens do not change places in dynamics; a flow of positions exchanges some, and each exchange is
     a copy of the whole partition function, of which it draws next to nothing, with large weights.

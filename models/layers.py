@@ -61,7 +61,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     """
     if q.device.type != "cpu" or k.shape[-2] > CPU_EXPLICIT_ATTENTION:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # As below.
+    # Plain products, for the reason that `causal_attention` gives.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

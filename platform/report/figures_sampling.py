@@ -32,7 +32,7 @@ def weights(ensembles: Sequence[Ensemble]) -> Iterator[Picture]:
     left.axhline(1.0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     left.set(xscale="log", yscale="log", xlabel="rank / number of draws", ylabel="weight / mean weight")
     left.set(xlim=(0.5 / max(len(e.weights) for e in ensembles), 1.5), ylim=(low, high))
-    left.minorticks_off()  # of two logarithmic axes they take as long as all else in the figure
+    left.minorticks_off()  # slow on logarithmic axes
     left.legend(loc="lower left")
     right.plot((0, 1), (0, 1), color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
     right.set(xlabel="share of draws, heaviest first", ylabel="share of the weight", ylim=(0, 1.04))

@@ -120,7 +120,6 @@ def _train_into(out: Path, job: TrainJob) -> Path:
     unused = () if job.model.coordinates == "binned" else tuple(f"model.{name}" for name in BIN_SETTINGS)
     unused += ("model.vocabulary",) if job.model.vocabulary == 1 else ()
     unused += () if job.train.added_only else ("train.added_only",)
-    unused += ("train.optimizer",) if job.train.optimizer == "adamw" else ()
     settings = {**deciding(job, (*INCIDENTAL, *unused)), **({"init_sha256": start.sha256} if start else {})}
     folder = job.data.path if is_url(job.data.path) else str(data_folder(job.data.path))
     finished = out / "checkpoint"

@@ -52,7 +52,6 @@ def test_smc_in_bf16_ends_at_the_same_target(home: Path) -> None:
 
 def test_a_run_of_an_earlier_version_goes_on_in_float32(home: Path) -> None:
     """Its settings do not know the precision of SMC."""
-
     check_or_record_settings(home, "sample", {"seed": 0})
     check_or_record_settings(home, "sample", {"seed": 0, "smc_precision": "float32"})
     check_or_record_settings(home, "sample", {"seed": 0})
