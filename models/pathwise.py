@@ -10,7 +10,6 @@ Source: Vaitl et al. 2022 (arXiv 2206.09016), Vaitl et al. 2024 (arXiv 2403.1588
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,11 +17,12 @@ from torch import Tensor
 
 from .cartesian_flow import CartesianFlow
 from .conditioning import Conditioning
-from .density import log_prob_and_gradient
+from .density import frozen, log_prob_and_gradient
 from .flow import Flow
 from .internal_coordinates import rigid_motion, take, to_internal, to_positions
 from .internal_flow import InternalFlow, internal, placed
-from .layers import Modulation, reorder
+from .layers import reorder
+from .parts import Parts
 from .tables import PeptideTables
 
 TOLERANCE = 1e-5  # of v, relative to the largest entry of its row
@@ -33,26 +33,61 @@ LOST = 1e-2  # rows that are still changing by more are left out
 class FlowModel:
     """A flow of one peptide with its present parameters, as the objectives take it: a `losses.Model`.
 
-    `temperature_ratio`: temperature over that of the training, as in `Flow.push`.
+    `temperature_ratio`: temperature over that of the training, as in `Flow.push`. `parts`: threads that share a batch;
+    None computes it as a whole. `bf16`: for the matrix products of `log_prob`.
     """
 
-    def __init__(self, flow: Flow, tables: PeptideTables, temperature_ratio: float = 1.0) -> None:
-        self.flow, self.temperature_ratio = flow, temperature_ratio
-        self.conditioning = flow.conditioning(tables)
+    def __init__(
+        self,
+        flow: Flow,
+        tables: PeptideTables,
+        temperature_ratio: float = 1.0,
+        parts: Parts | None = None,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        self.flow, self.tables, self.temperature_ratio = flow, tables, temperature_ratio
+        self.parts, self.bf16 = parts, bf16
 
     def log_prob(self, x: Tensor) -> Tensor:
         """See `losses.Model`."""
-        return self.flow.log_prob(x, self.conditioning, self.temperature_ratio)
+
+        def of_rows(x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+                return self.flow.log_prob(x, self._conditioning(), self.temperature_ratio)
+
+        return self._differentiable(of_rows, x)
 
     def log_prob_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `losses.Model`."""
-        with torch.no_grad():
-            c = _detached(self.conditioning)
-        return log_prob_and_gradient(self.flow, x, c, self.temperature_ratio)
+
+        def of_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                c = self._conditioning()
+            return log_prob_and_gradient(self.flow, x, c, self.temperature_ratio)
+
+        if self.parts is None:
+            return of_rows(x)
+        with frozen(self.flow):  # once for all threads
+            log_q, gradient = zip(*self.parts.rows(of_rows, x), strict=True)
+        return torch.cat(log_q), torch.cat(gradient)
 
     def pathwise(self, x: Tensor, cotangent: Tensor) -> Tensor:
         """See `losses.Model`."""
-        return pathwise(self.flow, x, cotangent, self.conditioning, self.temperature_ratio)
+
+        def of_rows(x: Tensor, cotangent: Tensor) -> Tensor:
+            return pathwise(self.flow, x, cotangent, self._conditioning(), self.temperature_ratio)[None]
+
+        return self._differentiable(of_rows, x, cotangent).sum()
+
+    def _differentiable(self, of_rows: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+        if self.parts is None:
+            return of_rows(*batch)
+        parameters = [p for p in self.flow.parameters() if p.requires_grad]
+        return self.parts.differentiable(of_rows, parameters, *batch)
+
+    def _conditioning(self) -> Conditioning:
+        return self.flow.conditioning(self.tables)
 
 
 def pathwise(flow: Flow, x: Tensor, cotangent: Tensor, c: Conditioning, temperature_ratio: float = 1.0) -> Tensor:
@@ -136,14 +171,3 @@ def solve(
 
 def _largest(t: Tensor) -> Tensor:
     return t.abs().flatten(1).amax(1)
-
-
-def _detached(c: Conditioning) -> Conditioning:
-    """The same without gradients to the parameters."""
-
-    def bare(m: Modulation | Tensor | None) -> Modulation | Tensor | None:
-        if isinstance(m, Modulation):
-            return Modulation(*(part.detach() for part in m))
-        return None if m is None else m.detach()
-
-    return replace(c, modulations=[[bare(m) for m in layers] for layers in c.modulations], decoders={})

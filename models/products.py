@@ -37,6 +37,13 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in known)
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Return True if products are in bf16: by name, or, of `auto`, where they are faster. Raises: ValueError."""
+    if precision not in ("auto", "bf16", "float32"):
+        raise ValueError(f"precision={precision!r} is unknown: choose auto, bf16 or float32")
+    return precision == "bf16" or (precision == "auto" and computes_bf16(device))
+
+
 def _packs(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

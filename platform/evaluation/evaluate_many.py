@@ -9,12 +9,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from boltzray.models.hub import DEFAULT_CHECKPOINT
-from boltzray.molecules.references import sequences_with_reference
+from boltzray.molecules.references import published_sequences, sequences_with_reference
 from boltzray.molecules.storage import read_json
 
 from ..runtime.cluster import ClusterConfig, cluster
 from ..runtime.config import data_folder, display_path, results_folder
-from ..runtime.peptide_names import Sequences, several_peptides
+from ..runtime.peptide_names import Lengths, Sequences, several_peptides
 from ..runtime.progress import say
 from ..runtime.run_folder import holding
 from ..runtime.telemetry import with_ray
@@ -40,7 +40,7 @@ class PerPeptideOptions(SamplingOptions):
 
     def __post_init__(self) -> None:
         if self.sequence or self.pdb or self.out:
-            raise ValueError("name the peptides by split= or sequences=, and the folder by out=")
+            raise ValueError("name the peptides by split=, published= or sequences=, and the folder by out=")
         super().__post_init__()
 
     def job(self, sequence: str, out: Path) -> SampleJob:
@@ -52,13 +52,15 @@ class PerPeptideOptions(SamplingOptions):
 class EvaluateJob:
     """Compare samples with the reference MD below `data_dir`: folders of them, or peptides, sampled as `sample` says.
 
-    `split`: all its peptides that have reference MD; or `sequences`. What is there already is not made again.
+    `split`: all its peptides that have reference MD; or `published`: the test peptides of the published tables with so
+    many residues, with reference MD or without; or `sequences`. What is there already is not made again.
     `checkpoints`: several flows in place of `checkpoint`, each sampled by the same protocol, in one table.
     `intervals`: bootstrap replicates of each metric, for confidence intervals.
     """
 
     samples: tuple[str, ...] = ()
     split: str = ""
+    published: Lengths = ()
     sequences: Sequences = ()
     checkpoint: str = DEFAULT_CHECKPOINT
     checkpoints: tuple[str, ...] = ()
@@ -70,18 +72,28 @@ class EvaluateJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        given = [name for name in ("samples", "split", "sequences") if getattr(self, name)]
+        given = [name for name in ("samples", "split", "published", "sequences") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError("give one of samples=[outputs/sample/AA], split=test, sequences=[AA,ARIP]")
+            raise ValueError("give one of samples=[outputs/sample/AA], split=test, published=2, sequences=[AA,ARIP]")
+        for length in self.published:
+            if not published_sequences("test", length):
+                raise ValueError(f"published={length}: the published tables have test peptides of 2, 4 and 8 residues")
         object.__setattr__(self, "sequences", several_peptides(self.sequences))
         if self.checkpoints and self.samples:
-            raise ValueError("checkpoints= are sampled: give split= or sequences=, not samples=")
+            raise ValueError("checkpoints= are sampled: give split=, published= or sequences=, not samples=")
         if self.intervals < 0:
             raise ValueError(f"intervals={self.intervals}: give 0 for no confidence intervals, or more")
 
     @property
     def folder(self) -> str:
-        return self.out or f"outputs/evaluate/{self.split or 'peptides'}"
+        published = "".join(f"-{length}" for length in self.published)
+        return self.out or f"outputs/evaluate/{self.split or (published and f'published{published}') or 'peptides'}"
+
+    def peptides(self, data: Path) -> list[str]:
+        """Names of the peptides that are sampled."""
+        if self.published:
+            return [sequence for length in self.published for sequence in published_sequences("test", length)]
+        return list(self.sequences) or sequences_with_reference(data, self.split)
 
     def jobs(self, sequences: Sequence[str], out: Path) -> dict[str, SampleJob]:
         """Jobs of all peptides by their folders below `out`: SEQUENCE, or MODEL/SEQUENCE for several checkpoints."""
@@ -134,7 +146,7 @@ def evaluate(job: EvaluateJob) -> None:
 
 def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, str]:
     """Sample, compare and summarise all peptides; returns the reasons of those that failed."""
-    sequences = list(job.sequences) or sequences_with_reference(data, job.split)
+    sequences = job.peptides(data)
     say(f"{len(sequences)} peptides: {', '.join(sequences)}")
     jobs = job.jobs(sequences, out)
     folders_of = {name: out / name for name in jobs}

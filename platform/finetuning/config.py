@@ -22,7 +22,11 @@ from .budget import EnergyBudget
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. The rate rises to `lr` over `warmup_share` of all rounds' steps, and falls as a cosine."""
+    """AdamW. The rate rises to `lr` over `warmup_share` of all rounds' steps, and falls as a cosine.
+
+    `precision`: of the matrix products of likelihoods, `auto` for bf16 where the hardware has it; densities and weights
+    stay float32, as do gradients along samples.
+    """
 
     lr: float = 1e-4
     weight_decay: float = 4e-4
@@ -30,12 +34,15 @@ class OptimizerConfig:
     warmup_share: float = 0.05
     clip: float = 1.0
     max_bad_steps: int = 10
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0.0 < self.lr < math.inf or not self.clip > 0.0:
             raise ValueError(f"optimizer.lr={self.lr} and optimizer.clip={self.clip} must be above 0")
         if not 0.0 < self.warmup_share < 1.0 or self.max_bad_steps < 1:
             raise ValueError("optimizer.warmup_share must lie between 0 and 1, optimizer.max_bad_steps be 1 or more")
+        if self.precision not in ("auto", "bf16", "float32"):
+            raise ValueError(f"optimizer.precision={self.precision!r} is unknown: choose auto, bf16 or float32")
 
 
 @dataclass(frozen=True, kw_only=True)

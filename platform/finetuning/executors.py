@@ -21,12 +21,12 @@ from .train_step import RoundData, RoundSpec, StepReport
 class Executor:
     """Draws from the flow and teaches it. Results depend on arguments and on the folder of weights alone.
 
-    All workers draw and move, the first one learns. One that dies comes back, and its work is done again.
+    All workers draw and move, the first one learns, on the cores of those that are on its machine. One that dies comes back, and its work is done again.
     """
 
     def __init__(self, workers: Workers, block_size: int) -> None:
         self.workers, self.block_size = workers, block_size
-        self._begun: tuple[RoundSpec, Any, dict[str, Any] | None] | None = None
+        self._begun: tuple[int, RoundSpec, Any, dict[str, Any] | None] | None = None
 
     def reload(self) -> None:
         """Take over the weights and the target that the folder has now."""
@@ -51,14 +51,14 @@ class Executor:
 
     def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
         """Start a round of learning, or go on with it from `state`."""
-        self._begun = spec, self.workers.put(data), state
+        self._begun = self.workers.beside(), spec, self.workers.put(data), state
         self._call("begin", *self._begun)
 
     def learn(self, seconds: float) -> StepReport:
         """Take steps for so many seconds, one at least."""
         report: StepReport = self._call("learn", seconds)
         assert self._begun is not None
-        self._begun = *self._begun[:2], report.state
+        self._begun = *self._begun[:-1], report.state
         return report
 
     def _call(self, method: str, *arguments: Any) -> Any:

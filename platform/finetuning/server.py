@@ -13,6 +13,7 @@ from torch import Tensor
 from boltzray import models
 from boltzray.models.flow import Flow
 from boltzray.models.losses import TermBatch
+from boltzray.models.parts import Parts
 from boltzray.molecules.energy_batch import EnergyBatch
 from boltzray.molecules.storage import read_json
 from boltzray.samplers import Endpoints
@@ -54,6 +55,7 @@ class FinetuneServer(FlowServer):
         super().__init__(checkpoint, target, energies)
         self._teacher: tuple[str, Flow] | None = None
         self._learner: Finetuner | None = None
+        self._shared: Parts | None = None
         self._apply_round()
 
     def reload(self) -> None:
@@ -102,11 +104,11 @@ class FinetuneServer(FlowServer):
             self._teacher = checkpoint, flow
         return self._teacher[1]
 
-    def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
-        """Start a round of learning, or go on with it from `state`."""
+    def begin(self, threads: int, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+        """Start a round of learning, or go on with it from `state`, on so many threads of a CPU."""
         flow = models.load(self.folder).to(self.device)
         teacher = self._teacher_flow(spec.teacher) if spec.objective.teacher else None
-        self._learner = Finetuner(flow, teacher, self.peptide, data, spec, self._fresh)
+        self._learner = Finetuner(flow, teacher, self.peptide, data, spec, self._fresh, self._parts(threads))
         if state is not None:
             self._learner.load_state(state)
 
@@ -119,6 +121,11 @@ class FinetuneServer(FlowServer):
             if time.monotonic() - began >= seconds:
                 break
         return self._learner.report()
+
+    def _parts(self, threads: int) -> Parts:
+        if self._shared is None or self._shared.threads != threads:
+            self._shared = Parts(threads)
+        return self._shared
 
     def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
         """Draw `n` conformations from the flow as it is now, with log π̃ and its gradient."""

@@ -13,7 +13,9 @@ from boltzray.models.augment import augment
 from boltzray.models.flow import Flow
 from boltzray.models.losses import OBJECTIVES, ObjectiveConfig, TermBatch, term
 from boltzray.models.optimizer import make_optimizer
+from boltzray.models.parts import Parts
 from boltzray.models.pathwise import FlowModel
+from boltzray.models.products import uses_bf16
 from boltzray.molecules.peptide import Peptide
 from boltzray.samplers.rng import generator
 
@@ -76,18 +78,22 @@ Fresh = Callable[[Flow, np.random.Generator, int], TermBatch]
 class Finetuner:
     """Flow, optimiser and schedule of one round.
 
-    `fresh` draws from the flow as it is. Randomness is keyed by seed, round and step: a step that is done again by
+    `fresh` draws from the flow as it is. `parts`: threads that share a batch on CPUs, however many. Randomness is keyed by seed, round and step: a step that is done again by
     another process has the same bits.
     """
 
     def __init__(
-        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, spec: RoundSpec, fresh: Fresh
-    ) -> None:
-        self.flow, self.teacher = flow.requires_grad_(True), teacher
+        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, spec: RoundSpec, fresh: Fresh,
+        parts: Parts,
+    ) -> None:  # fmt: skip
+        self.flow = flow.requires_grad_(True)
         self.data, self.spec, self.fresh = data, spec, fresh
         self.device = next(flow.parameters()).device
-        self.tables = flow.tables([peptide])
-        self.teacher_condition = None if teacher is None else teacher.condition(peptide)
+        ratio, tables = spec.temperature_ratio, flow.tables([peptide])
+        shared = parts if self.device.type == "cpu" else None
+        bf16 = uses_bf16(spec.optimizer.precision, self.device)
+        self.model = FlowModel(flow, tables, ratio, shared, bf16=bf16)
+        self.teacher_model = None if teacher is None else FlowModel(teacher, tables, ratio, shared)
         self.optimizer, self.schedule = make_optimizer(
             flow.parameters(),
             lr=spec.optimizer.lr,
@@ -103,10 +109,9 @@ class Finetuner:
     def advance(self) -> None:
         """Take one step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
         spec, stream = self.spec, generator(self.spec.seed, LEARN, self.spec.index, self.step)
-        model = FlowModel(self.flow, self.tables, spec.temperature_ratio)
         total, statistics = torch.zeros((), dtype=torch.float64, device=self.device), dict[str, Tensor]()
         for name, weight in spec.objective.active.items():
-            loss, found = term(name, spec.objective, model, self._batch(name, stream))
+            loss, found = term(name, spec.objective, self.model, self._batch(name, stream))
             total = total + weight * loss
             statistics |= found
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,10 +163,10 @@ class Finetuner:
         )
 
     def _with_teacher(self, batch: TermBatch) -> TermBatch:
-        if self.teacher is None or self.teacher_condition is None:
+        if self.teacher_model is None:
             return batch
         with torch.no_grad():
-            log_teacher = self.teacher.log_prob(batch.x, self.teacher_condition, self.spec.temperature_ratio).double()
+            log_teacher = self.teacher_model.log_prob(batch.x).double()
         return batch._replace(log_teacher=log_teacher)
 
     def _tensor(self, values: np.ndarray) -> Tensor:

@@ -141,6 +141,15 @@ class RayWorkers:
             ray.get(self.actors[0].__ray_ready__.options(max_task_retries=-1).remote())
             raise Restarted(str(error)) from error
 
+    def beside(self) -> int:
+        """See `Workers`."""
+        nodes = ray.get([actor.__ray_call__.options(max_task_retries=-1).remote(_node) for actor in self.actors])
+        return int(nodes.count(nodes[0]))
+
+
+def _node(_: Any) -> str:
+    return ray.get_runtime_context().get_node_id()
+
 
 @contextmanager
 def _saying_what_is_lost() -> Iterator[None]:

@@ -55,6 +55,10 @@ class Workers(Protocol):
         """Call a method on the first worker, which remembers; returns its value. Raises: Restarted."""
         ...
 
+    def beside(self) -> int:
+        """Count the workers on the machine of the first one, itself included: it may use their cores meanwhile."""
+        ...
+
 
 def in_order(results: Iterator[tuple[int, Any]]) -> list[Any]:
     """Return the results of `Workers.completed` in the order of the calls."""
@@ -166,6 +170,10 @@ class LocalWorkers:
         answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._tasks[0].put(_Task(0, method, arguments, answers, threading.Event()))
         return _value(answers.get())
+
+    def beside(self) -> int:
+        """See `Workers`."""
+        return self.count
 
 
 def _value(answer: _Answer) -> Any:

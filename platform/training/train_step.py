@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from boltzray.models.flow import Flow
 from boltzray.models.optimizer import make_optimizer
-from boltzray.models.products import computes_bf16
+from boltzray.models.products import uses_bf16
 from boltzray.models.tables import PeptideTables
 
 from ..data.collate import CollatedBatch
@@ -110,7 +110,7 @@ class Learner:
         self, flow: Flow, config: TrainConfig, *, device: torch.device, model: nn.Module | None = None
     ) -> None:
         self.flow, self.config, self.device = flow.to(device), config, device
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16(device))
+        self.bf16 = uses_bf16(config.precision, device)
         flow.activation_checkpointing = config.checkpointing
         self.model = model or LogDensity(flow)
         if config.compile:

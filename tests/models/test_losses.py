@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from boltzray.models import parts
 from boltzray.models.losses import OBJECTIVES, ObjectiveConfig, TermBatch, term
+from boltzray.models.parts import Parts
 from boltzray.models.pathwise import FlowModel, pathwise
 from boltzray.molecules.peptide import Peptide
 from golden_flows import random_flow
@@ -241,6 +243,47 @@ def test_gradients_of_a_flow(subject: tuple[Any, Peptide], name: str) -> None:
 
     numeric, analytic = along(flow, value, gradients(flow, loss))
     assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_a_batch_in_parts(subject: tuple[Any, Peptide], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of parts are those of the whole, and have the same bits on one, two or three threads."""
+    monkeypatch.setattr(parts, "ROWS", 2)
+    flow, peptide = subject
+    tables, x = flow.tables([peptide]), draw(flow, peptide, 5)
+    weight = torch.tensor([0.2, 1.8, 1.0, 1.5, 0.5], dtype=torch.float64)
+    with torch.no_grad():
+        log_q = FlowModel(flow, tables).log_prob(x)
+    full = TermBatch(x, weight, -0.5 * x.square().sum((1, 2)), log_q, log_q + 0.1, -x)
+    given = full if OBJECTIVES[name].reads == "weighted" else full._replace(weight=None)
+    config = ObjectiveConfig(terms={name: 1.0} if name != "real_data" else {"self_improve": 1.0}, teacher=0.2)
+
+    def by(shared: Parts | None) -> list[Tensor]:
+        return gradients(flow, term(name, config, FlowModel(flow, tables, 1.0, shared), given)[0])
+
+    whole, one = by(None), by(Parts())
+    apart = sum(float((g - h).square().sum()) for g, h in zip(one, whole, strict=True))
+    assert apart <= 1e-14 * sum(float(g.square().sum()) for g in whole)  # paths are solved to 1e-5
+    for threads in (2, 3):
+        for again, before in zip(by(Parts(threads)), one, strict=True):
+            assert torch.equal(again, before)
+    assert all(parameter.requires_grad for parameter in flow.parameters())
+
+
+def test_a_part_that_fails_says_so() -> None:
+    """An error of another thread arrives, and gradients of unused parameters are none."""
+
+    def broken(x: Tensor) -> Tensor:
+        raise ValueError(f"{len(x)} rows")
+
+    p, unused = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    shared, x = Parts(2), torch.arange(70.0)
+    with pytest.raises(ValueError, match="64 rows"):
+        shared.differentiable(broken, [p], x)
+    total = shared.differentiable(lambda rows: p * rows, [p, unused], x).sum()
+    assert torch.autograd.grad(total, [p, unused], allow_unused=True) == (torch.tensor([float(x.sum())]), None)
+    with torch.no_grad():
+        assert not shared.differentiable(lambda rows: p * rows, [p], x).requires_grad
 
 
 def test_wrong_objectives_are_named() -> None:

@@ -71,6 +71,8 @@ def test_the_ess_of_a_row_is_that_of_the_raw_weights(tmp_path: Path) -> None:
         ({}, "give one of"),
         ({"split": "test", "sequences": ("AA",)}, "give one of"),
         ({"split": "test", "intervals": -1}, "intervals"),
+        ({"split": "test", "published": (2,)}, "give one of"),
+        ({"published": (2, 3)}, "published=3: .* 2, 4 and 8"),
     ],
 )
 def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
@@ -122,6 +124,15 @@ def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint:
 def test_lengths_of_rows_do_not_count_caps() -> None:
     names = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "NAN": 3, "a_folder": 0, "MSE": 3}
     assert {name: Row(sequence=name, sampler="").length for name in names} == names
+
+
+def test_the_published_peptides(tmp_path: Path) -> None:
+    """All of them, whether there is reference MD or not."""
+    job = EvaluateJob(published=(2, 4))
+    found = job.peptides(tmp_path)
+    assert [len(name) for name in found] == 30 * [2] + 30 * [4]
+    assert {"AA", "DG", "ARIP"} < set(found)
+    assert job.folder == "outputs/evaluate/published-2-4"
 
 
 def test_several_flows_have_rows_of_their_own(tmp_path: Path) -> None:
