@@ -28,7 +28,7 @@ from ..runtime.tasks import in_tasks
 from .peptide_tables import Conditions, PeptideTable, peptides_of
 
 FIRST_SHARDS = 3  # of those inspected give a frame of each peptide; frames are shuffled, so that these have them all
-HERE_BYTES = 64_000_000  # of local shards: read in the time in which a worker starts
+HERE_BYTES = 64_000_000  # of local shards: read in the time in which a process of Ray starts
 BAD_DATA = "bad_data.txt"  # in a results folder: a line for each problem
 RUNS = "runs.json"  # in a data folder: its simulated runs
 SOURCES = "sources.json"  # in a data folder: the files whose frames `prepare` took in
@@ -130,7 +130,7 @@ class Catalogue:
     `expected`: members of each shard where that is known, else 0; `sha256` of its bytes, where it is to be checked.
     `n_frames`: of an epoch, an estimate unless `exact`; `max_bad` of them may be bad. `geometry`: version of the usual
     bonds and angles, for a flow of internal coordinates. `structures`: PDB texts by sequence, in Ray's store, where
-    energies of frames are wanted.
+    energies of frames are wanted. `small`: so few bytes, and local, that whoever wants them reads them by himself.
     """
 
     peptides: tuple[PeptideTable, ...]
@@ -147,6 +147,7 @@ class Catalogue:
     fingerprint: str
     geometry: str | None = None
     structures: Any = None
+    small: bool = False
 
     @property
     def sequences(self) -> list[str]:
@@ -232,7 +233,8 @@ def inspect_data(
     known = ray.put(table)
     calls = [(shards[i], expected[i], wanted, i in picked[:FIRST_SHARDS], sha256[i]) for i in picked]
     stats: list[ShardStats]
-    if not is_url(folder) and sum(listing.shards[shards[i]] for i in picked) <= HERE_BYTES:
+    local = not is_url(folder)
+    if local and sum(listing.shards[shards[i]] for i in picked) <= HERE_BYTES:
         stats = [_inspect(table, *call) for call in calls]
     else:
         stats = in_tasks("look at shards", _inspect, [(known, *call) for call in calls])
@@ -278,6 +280,7 @@ def inspect_data(
         max_bad=max_bad,
         fingerprint=fingerprint([identity, chosen, round(float(variance), 6)]),
         geometry=geometry,
+        small=local and sum(listing.shards.values()) <= HERE_BYTES,
     )
 
 

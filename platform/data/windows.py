@@ -1,7 +1,7 @@
 """Frames of shards, shuffled and augmented a window at a time, read by Ray Data.
 
 An epoch is a new order of all shards, cut into windows. A window is a pure function of (data, seed, epoch, window): one
-task of Ray Data makes it.
+task of Ray Data makes it, or, of small data, whoever wants it.
 """
 
 from collections.abc import Iterator
@@ -146,7 +146,13 @@ def _table(row: pa.Table, data: Catalogue, plan: BatchPlan) -> pa.Table:
 
 
 def read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[WindowFrames]:
-    """Endless windows, in order, a few of them read before they are used."""
+    """Endless windows, in order, a few of them read before they are used.
+
+    By Ray Data; of small local data in a thread of this process, as Ray Data takes seconds to start. Energies take long,
+    and are always for its tasks.
+    """
+    if data.small and not plan.energies:
+        return prefetch(read_window(window, data, plan) for window in windows(len(data.shards), plan, start))
     return prefetch(_read(data, plan, start))
 
 

@@ -29,7 +29,10 @@ START = StreamState()
 
 @pytest.fixture(scope="module")
 def found(data: Path) -> Catalogue:
-    return inspect_data(DataConfig(sequences=CHOSEN), str(data))
+    """A data set, read by Ray Data although it is small."""
+    found = inspect_data(DataConfig(sequences=CHOSEN), str(data))
+    assert found.small
+    return replace(found, small=False)
 
 
 def stream(
@@ -172,6 +175,14 @@ def test_continued_batches_are_the_same(found: Catalogue) -> None:
         position = whole[stopped - 1].start
         rest = stream(found, steps, stopped, position=position)
         assert all(same(a, b) for a, b in zip(whole[stopped:], rest, strict=True))
+
+
+def test_small_data_are_read_here_to_the_same_bits(found: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = found.n_frames // PLAN.batch + 6
+    whole = stream(found, steps)
+    monkeypatch.setattr("ray.data.from_items", None)
+    here = stream(replace(found, small=True), steps)
+    assert all(same(a, b) and a.start == b.start for a, b in zip(whole, here, strict=True))
 
 
 @pytest.mark.parametrize("constant", ["frames", "atoms"])
