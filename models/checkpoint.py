@@ -12,12 +12,12 @@ from boltzray.molecules.zmatrix import knows_geometry
 
 from .description import Description, check_scale, parse, to_json
 from .flow import Flow
-from .hub import locate
+from .hub import DESCRIPTION, locate
 from .pth import load_public
 from .public import fill
 from .public_robin import AtomOrder, RobinFacts
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "flow.json"
+WEIGHTS = "model.safetensors"
 
 
 def save(flow: Flow, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 HUB, BUNDLED = "hub://", "boltzray://"
+DESCRIPTION = "flow.json"  # what makes a folder a checkpoint
 DEFAULT_CHECKPOINT = "boltzray://peptides-small"
 BUNDLED_FOLDER = Path(__file__).with_name("pretrained")
 _URL = re.compile(r"hub://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/([^\s]+[^/\s])")
 
 
 def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
-    """Return the local path of a checkpoint; a relative one is below `home`.
+    """Return the local path of a checkpoint; a relative one is below `home`, and a run's folder stands for its flow.
 
     A file of the hub is downloaded once into the hub's own cache (HF_HOME), and from then on taken from there: give
     a revision for another one. HF_HUB_OFFLINE=1 forbids the download.
@@ -28,12 +29,14 @@ def locate(checkpoint: str | Path, home: str | Path = ".") -> Path:
             f"checkpoint {text}: give a path, boltzray://NAME for weights that come with BoltzRay, or "
             "hub://ORG/REPO/PATH for a file on the Hugging Face hub"
         )
-    return Path(home) / Path(text).expanduser()
+    path = Path(home) / Path(text).expanduser()
+    of_run = path / "checkpoint"
+    return of_run if not (path / DESCRIPTION).exists() and (of_run / DESCRIPTION).exists() else path
 
 
 def bundled() -> list[str]:
     """Names of the flows that come with BoltzRay, sorted."""
-    return sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/flow.json"))
+    return sorted(path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{DESCRIPTION}"))
 
 
 def _bundled(name: str) -> Path:

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
+from boltzray import models
 from boltzray.models.hub import DEFAULT_CHECKPOINT
 from boltzray.molecules.references import published_sequences, sequences_with_reference
 from boltzray.molecules.storage import read_json
 
 from ..runtime.cluster import ClusterConfig, cluster
-from ..runtime.config import data_folder, display_path, results_folder
+from ..runtime.config import data_folder, display_path, results_folder, results_home
 from ..runtime.peptide_names import Lengths, Sequences, several_peptides
 from ..runtime.progress import say
 from ..runtime.run_folder import holding
@@ -149,6 +150,8 @@ def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, st
     sequences = job.peptides(data)
     say(f"{len(sequences)} peptides: {', '.join(sequences)}")
     jobs = job.jobs(sequences, out)
+    for checkpoint in {options.checkpoint for options in jobs.values()}:  # one that is not there is told at once
+        models.checkpoint.outline(models.locate(checkpoint, results_home()))
     folders_of = {name: out / name for name in jobs}
     with _place(job, len(jobs), job.sample.energies):
         failed = _sample_all(jobs)

@@ -95,6 +95,15 @@ def test_other_checkpoints_are_paths(tmp_path: Path) -> None:
     assert models.locate("~/x") == Path.home() / "x"
 
 
+def test_a_run_stands_for_its_flow(tmp_path: Path) -> None:
+    flow = tmp_path / "run" / "checkpoint"
+    flow.mkdir(parents=True)
+    assert models.locate("run", tmp_path) == tmp_path / "run"
+    (flow / "flow.json").touch()
+    assert models.locate("run", tmp_path) == flow
+    assert models.locate("run/checkpoint", tmp_path) == flow
+
+
 def test_the_environment_says_where_and_whether(cache: Path, root: Path) -> None:
     """HF_HOME and HF_HUB_OFFLINE, as a user sets them; and without huggingface_hub a line that says so."""
     code = """

@@ -121,6 +121,13 @@ def test_a_split_without_references_says_where_it_looked(home: Path, checkpoint:
         evaluate(job)
 
 
+def test_a_flow_that_is_not_there_is_told_before_any_is_sampled(home: Path) -> None:
+    job = EvaluateJob(sequences=("AA",), checkpoints=("boltzray://peptides-small", "outputs/none"), data_dir=str(home))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*outputs/none"):
+        evaluate(job)
+    assert not (home / "outputs" / "evaluate" / "peptides" / "peptides-small").exists()
+
+
 def test_lengths_of_rows_do_not_count_caps() -> None:
     names = {"ACE-AAAA-NME": 4, "ACE-A-NME": 1, "NAN": 3, "a_folder": 0, "MSE": 3}
     assert {name: Row(sequence=name, sampler="").length for name in names} == names
