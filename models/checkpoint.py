@@ -98,7 +98,9 @@ def describe(folder: str | Path) -> Description:
     """
     path = Path(folder) / DESCRIPTION
     if not path.exists():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it has no {DESCRIPTION}")
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint: it has no {DESCRIPTION} (that of a run comes with its first save)"
+        )
     try:
         return parse(path.read_bytes())
     except ValueError as error:

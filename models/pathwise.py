@@ -53,7 +53,8 @@ class FlowModel:
         """See `losses.Model`."""
 
         def of_rows(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            # Without the cache of cast weights, which threads share, and clear for each other.
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
                 return self.flow.log_prob(x, self._conditioning(), self.temperature_ratio)
 
         return self._differentiable(of_rows, x)

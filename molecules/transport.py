@@ -100,7 +100,7 @@ def transport(cost: Floats, p: Floats, q: Floats) -> float:
             return max(value, 0.0)
         if gap < 0.5 * last:  # else it keeps all, so that it ends
             more = _distinct(arcs[cost[i, j] - u[i] - v[j] <= KEPT * -slack.min()], violated)
-        arcs, last = more, gap
+        arcs, last = more, min(last, gap)
 
 
 def _distinct(*arcs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -145,10 +145,8 @@ def _best_arcs(cost: Floats, u: Floats, v: Floats, m: int) -> NDArray[np.int64]:
     return np.concatenate(arcs)
 
 
-def _violated_arcs(
-    cost: Floats, u: Floats, v: Floats, tolerance: float, m: int
-) -> tuple[NDArray[np.int64], Floats]:
-    """Arcs of negative reduced cost, the most negative NEIGHBOURS of a row and one of a column; the least of each column.
+def _violated_arcs(cost: Floats, u: Floats, v: Floats, tolerance: float, m: int) -> tuple[NDArray[np.int64], Floats]:
+    """Arcs of negative reduced cost, the NEIGHBOURS worst of a row and the worst of a column; the least of each column.
 
     With that added to v the potentials are feasible: their value is a bound of the least cost from below.
     """

@@ -5,7 +5,7 @@ group, which is cut into as many batches. A `StreamState` says where a group beg
 
 Four buffers lie between a shard and the optimiser, each of which hides another wait:
 Ray Data's own (`windows._read`)       a window's way out of the object store, and READERS tasks that read the next ones
-`prefetch` (`windows.read`)            the start of the next execution of Ray Data, of 0.3 to 3 s
+`prefetch` (`windows.read`)            the start of the next execution of Ray Data, of 0.3 to 3 s; reading small data
 one group ahead (`_rank_batches`)      the forming of a group by the server's actor, where there are several workers
 `prefetch` (`training.worker`)         padding and pinning; with one worker the forming of a group, too
 """

@@ -148,8 +148,8 @@ def _table(row: pa.Table, data: Catalogue, plan: BatchPlan) -> pa.Table:
 def read(data: Catalogue, plan: BatchPlan, start: StreamState) -> Iterator[WindowFrames]:
     """Endless windows, in order, a few of them read before they are used.
 
-    By Ray Data; of small local data in a thread of this process, as Ray Data takes seconds to start. Energies take long,
-    and are always for its tasks.
+    By Ray Data; of small local data in a thread of this process, as Ray Data takes seconds to start. Energies take
+    long, and are always for its tasks.
     """
     if data.small and not plan.energies:
         return prefetch(read_window(window, data, plan) for window in windows(len(data.shards), plan, start))

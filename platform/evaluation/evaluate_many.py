@@ -79,6 +79,7 @@ class EvaluateJob:
         for length in self.published:
             if not published_sequences("test", length):
                 raise ValueError(f"published={length}: the published tables have test peptides of 2, 4 and 8 residues")
+        object.__setattr__(self, "published", tuple(dict.fromkeys(self.published)))
         object.__setattr__(self, "sequences", several_peptides(self.sequences))
         if self.checkpoints and self.samples:
             raise ValueError("checkpoints= are sampled: give split=, published= or sequences=, not samples=")
@@ -122,7 +123,7 @@ def model_names(checkpoints: Sequence[str]) -> dict[str, str]:
 def evaluate(job: EvaluateJob) -> None:
     """Sample and compare all peptides; one that fails does not stop the others.
 
-    Raises: RuntimeError at the end, when some failed.
+    Raises: RuntimeError at the end, when some failed; at once, as `models.load`, for a flow that cannot be read.
     """
     data = data_folder(job.data_dir)
     if job.samples:
@@ -138,6 +139,8 @@ def evaluate(job: EvaluateJob) -> None:
                 failed = _compare_all(job, data, named, again=True)
             _summarise(job, out, named, failed, data)
     else:
+        for checkpoint in job.checkpoints or (job.sample.checkpoint,):  # one that is not there is told at once
+            models.checkpoint.outline(models.locate(checkpoint, results_home()))
         with holding(results_folder(job.folder)) as out:
             failed = _sample_and_compare(job, out, data)
     if failed:
@@ -150,8 +153,6 @@ def _sample_and_compare(job: EvaluateJob, out: Path, data: Path) -> dict[str, st
     sequences = job.peptides(data)
     say(f"{len(sequences)} peptides: {', '.join(sequences)}")
     jobs = job.jobs(sequences, out)
-    for checkpoint in {options.checkpoint for options in jobs.values()}:  # one that is not there is told at once
-        models.checkpoint.outline(models.locate(checkpoint, results_home()))
     folders_of = {name: out / name for name in jobs}
     with _place(job, len(jobs), job.sample.energies):
         failed = _sample_all(jobs)

@@ -21,7 +21,8 @@ from .train_step import RoundData, RoundSpec, StepReport
 class Executor:
     """Draws from the flow and teaches it. Results depend on arguments and on the folder of weights alone.
 
-    All workers draw and move, the first one learns, on the cores of those that are on its machine. One that dies comes back, and its work is done again.
+    All workers draw and move, the first one learns, on the cores of those that are on its machine. One that dies comes
+    back, and its work is done again.
     """
 
     def __init__(self, workers: Workers, block_size: int) -> None:

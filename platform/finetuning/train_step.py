@@ -78,8 +78,8 @@ Fresh = Callable[[Flow, np.random.Generator, int], TermBatch]
 class Finetuner:
     """Flow, optimiser and schedule of one round.
 
-    `fresh` draws from the flow as it is. `parts`: threads that share a batch on CPUs, however many. Randomness is keyed by seed, round and step: a step that is done again by
-    another process has the same bits.
+    `fresh` draws from the flow as it is. `parts`: threads that share a batch on CPUs, however many. Randomness is keyed
+    by seed, round and step: a step that is done again by another process has the same bits.
     """
 
     def __init__(

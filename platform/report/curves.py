@@ -81,7 +81,8 @@ def means_and_errors(
     columns = {name: np.array([row[name] for row in rows if name in row]) for name in names}
     columns = {name: values for name, values in columns.items() if len(values)}
     mean = {name: float(v.mean()) for name, v in columns.items()}
-    error = {name: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for name, v in columns.items()}
+    with np.errstate(invalid="ignore"):  # an infinite k̂ leaves a mean without an error
+        error = {name: float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for name, v in columns.items()}
     return mean, error
 
 

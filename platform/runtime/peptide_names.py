@@ -49,6 +49,6 @@ def _as_list(given: Any) -> Any:
 
 
 Sequences = Annotated[tuple[str, ...], BeforeValidator(_as_list)]  # as a job's key takes them: a list, a name or a file
-Lengths = Annotated[  # numbers of residues, one or several
-    tuple[int, ...], BeforeValidator(lambda given: [given] if isinstance(given, int) else given or [])
+Lengths = Annotated[
+    tuple[int, ...], BeforeValidator(lambda given: [given] if isinstance(given, int) else _as_list(given))
 ]

@@ -18,7 +18,8 @@ from .tracking import Tracker, send_pending
 
 ATOM_ORDER = "atom_order"  # of what a run has on disk until it is finished; runs of earlier versions do not say it
 CONTENT = "_sha256"  # how the names of settings end that say what is in a file
-SINCE = {"smc_precision": "float32", "train.optimizer": "adamw", "optimizer.precision": "float32"}  # what earlier versions did
+# Settings that earlier versions did not know, by the value with which their runs go on.
+SINCE = {"smc_precision": "float32", "train.optimizer": "adamw", "optimizer.precision": "auto"}
 RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
 NAMED_BY = {"weights": "checkpoint"}  # `weights` itself is the treatment of importance weights
 
