@@ -18,7 +18,7 @@ from boltzray.molecules.residues import RESIDUE_INDEX
 from boltzray.molecules.sequences import residue_names
 from boltzray.quickstart import QuickstartJob
 from boltzray.runtime.config import flat, parse, results_home
-from boltzray.runtime.run_folder import RunFolder, check_or_record_settings, contents
+from boltzray.runtime.run_folder import SINCE, RunFolder, check_or_record_settings, contents
 from boltzray.samplers import SMCConfig
 from boltzray.sampling.sample import SampleJob
 from boltzray.simulation.simulate import SimulateJob
@@ -155,6 +155,18 @@ def test_a_folder_belongs_to_the_settings_it_was_begun_with(tmp_path: Path) -> N
     check_or_record_settings(tmp_path, "train", {"lr": 1, "betas": (1, 2)})
     with pytest.raises(ValueError, match="lr=1, now lr=2: give another out="):
         check_or_record_settings(tmp_path, "train", {"lr": 2, "betas": (1, 2)})
+
+
+def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
+    """Settings that they did not know have defaults with which they do."""
+    jobs = {"finetune": FinetuneJob(sequence="AA"), "train": TrainJob(), "sample": SampleJob(sequence="AA")}
+    known = set()
+    for name, job in jobs.items():
+        settings = flat(job)
+        check_or_record_settings(tmp_path, name, {key: value for key, value in settings.items() if key not in SINCE})
+        check_or_record_settings(tmp_path, name, settings)
+        known |= settings.keys()
+    assert known >= SINCE.keys()
 
 
 def test_the_content_of_files_counts(home: Path, data: Path) -> None:
