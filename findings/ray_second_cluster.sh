@@ -6,14 +6,13 @@
 # Seen: each node's agent asks for one fixed port. Where another cluster has that, it tries six times, 0.1 to 1.6 s apart,
 #   then goes on without its HTTP server, and the node, for which ray.init() waits, waits for the agent all the time.
 #   Output of this script (seconds; these differ by machine):
-#     alone: 2.4 s to start; beside another cluster: 5.9 s, after 6 attempts to bind one port
+#     alone: 3.8 s to start; beside another cluster: 6.8 s, after 6 attempts to bind one port
 # Versions: ray 2.60.0 with its extra "default".
 # Source: ray/dashboard/http_server_agent.py (attempts and delays), ray/_private/parameter.py (the port); ray.init() has no
 #   argument for the port, `ray start` has --dashboard-agent-listen-port. That the agent stays alive without its server is
 #   ray-project/ray issue 51925.
 # Why it matters: on a shared workstation, or with a long training in the background, every other job that starts Ray
-#   seems slow, a second measurement of a start-up is not that of the first, and jobs submitted to the second cluster find
-#   no agent. Our jobs start no cluster for small work; docs/training.md names the delay.
+#   seems slow, and a start-up that is measured beside another cluster is longer than it is. Our jobs start no cluster for small work; docs/training.md names the delay.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

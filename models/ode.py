@@ -37,10 +37,8 @@ DENSE = (
     69997945 / 29380423,
 )
 GAUSS = 0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2  # of equal weight; of fourth order, as the path within a step is
-SHORTEST, LONGEST = (
-    1e-6,
-    1 / 5,
-)  # of a step; the longest for the integral's sake, whose error is not estimated: 1e-3 nats of a small trained flow
+SHORTEST = 1e-6  # of a step
+LONGEST = 1 / 5  # for the integral's sake, whose error is not estimated: some 1e-3 nats of a small trained flow
 GROWTH, SHRINKAGE, SAFETY = 5.0, 0.2, 0.9
 MOST_STEPS = 2000  # of a sample, taken or refused; flows that have learned something need 10 to 100
 
