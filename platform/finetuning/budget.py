@@ -14,7 +14,7 @@ class EnergyBudget:
     """`rounds` × (`buffer` + `on_policy`) energies, and the final draw with what is left of `total`.
 
     A round may spend `per_round`: `on_policy` on the draws of its optimiser steps, `buffer` on filling its buffer, by
-    draws or by SMC. SMC that arrives early leaves more for the final draw.
+    draws or by SMC. SMC that arrives early leaves more for the final draw. Each of `peptides` has an equal part.
     """
 
     total: int
@@ -22,11 +22,13 @@ class EnergyBudget:
     per_round: int
     on_policy: int
     buffer: int
+    peptides: int = 1
 
     @classmethod
     def plan(
-        cls, objective: ObjectiveConfig, *, total: int, rounds: int, buffer: int, steps: int, batch: int
-    ) -> "EnergyBudget":
+        cls, objective: ObjectiveConfig, *, total: int, rounds: int, buffer: int, steps: int, batch: int,
+        peptides: int = 1,
+    ) -> "EnergyBudget":  # fmt: skip
         """Share `total` out. rounds=0: as many as buffers of that size allow; buffer=0: as large as rounds allow."""
         rounds = rounds or total // buffer - 1
         per_round = buffer or total // (rounds + 1)
@@ -37,32 +39,39 @@ class EnergyBudget:
             rounds=rounds,
             per_round=per_round,
             on_policy=on_policy,
-            buffer=left if objective.buffered else min(left, PROBE),
+            buffer=left if objective.buffered else min(left, PROBE * peptides),
+            peptides=peptides,
         )
 
     def check(self, objective: ObjectiveConfig, buffer: int) -> None:
         """Raises: ValueError unless all rounds, with the `buffer` that the user gave, and a last draw can be paid."""
-        if self.rounds < 1 or self.per_round < LEAST_DRAWS or self.total < (self.rounds + 1) * self.per_round:
-            rounds, least = max(self.rounds, 1), max(buffer, LEAST_DRAWS)
+        at_least = LEAST_DRAWS * self.peptides
+        if self.rounds < 1 or self.per_round < at_least or self.total < (self.rounds + 1) * self.per_round:
+            rounds, least = max(self.rounds, 1), max(buffer, at_least)
             raise ValueError(
                 f"budget={self.total} is too small for {rounds} rounds with a buffer of {least} energies each, and a "
                 f"last draw as large: give budget={(rounds + 1) * least} or more, or a smaller buffer="
             )
-        if objective.on_policy and self.on_policy > self.per_round - LEAST_DRAWS:
+        if objective.on_policy and self.on_policy > self.per_round - at_least:
             raise ValueError(
                 f"objective {objective.name} draws at each step: steps × batch = {self.on_policy} energies a round, of "
-                f"{self.per_round}, and {LEAST_DRAWS} draws are needed besides: give "
-                f"budget={(self.rounds + 1) * (self.on_policy + LEAST_DRAWS)} or more, or lower steps or batch"
+                f"{self.per_round}, and {at_least} draws are needed besides: give "
+                f"budget={(self.rounds + 1) * (self.on_policy + at_least)} or more, or lower steps or batch"
             )
 
     def check_smc(self, n: int, config: SMCConfig) -> None:
         """Raises: ValueError unless a buffer pays for one step of SMC with `n` particles."""
         cost = n * (2 + config.evaluations_per_step)  # its draw, its gradient there, and one step of each
-        if n < LEAST_DRAWS or cost > self.buffer:
+        if n < LEAST_DRAWS or cost > self.share:
             raise ValueError(
                 f"smc_particles={n} must be {LEAST_DRAWS} or more, and one step of SMC with them takes {cost} of "
-                f"the {self.buffer} energies of a buffer: lower smc_particles, or raise budget or buffer"
+                f"the {self.share} energies of a buffer: lower smc_particles, or raise budget or buffer"
             )
+
+    @property
+    def share(self) -> int:
+        """Energies of the buffer of one peptide."""
+        return self.buffer // self.peptides
 
     def left(self, energies: int) -> int:
         """Energies left after the optimiser steps of a round, of which `energies` had been spent when it was drawn."""

@@ -1,7 +1,7 @@
 """The buffer of a round: proposals or SMC particles, their diagnostics, and what each term learns from them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,9 @@ class Buffer(NamedTuple):
 
 
 def fill_buffer(job: FinetuneJob, executor: Executor, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
-    """Draw the proposals of a round and fill its buffer, with these or with particles annealed from them."""
+    """Draw the proposals of a peptide's round and fill its buffer, with these or with particles annealed from them."""
     if job.sampler == "snis" or not job.objective.buffered:
-        drawn = executor.draw(job.plan.buffer, seed, folder)
+        drawn = executor.draw(job.plan.share, seed, folder)
         return drawn, Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
     drawn = executor.draw(job.smc_particles, seed, folder)
     return drawn, _anneal(job, executor, drawn, seed, folder)
@@ -49,7 +49,7 @@ def fill_buffer(job: FinetuneJob, executor: Executor, seed: int, folder: Path) -
 
 def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, folder: Path) -> Buffer:
     """Run SMC until λ is 1, or the next step would exceed the buffer's energies; weights do the rest of the way."""
-    limit, config, n, power = job.plan.buffer, job.smc, job.smc_particles, job.objective.power
+    limit, config, n, power = job.plan.share, job.smc, job.smc_particles, job.objective.power
     cost, began = config.evaluations_per_step * n, time.monotonic()
     found = last_checkpoint(folder)
     if found is None:
@@ -60,7 +60,7 @@ def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, f
     else:
         population, state, steps = executor.load(found.paths, seed), found.state, found.steps
     path, saved = smc_steps(population, config, seed, state), began
-    with progress("SMC", limit, n + state.n_evaluations) as update:
+    with progress("SMC", limit, n + state.n_evaluations, quiet=executor.quiet) as update:
         while state.lam < 1.0 and n + state.n_evaluations + cost <= limit:
             record, state = next(path)
             steps.append(record)
@@ -101,12 +101,21 @@ def term_data(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, 
     return result
 
 
+def effective_draws(terms: Mapping[str, TermData]) -> float:
+    """Independent draws that the weights of a buffer amount to, of the term that has fewest."""
+    found = []
+    for rows, weight in terms.values():
+        found.append(len(np.unique(rows)) if weight is None else weight.sum() ** 2 / np.square(weight).sum())
+    return float(min(found, default=np.inf))
+
+
 def _ess_error(log_w: FloatArray) -> float:
     """Standard deviation of the ESS over bootstrap replicates of the weights: before and after are compared by it."""
     weight = np.where(np.isfinite(log_w), np.exp(log_w - log_w[np.isfinite(log_w)].max()), 0.0)
     stream = np.random.default_rng(0)
     replicas = (weight[stream.integers(len(weight), size=len(weight))] for _ in range(REPLICATES))
-    return float(np.std([r.sum() ** 2 / (len(r) * np.square(r).sum()) for r in replicas if r.any()]))
+    scaled = (r / r.max() for r in replicas if r.any())  # or squares of what one large weight has left would vanish
+    return float(np.std([r.sum() ** 2 / (len(r) * np.square(r).sum()) for r in scaled]))
 
 
 def conformations(paths: Sequence[Path]) -> np.ndarray:

@@ -14,10 +14,11 @@ from boltzray.samplers.importance_weights import Treatment
 
 from ..runtime.cluster import ClusterConfig
 from ..runtime.config import data_folder
+from ..runtime.peptide_names import Sequences, several_peptides
 from ..sampling.energy_actors import EnergyConfig
 from ..sampling.flow_actors import ActorsConfig
 from ..sampling.peptide_source import PeptideSource
-from .budget import EnergyBudget
+from .budget import LEAST_DRAWS, EnergyBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """Finetune a flow to one peptide, within `budget` energy evaluations of it.
+    """Finetune a flow to one peptide, or to many at once, within `budget` energy evaluations of them.
 
     Each of `rounds` fills a buffer, for `buffer` energies (0: budget / (rounds + 1)), and takes `steps` optimiser
     steps of `batch` conformations on it; the last draw takes what is left of the budget, a buffer or more. `rounds=0`
     with a `buffer` makes as many rounds as the budget allows. `sampler=snis` spends the energies of a buffer on
     draws; `smc` draws `smc_particles` and anneals them, for as long as the energies of the buffer last.
+
+    `sequences`, in place of `sequence` or `pdb`: all of them share the budget equally, and one flow learns from all, a
+    few (`peptides_a_step`) in each step, `batch` conformations in all. Of `validation`, which it does not learn from,
+    `validation_draws` each show in every round what this does for other peptides; their energies are counted apart.
 
     `in_process`: on one thread of this process, as trials of a sweep are; short for actors.in_process=true
     actors.flow_replicas=1. Where it runs does not show in the bits.
@@ -60,6 +65,10 @@ class FinetuneJob:
 
     sequence: str = ""
     pdb: str | None = None
+    sequences: Sequences = ()
+    validation: Sequences = ()
+    validation_draws: int = 1000
+    peptides_a_step: int = 4
     checkpoint: str = DEFAULT_CHECKPOINT
     out: str = ""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -85,7 +94,7 @@ class FinetuneJob:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sequence", self.source.sequence)
+        self._check_peptides()
         if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
             raise ValueError("steps and batch must be at least 1, rounds and buffer 0 (automatic) or more")
         if self.batch < 2 and "log_variance" in self.objective.active:
@@ -102,6 +111,28 @@ class FinetuneJob:
         if self.sampler == "smc" and self.objective.buffered:
             self.plan.check_smc(self.smc_particles, self.smc)
 
+    def _check_peptides(self) -> None:
+        """Make names canonical. Raises: ValueError for too many of them, or too few."""
+        if not self.sequences:
+            object.__setattr__(self, "sequence", self.source.sequence)
+            if self.validation:
+                raise ValueError("validation= is of several peptides: give sequences=[AA,AL], or leave it out")
+            return
+        if self.sequence or self.pdb:
+            raise ValueError("give one peptide, sequence=ARIP or pdb=FILE, or several, sequences=[AA,AL]: not both")
+        for name in ("sequences", "validation"):
+            object.__setattr__(self, name, several_peptides(getattr(self, name)))
+        if both := sorted(set(self.sequences) & set(self.validation)):
+            raise ValueError(f"{', '.join(both)}: a peptide that is learned from cannot validate; take it out of one")
+        if self.validation_draws < LEAST_DRAWS:
+            raise ValueError(f"validation_draws={self.validation_draws} must be {LEAST_DRAWS} or more")
+        if not 1 <= self.peptides_a_step <= self.batch:
+            raise ValueError(f"peptides_a_step={self.peptides_a_step} must be from 1 to batch={self.batch}")
+        if "real_data" in self.objective.active:
+            raise ValueError("objective.real_data is of one peptide: give sequence=, or another objective")
+        if self.energy.engine == "openmm":
+            raise ValueError("several peptides take energy=batched: leave energy=openmm out")
+
     @property
     def plan(self) -> EnergyBudget:
         """The energies of each round, and of the last draw."""
@@ -112,12 +143,26 @@ class FinetuneJob:
             buffer=self.buffer,
             steps=self.steps,
             batch=self.batch,
+            peptides=max(1, len(self.sequences)),
         )
 
     @property
     def source(self) -> PeptideSource:
-        """The peptide to finetune to."""
+        """The peptide to finetune to. Raises: ValueError where there are several."""
         return PeptideSource(sequence=self.sequence, pdb=self.pdb, data_dir=self.data_dir)
+
+    @property
+    def sources(self) -> list[PeptideSource]:
+        """The peptides to learn from."""
+        return self._named(self.sequences) or [self.source]
+
+    @property
+    def validation_sources(self) -> list[PeptideSource]:
+        """The peptides to judge the flow by, besides."""
+        return self._named(self.validation)
+
+    def _named(self, names: tuple[str, ...]) -> list[PeptideSource]:
+        return [PeptideSource(sequence=name, data_dir=self.data_dir) for name in names]
 
     @property
     def where(self) -> ActorsConfig:
@@ -128,12 +173,18 @@ class FinetuneJob:
     def files(self) -> dict[str, Path | None]:
         """Files whose content decides the results, by the key that names them."""
         data = self.objective.real_data
-        return {"pdb": self.source.file, "objective.real_data": data_folder(data) if data else None}
+        pdb = None if self.sequences else self.source.file
+        return {"pdb": pdb, "objective.real_data": data_folder(data) if data else None}
 
     @property
     def folder(self) -> str:
-        """`out`, or a folder named after the peptide and the objective."""
-        return self.out or f"outputs/finetune/{self.source.name}-{self.objective.name}"
+        """`out`, or a folder named after the peptide, or their number, and the objective."""
+        return self.out or f"outputs/finetune/{self.name}-{self.objective.name}"
+
+    @property
+    def name(self) -> str:
+        """The peptide, or how many there are: for names of folders."""
+        return f"{len(self.sequences)}-peptides" if self.sequences else self.source.name
 
     def temperatures(self, index: int) -> tuple[float, float]:
         """Temperatures (K) of the draws of round `index` and of its target: the same but for the ladder of `anneal`."""

@@ -22,11 +22,11 @@ class Executor:
     """Draws from the flow and teaches it. Results depend on arguments and on the folder of weights alone.
 
     All workers draw and move, the first one learns, on the cores of those that are on its machine. One that dies comes
-    back, and its work is done again.
+    back, and its work is done again. `quiet`: draws show no progress of their own.
     """
 
-    def __init__(self, workers: Workers, block_size: int) -> None:
-        self.workers, self.block_size = workers, block_size
+    def __init__(self, workers: Workers, block_size: int, *, quiet: bool = False) -> None:
+        self.workers, self.block_size, self.quiet = workers, block_size, quiet
         self._begun: tuple[int, RoundSpec, Any, dict[str, Any] | None] | None = None
 
     def reload(self) -> None:
@@ -35,7 +35,7 @@ class Executor:
 
     def draw(self, n: int, seed: int, folder: Path) -> Proposals:
         """Draw `n` proposals and evaluate their target, in parts in `folder`; parts that exist are not made again."""
-        return Proposals.sample(self.workers, n, self.block_size, seed, folder)
+        return Proposals.sample(self.workers, n, self.block_size, seed, folder, quiet=self.quiet)
 
     def start(self, drawn: Proposals, n: int, seed: int) -> BlockPopulation:
         """Make particles of the first `n` proposals."""
@@ -50,7 +50,7 @@ class Executor:
         calls = [(str(teacher), self.workers.put(x)) for x in _blocks(paths, self.block_size)]
         return np.concatenate(in_order(self.workers.completed("teacher_log_prob", calls, keep=False)))
 
-    def begin(self, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+    def begin(self, spec: RoundSpec, data: Sequence[RoundData], state: dict[str, Any] | None) -> None:
         """Start a round of learning, or go on with it from `state`."""
         self._begun = self.workers.beside(), spec, self.workers.put(data), state
         self._call("begin", *self._begun)
@@ -85,4 +85,4 @@ def start_executor(job: FinetuneJob, folder: Path, target: Target) -> Iterator[E
     """Start the executor of `job`, which reads weights and target in `folder`."""
     on = (job.where, job.energy, job.cluster)
     with flow_workers(folder, target, *on, energies=job.budget, server=FinetuneServer) as workers:
-        yield Executor(workers, job.smc.block_size)
+        yield Executor(workers, job.smc.block_size, quiet=bool(job.sequences))

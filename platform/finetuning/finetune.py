@@ -19,7 +19,8 @@ from ..sampling.sample_files import finished
 from ..sampling.target import check_supported
 from .config import FinetuneJob
 from .executors import start_executor
-from .outputs import quality
+from .members import Peptides
+from .outputs import PEPTIDES, percent, quality
 from .round_record import RoundRecord, read_records
 from .rounds import FinetuneRun, OnRound
 
@@ -43,53 +44,58 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
     """
-    checkpoint, ordered = checkpoint_and_peptide(job)
+    checkpoint, peptides = checkpoint_and_peptides(job)
     weights = models.checkpoint.fingerprint(checkpoint)
     facts = {"weights_sha256": weights, ATOM_ORDER: "iupac"}
     with RunFolder.open(job.folder, "finetune", job, INCIDENTAL, job.files, **facts) as folder:
-        return _finetune_into(folder, job, checkpoint, ordered, on_round, parent)
+        return _finetune_into(folder, job, checkpoint, peptides, on_round, parent)
 
 
 def _finetune_into(
-    folder: RunFolder, job: FinetuneJob, checkpoint: Path, ordered: OrderedPeptide, on_round: OnRound | None,
+    folder: RunFolder, job: FinetuneJob, checkpoint: Path, peptides: Peptides, on_round: OnRound | None,
     parent: Tracker | None,
 ) -> Path:  # fmt: skip
     out = folder.path
-    if finished(out):
+    if finished(out) or (out / PEPTIDES).exists():
         say(f"already finetuned: {out}")
         if on_round:
             for record in read_records(out):
                 on_round(record.to_json())
         return out
     with folder.track(parent) as tracker:
-        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), ordered, tracker, on_round)
+        run = FinetuneRun(job, out, checkpoint, models.load(checkpoint), peptides, tracker, on_round)
         run.prepare()
-        if note := engine_note(ordered.peptide, job.energy.engine):
-            say(f"note: {note}")
+        for ordered in peptides.learned:
+            if note := engine_note(ordered.peptide, job.energy.engine):
+                say(f"note: {note}")
         with start_executor(job, run.weights, run.target) as executor:
             drawn = run.run_rounds(executor)
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
+        if job.sequences:
+            tracker.artifact(out / PEPTIDES)
+            tracker.artifact(out / "peptides.png")
     shutil.rmtree(out / "run")
     return out
 
 
 def finetune_and_report(job: FinetuneJob) -> Path:
-    """Run `job`, and write the report of its final draw."""
+    """Run `job`, and write the report of its final draw; of several peptides, their table."""
     try:
         out = finetune(job)
     except FloatingPointError as error:
         raise RuntimeError(str(error)) from error
     records = read_records(out)
-    training = [{"step": job.steps * r.round, "loss": r.learning["loss"]} for r in records if "loss" in r.learning]
-    print_verdict(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
+    if not job.sequences:
+        training = [{"step": job.steps * r.round, "loss": r.learning["loss"]} for r in records if "loss" in r.learning]
+        print_verdict(out, evaluate_folder(out, data_folder(job.data_dir), seed=job.seed, training=training))
     for line in _conclusion(records, out):
         say(line)
     return out
 
 
-def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
-    """The flow to finetune, not loaded, and the peptide. Raises: ValueError for a peptide that the flow cannot take."""
+def checkpoint_and_peptides(job: FinetuneJob) -> tuple[Path, Peptides]:
+    """The flow to finetune, not loaded, and its peptides. Raises: ValueError for one that the flow cannot take."""
     checkpoint = models.locate(job.checkpoint, results_home())
     flow = models.checkpoint.outline(checkpoint)
     if flow.config.graph:
@@ -103,9 +109,13 @@ def checkpoint_and_peptide(job: FinetuneJob) -> tuple[Path, OrderedPeptide]:
             f"objective {min(wrong)} needs draws that move smoothly with the parameters, and those of a flow over bins "
             "jump: give objective=self_improve, forward_kl or alpha2"
         )
-    ordered = OrderedPeptide.of(job.source.load(), flow)
-    _check_length(checkpoint, ordered.peptide)
-    return checkpoint, ordered
+    learned, others = (
+        [OrderedPeptide.of(source.load(), flow) for source in sources]
+        for sources in (job.sources, job.validation_sources)
+    )
+    for ordered in (*learned, *others):
+        _check_length(checkpoint, ordered.peptide)
+    return checkpoint, Peptides(learned, others)
 
 
 def _check_length(checkpoint: Path, peptide: Peptide) -> None:
@@ -124,11 +134,18 @@ def _conclusion(records: list[RoundRecord], out: Path) -> list[str]:
     lines = [f"\nfinetuned with {last.energies} energies", f"  after:  {quality(last)}  (of {last.n} draws)"]
     if first.on_target and first.draw_k == last.draw_k:
         lines.insert(1, f"  before: {quality(first)}  (of {first.n} draws)")
-        best = max(records, key=lambda record: record.ess)
-        if abs(last.ess - first.ess) < 2 * math.hypot(first.ess_error, last.ess_error):
+        best = max(records, key=lambda record: record.judged[0])
+        if last.validation:
+            better = sum(last.validation[name]["ess"] > one["ess"] for name, one in first.validation.items())
+            lines.append(
+                f"  {len(last.validation)} validation peptides: ESS {percent(*first.judged)} before, "
+                f"{percent(*last.judged)} after; {better} of them better"
+            )
+        if abs(last.judged[0] - first.judged[0]) < 2 * math.hypot(first.judged[1], last.judged[1]):
             lines.append("  the ESS has not changed beyond its error: compare with more draws (jobs/sample.py)")
         if best is first:
             lines.append("  no round was better than the flow at the start: keep that, or lower optimizer.lr")
         elif best is not last:
             lines.append(f"  best after {best.round} rounds ({quality(best)}): {out / 'best'}")
-    return [*lines, f"  flow: {out / 'checkpoint'}", f"  report: {out / 'report.html'}"]
+    report = [f"  each peptide: {out / PEPTIDES}"] if last.peptides else [f"  report: {out / 'report.html'}"]
+    return [*lines, f"  flow: {out / 'checkpoint'}", *report]

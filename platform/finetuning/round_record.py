@@ -21,6 +21,10 @@ class RoundRecord:
     `draw_k` and `target_k` differ), temperatures in K, `seconds` of work. `learning`: means over the optimiser steps of
     the round that has ended of `loss`, of each term and of `grad_norm`, and `skipped_steps`; empty before any learning.
     `final`: the last one. On disk and for callers, `learning` stands among the other keys: `to_json`, `from_json`.
+
+    Of several peptides `ess`, `max_weight_share` and `energy_w2` are means over those that are learned from,
+    `ess_error` the error that the draws leave in that mean, `k_hat` the median, `n` and `n_failed` sums. `peptides` has
+    `n`, `ess`, `ess_error` and `k_hat` of each of them, `validation` the same of those that are not learned from.
     """
 
     round: int
@@ -37,6 +41,24 @@ class RoundRecord:
     learning: Mapping[str, float] = field(default_factory=dict)
     seconds: float
     final: bool
+    peptides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> tuple[float, float]:
+        """ESS that tells whether the flow is better, and its error: of peptides that it does not learn from, if any."""
+        return mean_ess(list(self.validation.values())) if self.validation else (self.ess, self.ess_error)
+
+    @property
+    def validation_means(self) -> dict[str, float]:
+        """`judged` by the names that tables and MLflow have; empty without such peptides."""
+        return dict(zip(("val_ess", "val_ess_error"), self.judged, strict=True)) if self.validation else {}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """As `to_json`, of all peptides together."""
+        flat = self.to_json() | self.validation_means
+        return {key: value for key, value in flat.items() if key not in ("peptides", "validation")}
 
     @property
     def on_target(self) -> bool:
@@ -48,7 +70,8 @@ class RoundRecord:
         flat: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            flat |= value if f.name == "learning" else {f.name: value}
+            if value or f.name not in ("peptides", "validation"):
+                flat |= value if f.name == "learning" else {f.name: value}
         return flat
 
     @classmethod
@@ -57,6 +80,12 @@ class RoundRecord:
         known = {f.name for f in fields(cls)}
         own = {key: value for key, value in entry.items() if key in known}
         return cls(**own, learning={key: value for key, value in entry.items() if key not in known})
+
+
+def mean_ess(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Mean of `ess` over peptides, and the error that the draws of each leave in it."""
+    errors = math.sqrt(sum(one["ess_error"] ** 2 for one in found))
+    return sum(one["ess"] for one in found) / len(found), errors / len(found)
 
 
 def read_records(folder: Path) -> list[RoundRecord]:

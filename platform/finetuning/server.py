@@ -1,7 +1,7 @@
 """The flow server of a finetuning: its weights and target change with each round, and it also learns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from boltzray.models.flow import Flow
 from boltzray.models.losses import TermBatch
 from boltzray.models.parts import Parts
 from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import read_json
 from boltzray.samplers import Endpoints
 
 from ..runtime.config import write_json
-from ..sampling.energy_actors import Energies
+from ..sampling.energy_actors import Energies, Molecule
 from ..sampling.flow_actors import FlowServer
 from ..sampling.target import Target
 from .train_step import Finetuner, RoundData, RoundSpec, StepReport
@@ -29,16 +30,25 @@ ROUND = "round.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTarget:
-    """Temperatures, in K, at which a round samples and to which it reweights; SMC goes to π^power q^(1−power)."""
+    """Temperatures, in K, at which a round samples and to which it reweights; SMC goes to π^power q^(1−power).
+
+    `pdb`: text of the peptide whose turn it is; that of the run where it is empty.
+    """
 
     draw_k: float
     target_k: float
     power: float = 1.0
+    pdb: str = ""
 
 
 def save_round(folder: Path, flow: Flow, target: RoundTarget) -> None:
     """Write weights and target to `folder`, where servers read them."""
     models.save(flow, folder)
+    save_target(folder, target)
+
+
+def save_target(folder: Path, target: RoundTarget) -> None:
+    """Write another target for the same weights."""
     write_json(folder / ROUND, asdict(target))
 
 
@@ -49,10 +59,12 @@ class FinetuneServer(FlowServer):
     is the present round's.
     """
 
-    def __init__(self, checkpoint: str, target: Target, energies: Callable[[], Energies]) -> None:
+    def __init__(self, checkpoint: str, target: Target, energies: Callable[[Molecule], Energies]) -> None:
         self.folder, self.run_target = Path(checkpoint), target
         self.power = 1.0
         super().__init__(checkpoint, target, energies)
+        self._make_energies = energies
+        self._members = {target.pdb: (self.peptide, self.energies)}
         self._teacher: tuple[str, Flow] | None = None
         self._learner: Finetuner | None = None
         self._shared: Parts | None = None
@@ -61,14 +73,23 @@ class FinetuneServer(FlowServer):
     def reload(self) -> None:
         """Take over the weights and the target that the folder has now."""
         self.flow.load_state_dict(models.load(self.folder).state_dict())
-        self.conditioning = self.flow.condition(self.peptide)
         self._apply_round()
 
     def _apply_round(self) -> None:
         now = RoundTarget(**read_json(self.folder / ROUND))
-        self.target = replace(self.run_target, temperature_k=now.target_k)
+        pdb = now.pdb or self.run_target.pdb
+        self.peptide, self.energies = self._member(pdb)
+        self.conditioning = self.flow.condition(self.peptide)
+        self.target = replace(self.run_target, pdb=pdb, temperature_k=now.target_k)
         self.proposal_ratio = replace(self.run_target, temperature_k=now.draw_k).temperature_ratio
         self.power = now.power
+
+    def _member(self, pdb: str) -> tuple[Peptide, Energies]:
+        """A peptide and its energies, which are kept: its turn comes again."""
+        if pdb not in self._members:
+            molecule = replace(self.run_target, pdb=pdb).molecule
+            self._members[pdb] = molecule.peptide, self._make_energies(molecule)
+        return self._members[pdb]
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Both ends of the path to π^power q^(1−power)."""
@@ -104,11 +125,11 @@ class FinetuneServer(FlowServer):
             self._teacher = checkpoint, flow
         return self._teacher[1]
 
-    def begin(self, threads: int, spec: RoundSpec, data: RoundData, state: dict[str, Any] | None) -> None:
+    def begin(self, threads: int, spec: RoundSpec, data: Sequence[RoundData], state: dict[str, Any] | None) -> None:
         """Start a round of learning, or go on with it from `state`, on so many threads of a CPU."""
         flow = models.load(self.folder).to(self.device)
         teacher = self._teacher_flow(spec.teacher) if spec.objective.teacher else None
-        self._learner = Finetuner(flow, teacher, self.peptide, data, spec, self._fresh, self._parts(threads))
+        self._learner = Finetuner(flow, teacher, data, spec, self._fresh, self._parts(threads))
         if state is not None:
             self._learner.load_state(state)
 
@@ -127,11 +148,12 @@ class FinetuneServer(FlowServer):
             self._shared = Parts(threads)
         return self._shared
 
-    def _fresh(self, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
-        """Draw `n` conformations from the flow as it is now, with log π̃ and its gradient."""
-        noise = stream.standard_normal((n, self.peptide.n_atoms, 3), np.float32)
+    def _fresh(self, pdb: str, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
+        """Draw `n` conformations of a peptide from the flow as it is now, with log π̃ and its gradient."""
+        peptide, self.energies = self._member(pdb)
+        noise = stream.standard_normal((n, peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
-        x, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.target.temperature_ratio)
+        x, _ = flow.push(z, flow.condition(peptide), self.target.draw_precision, self.target.temperature_ratio)
         x = x.cpu().clone()
         energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
         log_p, grad_p, ok = self.target.log_density(x, energy, flow.scale_nm)

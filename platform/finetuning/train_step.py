@@ -1,7 +1,7 @@
 """Optimiser steps of one round of finetuning, and the learner's restorable state. Knows torch, not Ray."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class RoundSpec:
     seed: int
     temperature_ratio: float
     teacher: str
+    peptides: int = 1  # of a step, if there are as many
 
 
 class TermData(NamedTuple):
@@ -47,8 +48,9 @@ class TermData(NamedTuple):
 
 
 class RoundData(NamedTuple):
-    """Data of a round of learning. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
+    """Data of one peptide to learn from. Shape: x (n, N, 3) normalised; others (n,); frames (T, N, 3) in nm."""
 
+    pdb: str
     x: np.ndarray
     log_q: np.ndarray
     log_p: np.ndarray
@@ -72,28 +74,30 @@ def summary(state: Mapping[str, Any]) -> dict[str, float]:
     return {name: value / taken for name, value in state["sums"].items()} | {"skipped_steps": state["bad"]}
 
 
-Fresh = Callable[[Flow, np.random.Generator, int], TermBatch]
+Fresh = Callable[[str, Flow, np.random.Generator, int], TermBatch]  # of the peptide with this PDB text
 
 
 class Finetuner:
-    """Flow, optimiser and schedule of one round.
+    """Flow, optimiser and schedule of one round, over one peptide or many.
 
-    `fresh` draws from the flow as it is. `parts`: threads that share a batch on CPUs, however many. Randomness is keyed
-    by seed, round and step: a step that is done again by another process has the same bits.
+    A step takes some of the peptides, each with an equal part of the batch; their losses are averaged. `fresh` draws
+    from the flow as it is. `parts`: threads that share the conformations of a peptide on CPUs, however many. Randomness
+    is keyed by seed, round and step: a step that is done again by another process has the same bits.
     """
 
     def __init__(
-        self, flow: Flow, teacher: Flow | None, peptide: Peptide, data: RoundData, spec: RoundSpec, fresh: Fresh,
-        parts: Parts,
-    ) -> None:  # fmt: skip
+        self, flow: Flow, teacher: Flow | None, data: Sequence[RoundData], spec: RoundSpec, fresh: Fresh, parts: Parts
+    ) -> None:
         self.flow = flow.requires_grad_(True)
+        self.parameters = list(flow.parameters())
         self.data, self.spec, self.fresh = data, spec, fresh
-        self.device = next(flow.parameters()).device
-        ratio, tables = spec.temperature_ratio, flow.tables([peptide])
+        self.device = self.parameters[0].device
+        self.count = min(spec.peptides, len(data))
         shared = parts if self.device.type == "cpu" else None
-        bf16 = uses_bf16(spec.optimizer.precision, self.device)
-        self.model = FlowModel(flow, tables, ratio, shared, bf16=bf16)
-        self.teacher_model = None if teacher is None else FlowModel(teacher, tables, ratio, shared)
+        bf16, ratio = uses_bf16(spec.optimizer.precision, self.device), spec.temperature_ratio
+        tables = [flow.tables([Peptide.from_pdb(of_one.pdb)]) for of_one in data]
+        self.models = [FlowModel(flow, t, ratio, shared, bf16=bf16) for t in tables]
+        self.teachers = [] if teacher is None else [FlowModel(teacher, t, ratio, shared) for t in tables]
         self.optimizer, self.schedule = make_optimizer(
             flow.parameters(),
             lr=spec.optimizer.lr,
@@ -109,15 +113,16 @@ class Finetuner:
     def advance(self) -> None:
         """Take one step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
         spec, stream = self.spec, generator(self.spec.seed, LEARN, self.spec.index, self.step)
-        total, statistics = torch.zeros((), dtype=torch.float64, device=self.device), dict[str, Tensor]()
-        for name, weight in spec.objective.active.items():
-            loss, found = term(name, spec.objective, self.model, self._batch(name, stream))
-            total = total + weight * loss
-            statistics |= found
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), spec.optimizer.clip)
-        statistics |= {"loss": total.detach(), "grad_norm": norm}
+        chosen = stream.choice(len(self.data), self.count, replace=False).tolist() if len(self.data) > 1 else [0]
+        found = [
+            self._gradients(k, {name: self._batch(name, k, stream) for name in spec.objective.active}) for k in chosen
+        ]
+        for index, parameter in enumerate(self.parameters):
+            there = [gradient for gradients, _ in found if (gradient := gradients[index]) is not None]
+            parameter.grad = _mean(there) * (len(there) / self.count) if there else None
+        norm = nn.utils.clip_grad_norm_(self.parameters, spec.optimizer.clip)
+        statistics = {name: _mean([of_one[name] for _, of_one in found]) for name in found[0][1]}
+        statistics["grad_norm"] = norm
         values = torch.stack([value.double() for value in statistics.values()]).tolist()  # waits for the device once
         self.latest = dict(zip(statistics, values, strict=True))
         finite = math.isfinite(self.latest["loss"]) and math.isfinite(self.latest["grad_norm"])
@@ -126,6 +131,17 @@ class Finetuner:
         self.schedule.step()
         self.step += 1
         self._count(finite)
+
+    def _gradients(self, k: int, batches: Mapping[str, TermBatch]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+        """Gradients of the loss of peptide `k` by all parameters, and its statistics."""
+        objective, statistics = self.spec.objective, dict[str, Tensor]()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for name, weight in objective.active.items():
+            loss, found = term(name, objective, self.models[k], batches[name])
+            total = total + weight * loss
+            statistics |= found
+        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        return list(gradients), statistics | {"loss": total.detach()}
 
     def _count(self, finite: bool) -> None:
         if finite:
@@ -140,18 +156,18 @@ class Finetuner:
                 f"{self.spec.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
             )
 
-    def _batch(self, name: str, stream: np.random.Generator) -> TermBatch:
-        reads, size = OBJECTIVES[name].reads, self.spec.batch
+    def _batch(self, name: str, k: int, stream: np.random.Generator) -> TermBatch:
+        reads, size, data = OBJECTIVES[name].reads, self.spec.batch // self.count, self.data[k]
         if reads == "fresh":
-            return self._with_teacher(self.fresh(self.flow, stream, size))
+            return self._with_teacher(k, self.fresh(data.pdb, self.flow, stream, size))
         if reads == "data":
-            frames = self.data.frames
+            frames = data.frames
             assert frames is not None
             x = augment(
                 frames[stream.integers(len(frames), size=size)], self.flow.scale_nm, stream, self.flow.config.center
             )
-            return self._with_teacher(TermBatch(self._tensor(x)))
-        of_term, data = self.data.terms[name], self.data
+            return self._with_teacher(k, TermBatch(self._tensor(x)))
+        of_term = data.terms[name]
         chosen = stream.integers(len(of_term.rows), size=size)
         rows = of_term.rows[chosen]
         return TermBatch(
@@ -162,11 +178,11 @@ class Finetuner:
             log_teacher=None if data.log_teacher is None else self._tensor(data.log_teacher[rows]),
         )
 
-    def _with_teacher(self, batch: TermBatch) -> TermBatch:
-        if self.teacher_model is None:
+    def _with_teacher(self, k: int, batch: TermBatch) -> TermBatch:
+        if not self.teachers:
             return batch
         with torch.no_grad():
-            log_teacher = self.teacher_model.log_prob(batch.x).double()
+            log_teacher = self.teachers[k].log_prob(batch.x).double()
         return batch._replace(log_teacher=log_teacher)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
@@ -197,6 +213,14 @@ class Finetuner:
         if state["index"] == self.spec.index:
             self.step, self.bad, self.bad_in_a_row = state["step"], state["bad"], state["bad_in_a_row"]
             self.sums = dict(state["sums"])
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Mean of tensors, added in their order."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total / len(values)
 
 
 def _on_cpu(value: Any) -> Any:

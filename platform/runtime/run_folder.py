@@ -19,7 +19,8 @@ from .tracking import Tracker, send_pending
 ATOM_ORDER = "atom_order"  # of what a run has on disk until it is finished; runs of earlier versions do not say it
 CONTENT = "_sha256"  # how the names of settings end that say what is in a file
 # Settings that earlier versions did not know, by the value with which their runs go on.
-SINCE = {"smc_precision": "float32", "train.optimizer": "adamw", "optimizer.precision": "auto"}
+SINCE: dict[str, Any] = {"smc_precision": "float32", "train.optimizer": "adamw", "optimizer.precision": "auto"}
+SINCE |= {"sequences": [], "validation": [], "validation_draws": 1000, "peptides_a_step": 4}  # of finetuning
 RECENT_NS = 2_000_000_000  # a file may change again without another time of change: file systems count in ticks
 NAMED_BY = {"weights": "checkpoint"}  # `weights` itself is the treatment of importance weights
 
@@ -63,6 +64,8 @@ class RunFolder:
         """Verb, peptide and flow, for lists of runs; empty where the settings do not say them."""
         pdb, flow = self.settings.get("pdb"), self.settings.get("checkpoint")
         peptide = self.settings.get("sequence") or (Path(str(pdb)).stem if pdb else "")
+        if several := self.settings.get("sequences"):
+            peptide = f"{len(several)} peptides"
         return f"{self.verb} {peptide} {Path(str(flow)).name}" if peptide and flow else ""
 
 

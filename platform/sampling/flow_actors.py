@@ -25,7 +25,7 @@ from ..runtime.cluster import Cluster, ClusterConfig, cluster, usable_cpus
 from ..runtime.progress import say
 from ..runtime.telemetry import count, with_ray
 from ..runtime.workers import IN_FLIGHT, LocalWorkers, Workers
-from .energy_actors import Energies, EnergyActors, EnergyConfig, LocalEnergies, start_servers
+from .energy_actors import Energies, EnergyActors, EnergyConfig, LocalEnergies, Molecule, start_servers
 from .target import Target
 
 
@@ -105,13 +105,13 @@ class FlowServer(BlockServer):
     Two calls may be under way, so that the flow computes on one block while energies of another are awaited.
     """
 
-    def __init__(self, checkpoint: str, target: Target, energies: Callable[[], Energies]) -> None:
+    def __init__(self, checkpoint: str, target: Target, energies: Callable[[Molecule], Energies]) -> None:
         torch.set_num_threads(1)
         self._alone = Lock()  # on the flow, whose decoders have a memory
         self.flow: Flow = models.load(checkpoint).requires_grad_(False)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flow.to(self.device)
-        self.target, self.energies = target, energies()
+        self.target, self.energies = target, energies(target.molecule)
         self.proposal_ratio = target.temperature_ratio  # of q; finetuning may draw hotter than its target
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
@@ -187,7 +187,7 @@ def flow_workers(
         say(f"in this process, on {count} thread{'s' * (count > 1)}{f' ({why})' if why else ''}")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        make = partial(server, str(checkpoint), target, partial(LocalEnergies, target.molecule, energy))
+        make = partial(server, str(checkpoint), target, partial(LocalEnergies, config=energy))
         try:
             workers = LocalWorkers(make, count)
             try:
@@ -226,6 +226,11 @@ def actor_resources(config: ActorsConfig, energy: EnergyConfig, resources: Clust
     n_flow = config.flow_replicas or (resources.gpus or resources.cpus)
     cpus = 0.5 if n_energy and not resources.gpus else 1.0
     return ActorResources(n_flow, n_energy, {"GPU": 1.0} if resources.gpus else {"CPU": cpus}, cpus)
+
+
+def _of_actors(names: list[str], _: Molecule) -> Energies:
+    """The energies of actors, each of which has its molecule."""
+    return EnergyActors(names)
 
 
 class Actors(NamedTuple):
@@ -274,7 +279,9 @@ def start_actors(
         )
     # What makes the energies is small. An object in the store could be gone when an actor starts again.
     names, servers = start_servers(target.molecule, n_energy, energy_cpus)
-    energies = partial(EnergyActors, names) if servers else partial(LocalEnergies, target.molecule, energy)
+    energies: Callable[[Molecule], Energies] = partial(LocalEnergies, config=energy)
+    if servers:
+        energies = partial(_of_actors, names)
     reserved = {"num_cpus": flow_resources.get("CPU", 0), "num_gpus": flow_resources.get("GPU", 0)}
     at_once = IN_FLIGHT if n_energy else 1  # a server that computes its own energies has nothing to wait for
     flow = ray.remote(server).options(**reserved, max_restarts=-1, max_concurrency=at_once)

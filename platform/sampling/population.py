@@ -46,8 +46,10 @@ class Proposals:
         return log_ratio(self.log_p, self.log_q)
 
     @classmethod
-    def sample(cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
-        """Sample `n` conformations and evaluate their energies."""
+    def sample(
+        cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path, *, quiet: bool = False
+    ) -> "Proposals":
+        """Sample `n` conformations and evaluate their energies; `quiet`: see `progress`."""
         sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
         group = blocks_per_part(block_size)
         paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
@@ -58,7 +60,7 @@ class Proposals:
         calls: list[Call] = [(seed, block, sizes[block]) for block in todo]
         waiting: dict[int, dict[int, Any]] = defaultdict(dict)
         began, done = time.monotonic(), len(sizes) - len(todo)
-        with progress("draw", len(sizes), done) as update:
+        with progress("draw", len(sizes), done, quiet=quiet) as update:
             for index, result in workers.completed("draw", calls):
                 block, part = todo[index], todo[index] // group
                 waiting[part][block] = result

@@ -75,7 +75,7 @@ def draw_starts(checkpoint: Path, replicas: Sequence[MDReplica], config: MDConfi
         pdb=ordered.peptide.to_pdb(), temperature_k=config.temperature_k, trained_at_k=trained_at_k(checkpoint),
         forcefield=config.forcefield,
     )  # fmt: skip
-    server = FlowServer(str(checkpoint), target, partial(LocalEnergies, target.molecule, EnergyConfig()))
+    server = FlowServer(str(checkpoint), target, partial(LocalEnergies, config=EnergyConfig()))
     n = len(replicas) * config.start_draws
     blocks = [server.draw(first.seed, k, min(BLOCK, n - low)) for k, low in enumerate(range(0, n, BLOCK))]
     drawn = {name: np.concatenate([scalars[name] for _, scalars in blocks]) for name in blocks[0][1]}

@@ -18,25 +18,26 @@ MODES: dict[Metric, Literal["max", "min"]] = {"ess": "max", "energy_w2": "min"}
 
 # Trials with these different could not be compared, or would write to one place.
 FIXED = (
-    *("sequence", "pdb", "checkpoint", "out", "budget", "temperature_k", "com", "data_dir", "in_process"),
-    *("objective.terms", "objective.real_data", "cluster", "actors"),
+    *("sequence", "pdb", "sequences", "validation", "validation_draws", "checkpoint", "out", "budget"),
+    *("temperature_k", "com", "data_dir", "in_process", "objective.terms", "objective.real_data", "cluster", "actors"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob(FinetuneJob):
-    """Finetune one flow to one peptide in many ways with the same budget, and compare.
+    """Finetune one flow to one peptide, or to the same ones, in many ways with the same budget, and compare.
 
     The keys of `FinetuneJob` are those of every trial, but for what is swept: each of `objectives` (of them `only`
     those named) with each of `samples` settings drawn from `space`, the same for all objectives, spread over it;
     `samples=0`: all combinations of its lists. An objective that draws at each step takes as many steps as a round's
     energies allow.
 
-    `metric` after equal energies decides which trial is best, and for `scheduler=asha` which go on: from `grace`
-    energies on (0: what is spent when a first round of learning is judged), at each `reduction`-fold of that, the best
-    1 / `reduction` do. `at_once`: trials at the same time, 0 for as many as the cluster holds. `in_process` trials
-    take a core, and `trial_gpus` (null: one where there are GPUs; 0.25 puts four on one); others have the actors of
-    `actors`, each. A trial that dies is begun again `max_failures` times, from its last step.
+    `metric` after equal energies (ESS of `validation`, if there are any) decides which trial is best, and for
+    `scheduler=asha` which go on: from `grace` energies on (0: what is spent when a first round of learning is judged),
+    at each `reduction`-fold of that, the best 1 / `reduction` do. `at_once`: trials at the same time, 0 for as many as
+    the cluster holds. `in_process` trials take a core, and `trial_gpus` (null: one where there are GPUs; 0.25 puts four
+    on one); others have the actors of `actors`, each. A trial that dies is begun again `max_failures` times, from its
+    last step.
 
     `resume`: `auto` goes on with the sweep of `out`, or starts it; true only goes on; `never` only starts.
     """
@@ -60,6 +61,8 @@ class SweepJob(FinetuneJob):
         for name in self.only:
             if name not in self.objectives:
                 raise ValueError(f"only={name}: choose of {', '.join(self.objectives)}")
+        if self.sequences and self.metric != "ess":
+            raise ValueError("metric=energy_w2 is of one peptide: give metric=ess, or sequence=")
         if not self.objectives:
             raise ValueError("give objectives, such as {self_improve: {terms: {self_improve: 1}}}")
         for key in dimensions(self.space):
@@ -81,7 +84,7 @@ class SweepJob(FinetuneJob):
 
     @property
     def folder(self) -> str:
-        return self.out or f"outputs/sweep/{self.sequence or Path(str(self.pdb)).stem}"
+        return self.out or f"outputs/sweep/{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

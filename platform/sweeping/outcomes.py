@@ -48,7 +48,7 @@ class Outcome:
 
 def score(record: RoundRecord, job: FinetuneJob, metric: Metric) -> float:
     """Metric of one round; NaN if unknown, or of draws at another temperature, which say nothing about this one."""
-    value = record.ess if metric == "ess" else record.energy_w2
+    value = record.judged[0] if metric == "ess" else record.energy_w2
     here = record.on_target and record.draw_k == job.temperature_k
     return float(value) if here and value is not None else math.nan
 
@@ -111,6 +111,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "status": o.status,
             "energies": o.energies,
             **{key: getattr(o.rounds[-1], key) if o.rounds else None for key in LAST},
+            **(o.rounds[-1].validation_means if o.rounds else {}),
             "message": o.message,
             "folder": display_path(o.trial.folder),
         }
@@ -123,7 +124,7 @@ def write_tables(out: Path, outcomes: Sequence[Outcome]) -> list[Path]:
     trial_rows = rows(outcomes)
     paths = [out / "results.csv", out / "rounds.parquet"]
     per_round = [
-        {k: v for k, v in row.items() if k not in (*LAST, "energies")} | record.to_json()
+        {k: v for k, v in row.items() if k not in (*LAST, "energies")} | record.numbers
         for row, o in zip(trial_rows, outcomes, strict=True)
         for record in o.rounds
     ]

@@ -13,7 +13,7 @@ from ray import tune
 from boltzray import models
 
 from ..evaluation.reference import find_comparable
-from ..finetuning.finetune import checkpoint_and_peptide
+from ..finetuning.finetune import checkpoint_and_peptides
 from ..runtime.cluster import Cluster, cluster
 from ..runtime.config import data_folder, results_folder
 from ..runtime.progress import progress, say
@@ -86,7 +86,8 @@ def _sweep_into(out: Path, job: SweepJob) -> Path:
 
 def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
-    checkpoint, ordered = checkpoint_and_peptide(job)
+    checkpoint, (learned, _) = checkpoint_and_peptides(job)
+    ordered = learned[0]
     peptide = ordered.peptide
     fingerprint = models.checkpoint.fingerprint(checkpoint)
     files = dict(job.files)

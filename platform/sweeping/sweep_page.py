@@ -35,7 +35,7 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
     return write_page(
         out / "sweep.html",
         "sweep.html.j2",
-        peptide=job.sequence or Path(str(job.pdb)).stem,
+        peptide=job.name,
         job=job,
         headline=_headline(job, found, top),
         level="good" if top and _surely_better(found, top, job.metric) else "warn",
@@ -129,14 +129,15 @@ def _first(found: Sequence[Outcome], metric: Metric) -> RoundRecord | None:
 def _start(found: Sequence[Outcome], metric: Metric) -> float:
     """Metric of the flow that was given, NaN if it is not known."""
     first = _first(found, metric)
-    return float(getattr(first, metric)) if first else math.nan
+    return score(first, found[0].trial.job, metric) if first else math.nan
 
 
 def _within_error(top: Outcome, first: RoundRecord | None, metric: Metric) -> bool:
     """Return True if the best trial and the flow that was given lie within twice their error of each other."""
     if metric != "ess" or first is None:
         return False
-    return abs(top.score(metric) - first.ess) < 2 * math.hypot(first.ess_error, top.rounds[-1].ess_error)
+    (before, error), error_after = first.judged, top.rounds[-1].judged[1]
+    return abs(top.score(metric) - before) < 2 * math.hypot(error, error_after)
 
 
 def _objective_row(name: str, o: Outcome, found: Sequence[Outcome], job: SweepJob) -> dict[str, Any]:
@@ -188,5 +189,5 @@ def _formatted(metric: Metric, value: float, record: RoundRecord | None = None) 
         return "–"
     if metric == "energy_w2":
         return f"{number(value)}\u00a0kT"
-    error = record.ess_error if record else math.nan
+    error = record.judged[1] if record else math.nan
     return f"{number(100 * value)} ± {100 * error:.1f}\u00a0%" if math.isfinite(error) else percent(value)

@@ -35,38 +35,9 @@ from boltzray.sampling.flow_actors import ActorsConfig
 from boltzray.sampling.sample_files import read_samples
 from boltzray.sampling.target import trained_at_k
 from tests.damage import KINDS, damage, outcome
+from tests.interrupts import stop_after
 
 MIXED = ObjectiveConfig(terms={"self_improve": 1.0, "reverse_kl": 0.3, "log_variance": 0.1}, teacher=0.1)
-
-
-@pytest.fixture(scope="session")
-def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A flow of internal coordinates that has learned nothing: its draws have finite energies."""
-    torch.manual_seed(0)
-    config = models.FlowConfig(channels=16, head_dim=8, blocks=1, layers_per_block=1, coordinates="internal")
-    flow = models.Flow(config, scale_nm=0.2)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    about = {"step": 1, "temperature_k": 310.0, "sequences": ["GP", "AA"]}
-    return models.save(flow, tmp_path_factory.mktemp("flow") / "checkpoint", about)
-
-
-@pytest.fixture
-def job(home: Path, flow_folder: Path) -> FinetuneJob:
-    return FinetuneJob(
-        sequence="AA",
-        checkpoint=str(flow_folder),
-        out="a",
-        budget=360,
-        rounds=2,
-        steps=3,
-        batch=8,
-        smc=SMCConfig(kernel="mala", step_size=1e-6, block_size=16),
-        checkpoint_s=0.0,
-        data_dir="none",
-        in_process=True,
-    )
 
 
 def result(out: Path) -> dict[str, Any]:
@@ -154,20 +125,6 @@ def test_every_energy_is_counted(
     finetune(replace(job, **change), lambda entry: energies.append(entry["energies"]))
     assert energies == spent
     assert sum(evaluated) - 1 == spent[-1]  # one to get ready
-
-
-def stop_after(patch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
-    """Raise KeyboardInterrupt when `owner.name` has been called so many times."""
-    wrapped, left = getattr(owner, name), [calls]
-
-    def stopping(*args: Any, **kwargs: Any) -> Any:
-        result = wrapped(*args, **kwargs)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        return result
-
-    patch.setattr(owner, name, stopping)
 
 
 @pytest.mark.parametrize(

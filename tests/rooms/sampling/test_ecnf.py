@@ -35,7 +35,7 @@ def test_servers_draw_the_same_bits(checkpoint: str) -> None:
     """Of a block, or of a shorter one with the same beginning; with finite weights."""
     target = Target(pdb=Peptide.from_sequence("GG").to_pdb(), temperature_k=310.0)
     energies = LocalEnergies(target.molecule, EnergyConfig())
-    one, other = (FlowServer(checkpoint, target, lambda: energies) for _ in range(2))
+    one, other = (FlowServer(checkpoint, target, lambda _: energies) for _ in range(2))
     (x, drawn), (again, redrawn) = one.draw(3, 5, 4), other.draw(3, 5, 2)
     assert np.array_equal(x[:2], again)
     assert np.array_equal(drawn["log_q"][:2], redrawn["log_q"])

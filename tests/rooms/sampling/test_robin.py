@@ -41,7 +41,7 @@ def robin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(robin: Path, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """log π̃ without the term of the centre of mass, log q, and that term, in this process."""
     threads = torch.get_num_threads()
-    server = FlowServer(str(robin), target, partial(LocalEnergies, target.molecule, EnergyConfig()))
+    server = FlowServer(str(robin), target, partial(LocalEnergies, config=EnergyConfig()))
     blocks = [server.draw(SEED, i, min(BLOCK, N - low)) for i, low in enumerate(range(0, N, BLOCK))]
     log_p, log_q, center = (np.concatenate([b[name] for _, b in blocks]) for name in ("log_p", "log_q", "center"))
     torch.set_num_threads(threads)
@@ -110,7 +110,7 @@ def test_all_draws_decide_the_spread(robin: Path, target: Target, tmp_path: Path
     """Blocks of two threads, in files: what the driver reads is what one process makes at once."""
     log_p, log_q, term = expected(robin, target)
     threads = torch.get_num_threads()
-    energies = partial(LocalEnergies, target.molecule, EnergyConfig())
+    energies = partial(LocalEnergies, config=EnergyConfig())
     workers = LocalWorkers(partial(FlowServer, str(robin), target, energies), 2)
     try:
         drawn = Proposals.sample(workers, N, BLOCK, SEED, tmp_path)

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -49,7 +48,7 @@ class InProcess:
 def expected(checkpoint: Path, target: Target) -> Any:
     """Proposals and SMC in this process, with threads as the actors have them."""
     threads = torch.get_num_threads()
-    server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
+    server = FlowServer(str(checkpoint), target, lambda _: InProcess(target))
     x = np.concatenate([server.draw(SEED, i, n)[0] for i, n in enumerate((8, 8, 4))])
     result = run_smc(torch.from_numpy(x), server.evaluate, CONFIG, SEED)
     torch.set_num_threads(threads)
@@ -112,7 +111,7 @@ def test_killed_actors_change_nothing(tmp_path: Path, actors: Actors, expected: 
 
 def test_densities_are_those_of_flow_and_force_field(checkpoint: Path, target: Target, data: Path) -> None:
     """Against a plain computation, with the centre-of-mass term written out."""
-    server = FlowServer(str(checkpoint), target, lambda: InProcess(target))
+    server = FlowServer(str(checkpoint), target, lambda _: InProcess(target))
     peptide = Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb")
     x = torch.from_numpy((peptide.positions - peptide.positions.mean(0))[None].astype(np.float32) / 0.17)
     x = x + 0.1
@@ -203,7 +202,7 @@ def test_flow_and_energies_of_different_blocks_overlap(tmp_path: Path, checkpoin
     """One flow, one OpenMM actor: while the energies of a block are awaited the flow computes on the next."""
     name, n = "energy-slow", 4
     energy = ray.remote(num_cpus=0)(SlowEnergies).options(name=name).remote(tmp_path, n, target.molecule)
-    energies = partial(EnergyActors, [name])
+    energies = lambda _: EnergyActors([name])  # noqa: E731
     served = ray.remote(num_cpus=0, max_concurrency=IN_FLIGHT)(NotedFlow)
     flow = served.remote(tmp_path, str(checkpoint), target, energies)
     try:
