@@ -6,7 +6,7 @@ call that was interrupted goes on from.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ LIBRARY_DRAWS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuned:
-    """A finetuned flow: its last weighted draws, its folder `checkpoint`, and a record of each round."""
+    """A finetuned flow: its last weighted draws (None of several peptides), its folder `checkpoint`, all rounds."""
 
-    ensemble: Ensemble
+    ensemble: Ensemble | None
     checkpoint: Path
     rounds: list[dict[str, Any]]
 
@@ -77,7 +77,7 @@ def sample(
 
 
 def finetune(
-    sequence: str = "",
+    sequence: str | Sequence[str] = "",
     budget: int = 20_000,
     *,
     out: str | Path,
@@ -87,7 +87,7 @@ def finetune(
     seed: int = 0,
     **settings: Any,
 ) -> Finetuned:
-    """Finetune a flow to one peptide within `budget` energies; the flow is left in `out`/checkpoint.
+    """Finetune a flow to a peptide, or a list of them, within `budget` energies; the flow is left in `out`/checkpoint.
 
     `settings`: further keys of `FinetuneJob`. Raises: ValueError for wrong settings; FloatingPointError if it diverges.
     """
@@ -95,15 +95,13 @@ def finetune(
     from .finetuning.finetune import finetune as run
 
     prepare()
-    values: dict[str, Any] = {
-        "sequence": sequence,
-        "pdb": None if pdb is None else str(pdb),
-        "checkpoint": str(checkpoint),
-    }
+    named = {"sequence": sequence} if isinstance(sequence, str) else {"sequences": list(sequence)}
+    values: dict[str, Any] = named | {"pdb": None if pdb is None else str(pdb), "checkpoint": str(checkpoint)}
     values |= {"budget": budget, "temperature_k": temperature_k, "seed": seed, "out": str(out)} | settings
     rounds: list[dict[str, Any]] = []
     folder = run(parse(FinetuneJob, values), rounds.append)
-    return Finetuned(ensemble=load(folder), checkpoint=folder / "checkpoint", rounds=rounds)
+    ensemble = load(folder) if "sequence" in named else None
+    return Finetuned(ensemble=ensemble, checkpoint=folder / "checkpoint", rounds=rounds)
 
 
 def simulate(sequences: str | list[str], time_ns: float = 1.0, *, out: str | Path = "data", **settings: Any) -> Path:

@@ -143,3 +143,11 @@ def test_a_finetuned_flow_and_its_draws(home: Path) -> None:
     assert len(found.ensemble) == 120
     flow = boltzray.sample("GG", n=120, checkpoint=found.checkpoint, **HERE)
     assert np.isfinite(flow.log_q).all()
+
+
+def test_a_flow_finetuned_to_several_peptides(home: Path) -> None:
+    small = {"rounds": 1, "steps": 2, "batch": 8, "data_dir": "none", "validation": ["AL"], "validation_draws": 32}
+    found = boltzray.finetune(["GG", "AG"], 256, out="several", **small, **HERE)
+    assert found.ensemble is None
+    assert [list(r["peptides"]) for r in found.rounds] == [["GG", "AG"]] * 2
+    assert boltzray.sample("AL", n=64, checkpoint=found.checkpoint, **HERE).peptide.sequence == "AL"

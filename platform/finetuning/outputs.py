@@ -10,7 +10,7 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.storage import replacing
 from boltzray.samplers import snis
 
-from ..report.figures_finetuning import plot_peptides
+from ..evaluation.finetuning_figure import plot_peptides
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
 from ..runtime.tables import write_table

@@ -35,7 +35,7 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
     return write_page(
         out / "sweep.html",
         "sweep.html.j2",
-        peptide=job.name,
+        peptide=f"{len(job.sequences)} peptides" if job.sequences else job.name,
         job=job,
         headline=_headline(job, found, top),
         level="good" if top and _surely_better(found, top, job.metric) else "warn",
@@ -52,10 +52,15 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
     )
 
 
+def _metric(job: SweepJob) -> str:
+    """What decides, in words."""
+    return f"{'validation ' if job.validation else ''}{NAMES[job.metric]}"
+
+
 def _headline(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> str:
     if top:
         value = _formatted(job.metric, top.score(job.metric), top.rounds[-1])
-        reached = f"{NAMES[job.metric]} {value} after {number(top.energies)} energies"
+        reached = f"{_metric(job)} {value} after {number(top.energies)} energies"
         return f"Best: {top.trial.objective} (trial {top.trial.number}), {reached}."
     return "No trial has finished yet." if any(o.status in LEFT for o in found) else "No trial finished."
 
@@ -65,7 +70,7 @@ def _findings(job: SweepJob, found: Sequence[Outcome], top: Outcome | None) -> I
     if top:
         first = _first(found, job.metric)
         before = _formatted(job.metric, _start(found, job.metric), first)
-        text = f"{NAMES[job.metric]} of the flow as it was given, on its first draws: {before}."
+        text = f"{_metric(job)} of the flow as it was given, on its first draws: {before}."
         if _within_error(top, first, job.metric):
             yield "warn", f"{text} The difference is within twice its error: compare with more draws (jobs/sample.py)."
         elif _better(found, top, job.metric):
