@@ -84,4 +84,4 @@ class EnergyBudget:
 
     def steps_within(self, batch: int) -> int:
         """Optimiser steps a round whose own draws, `batch` each, leave enough energies to judge the flow by."""
-        return (self.per_round - min(PROBE, self.per_round // 2)) // batch
+        return (self.per_round - min(PROBE * self.peptides, self.per_round // 2)) // batch

@@ -69,7 +69,7 @@ class FinetuneRun:
         self.tracker, self.on_round = tracker, on_round
         self.learned = [Member.of(ordered, learned=True) for ordered in peptides.learned]
         self.members = [*self.learned, *(Member.of(ordered, learned=False) for ordered in peptides.validation)]
-        self.present = self.learned[0]
+        self.several, self.present = bool(job.sequences), self.learned[0]
         self.target = Target(
             pdb=self.present.pdb,
             temperature_k=job.temperature_k,
@@ -156,7 +156,7 @@ class FinetuneRun:
         """Yield each peptide while it is its turn."""
         count, index = len(self.members), self.progress.index
         label = f"draw, round {index + 1} of {self.plan.rounds}" if index < self.plan.rounds else "draw, last"
-        with progress(label, count, quiet=count == 1) as update:
+        with progress(label, count, quiet=not self.several) as update:
             for k, member in enumerate(self.members):
                 self._turn_to(member, executor)
                 yield member
@@ -170,7 +170,7 @@ class FinetuneRun:
     def _folder(self, member: Member) -> Path:
         """The folder of a peptide's present round."""
         folder = self._round_folder(self.progress.index)
-        if len(self.members) > 1:
+        if self.several:
             folder = folder / member.name
             folder.mkdir(exist_ok=True)
         return folder
@@ -202,7 +202,7 @@ class FinetuneRun:
         index, records, learner = self.progress.index, self.progress.records, self.progress.learner
         draw_k, target_k = self.job.temperatures(index)
         found = [self._quality(*of_one, draw_k == target_k) for of_one in zip(drawn, self.references, strict=True)]
-        of_each = {m: brief(one) for m, one in zip(self.members, found, strict=True)} if len(found) > 1 else {}
+        of_each = {m: brief(one) for m, one in zip(self.members, found, strict=True)} if self.several else {}
         spent = records[-1].energies + self.plan.on_policy if records else 0
         return RoundRecord(
             round=index,
@@ -225,7 +225,7 @@ class FinetuneRun:
         try:
             return importance_diagnostics(drawn, self.job.weights, reference if on_target else None)
         except ValueError as error:
-            if len(self.members) > 1:
+            if self.several:
                 return no_weights(len(drawn.log_q))
             if (index := self.progress.index) == 0:
                 raise
@@ -276,7 +276,7 @@ class FinetuneRun:
         job, found, left_out = self.job, list[RoundData](), list[str]()
         for k, (member, (buffer, log_teacher)) in enumerate(zip(self.learned, filled, strict=True)):
             terms = self._terms(buffer, k)
-            if terms is None or (len(self.learned) > 1 and effective_draws(terms) < LEAST_EFFECTIVE):
+            if terms is None or (self.several and effective_draws(terms) < LEAST_EFFECTIVE):
                 left_out.append(member.name)
                 continue
             x = conformations(buffer.paths) if job.objective.buffered else np.zeros((0, 0, 3), np.float32)
@@ -293,7 +293,7 @@ class FinetuneRun:
         try:
             return term_data(buffer, self.job.objective, self.job.weights, self._seed(k))
         except ValueError:
-            if len(self.learned) == 1:
+            if not self.several:
                 raise
             return None
 
@@ -303,11 +303,10 @@ class FinetuneRun:
         """Write the flow to out/checkpoint, and the final draw."""
         record = self.progress.records[-1]
         self._save("checkpoint", record)
-        if not self.job.sequences:
-            ordered = self.present.ordered
-            write_final_samples(self.out, self.job, ordered, drawn, self.flow.scale_nm, record.seconds)
-        else:
+        if self.several:
             write_table_of_peptides(self.out, self.progress.records)
+            return
+        write_final_samples(self.out, self.job, self.present.ordered, drawn, self.flow.scale_nm, record.seconds)
 
     def _save(self, name: str, record: RoundRecord) -> None:
         sequences = [member.peptide.sequence for member in self.learned]
