@@ -6,6 +6,7 @@ import errno
 import locale
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -75,6 +76,9 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
             with suppress(OSError):  # the terminal is closed
                 print(f"\n{STOPPED}", file=sys.stderr, flush=True)
             raise SystemExit(exit_code()) from None
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            print(STOPPED, file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGPIPE) from None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             line = _disk_full(error)
         elif isinstance(error, ERRORS):
@@ -85,6 +89,16 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
             traceback.print_exc()
         print(f"error: {as_typed(line)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _reader_left() -> bool:
+    """Return True if nobody reads the output any more, as after `| head`; it then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _disk_full(error: OSError) -> str:

@@ -12,7 +12,7 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from job_processes import JOBS, RunHere, run_job, stop_job
+from job_processes import JOBS, RunHere, environment, run_job, stop_job
 from restarts import ARGUMENTS, has_begun, undisturbed
 
 from boltzray import models
@@ -92,6 +92,25 @@ def test_a_terminal_that_lacks_a_letter(home: Path, variables: dict[str, str]) -
     assert done.returncode == 0, done.stderr
     assert ": 0.54 M parameters, ? = 0.35 nm" in done.stdout
     assert models.load(home / "é").config.head_dim == 16
+
+
+def test_a_reader_that_leaves_ends_the_job_in_one_line(home: Path) -> None:
+    """As `| head -1` does."""
+    command = [
+        sys.executable,
+        str(JOBS / "convert.py"),
+        f"input={GOLDEN / 'prose_small.pth'}",
+        "output=f",
+        "head_dim=16",
+    ]
+    job = subprocess.Popen(
+        command, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    job.stdout.close()
+    assert job.stderr is not None
+    assert job.stderr.read().splitlines() == ["stopped; the same command goes on from here"]
+    assert job.wait() == 128 + signal.SIGPIPE
 
 
 def test_the_second_job_in_a_folder_is_told_at_once(run_here: RunHere, home: Path) -> None:
