@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 
 OVERRIDE = re.compile(r"(?P<key>(\+{0,2}|~)[\w/$@][\w/$.@:-]*)=(?P<value>.*)", re.DOTALL)
-PEPTIDES = ("sequence", "sequences", "peptides")  # last parts of keys: words are no numbers there
+PEPTIDES = ("sequence", "sequences", "validation", "peptides")  # last parts of keys: words are no numbers there
 PATHS = ("out", "pdb", "data_dir", "checkpoint", "source", "path", "input", "output", "real_data")
 LISTS = ("samples", "finetuned")  # of paths; one value of `samples` is a number
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")

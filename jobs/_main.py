@@ -77,7 +77,8 @@ def _run(config_name: str, module: str, kind: str, action: str) -> None:
                 print(f"\n{STOPPED}", file=sys.stderr, flush=True)
             raise SystemExit(exit_code()) from None
         if isinstance(error, BrokenPipeError) and _reader_left():
-            print(STOPPED, file=sys.stderr, flush=True)
+            with suppress(OSError):  # `2>&1 | head`
+                print(STOPPED, file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGPIPE) from None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             line = _disk_full(error)

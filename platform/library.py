@@ -99,8 +99,9 @@ def finetune(
     values: dict[str, Any] = named | {"pdb": None if pdb is None else str(pdb), "checkpoint": str(checkpoint)}
     values |= {"budget": budget, "temperature_k": temperature_k, "seed": seed, "out": str(out)} | settings
     rounds: list[dict[str, Any]] = []
-    folder = run(parse(FinetuneJob, values), rounds.append)
-    ensemble = load(folder) if "sequence" in named else None
+    job = parse(FinetuneJob, values)
+    folder = run(job, rounds.append)
+    ensemble = None if job.sequences else load(folder)
     return Finetuned(ensemble=ensemble, checkpoint=folder / "checkpoint", rounds=rounds)
 
 

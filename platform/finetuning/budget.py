@@ -84,4 +84,5 @@ class EnergyBudget:
 
     def steps_within(self, batch: int) -> int:
         """Optimiser steps a round whose own draws, `batch` each, leave enough energies to judge the flow by."""
-        return (self.per_round - min(PROBE * self.peptides, self.per_round // 2)) // batch
+        judged = max(LEAST_DRAWS * self.peptides, min(PROBE * self.peptides, self.per_round // 2))
+        return (self.per_round - judged) // batch

@@ -38,13 +38,16 @@ class Buffer(NamedTuple):
     energies: int
 
 
-def fill_buffer(job: FinetuneJob, executor: Executor, seed: int, folder: Path) -> tuple[Proposals, Buffer]:
-    """Draw the proposals of a peptide's round and fill its buffer, with these or with particles annealed from them."""
-    if job.sampler == "snis" or not job.objective.buffered:
-        drawn = executor.draw(job.plan.share, seed, folder)
-        return drawn, Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
-    drawn = executor.draw(job.smc_particles, seed, folder)
-    return drawn, _anneal(job, executor, drawn, seed, folder)
+def anneals(job: FinetuneJob) -> bool:
+    """Return True where particles of SMC fill a buffer."""
+    return job.sampler == "smc" and job.objective.buffered
+
+
+def fill_buffer(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, folder: Path) -> Buffer:
+    """Fill the buffer of a peptide's round with its proposals, or with particles annealed from them."""
+    if anneals(job):
+        return _anneal(job, executor, drawn, seed, folder)
+    return Buffer(drawn.paths, drawn.log_q, drawn.log_p, -drawn.log_q, len(drawn.log_q))
 
 
 def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, folder: Path) -> Buffer:
@@ -60,7 +63,7 @@ def _anneal(job: FinetuneJob, executor: Executor, drawn: Proposals, seed: int, f
     else:
         population, state, steps = executor.load(found.paths, seed), found.state, found.steps
     path, saved = smc_steps(population, config, seed, state), began
-    with progress("SMC", limit, n + state.n_evaluations, quiet=executor.quiet) as update:
+    with progress("SMC", limit, n + state.n_evaluations) as update:
         while state.lam < 1.0 and n + state.n_evaluations + cost <= limit:
             record, state = next(path)
             steps.append(record)
@@ -102,11 +105,12 @@ def term_data(buffer: Buffer, objective: ObjectiveConfig, treatment: Treatment, 
 
 
 def effective_draws(terms: Mapping[str, TermData]) -> float:
-    """Independent draws that the weights of a buffer amount to, of the term that has fewest."""
-    found = []
+    """Independent draws that the weights of a buffer amount to, of the term that has fewest (inf without a buffer)."""
+    found = [np.inf]
     for rows, weight in terms.values():
-        found.append(len(np.unique(rows)) if weight is None else weight.sum() ** 2 / np.square(weight).sum())
-    return float(min(found, default=np.inf))
+        each = np.unique(rows, return_counts=True)[1].astype(float) if weight is None else weight
+        found.append(each.sum() ** 2 / np.square(each).sum())
+    return float(min(found))
 
 
 def _ess_error(log_w: FloatArray) -> float:

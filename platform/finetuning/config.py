@@ -97,8 +97,11 @@ class FinetuneJob:
         self._check_peptides()
         if min(self.steps, self.batch) < 1 or min(self.rounds, self.buffer) < 0:
             raise ValueError("steps and batch must be at least 1, rounds and buffer 0 (automatic) or more")
-        if self.batch < 2 and "log_variance" in self.objective.active:
-            raise ValueError("log_variance is the variance over a batch: give batch= 2 or more")
+        of_each = self.batch // max(1, min(self.peptides_a_step, len(self.sequences)))
+        if of_each < 2 and "log_variance" in self.objective.active:
+            raise ValueError(
+                "log_variance is the variance over a batch: give batch= 2 or more for each peptide of a step"
+            )
         if not (self.rounds or self.buffer):
             raise ValueError("give rounds= or buffer= (or both)")
         if not 0.0 < self.temperature_k < math.inf:
@@ -132,6 +135,8 @@ class FinetuneJob:
             raise ValueError("objective.real_data is of one peptide: give sequence=, or another objective")
         if self.energy.engine == "openmm":
             raise ValueError("several peptides take energy=batched: leave energy=openmm out")
+        if self.energy.compile:
+            raise ValueError("energy.compile=true takes a minute for each peptide: leave it out for several")
 
     @property
     def plan(self) -> EnergyBudget:
@@ -145,6 +150,11 @@ class FinetuneJob:
             batch=self.batch,
             peptides=max(1, len(self.sequences)),
         )
+
+    @property
+    def all_energies(self) -> int:
+        """The budget, and what validation takes besides."""
+        return self.budget + len(self.validation) * self.validation_draws * (self.plan.rounds + 1)
 
     @property
     def source(self) -> PeptideSource:
@@ -178,13 +188,13 @@ class FinetuneJob:
 
     @property
     def folder(self) -> str:
-        """`out`, or a folder named after the peptide, or their number, and the objective."""
+        """`out`, or a folder named after the peptide, or the first one, and the objective."""
         return self.out or f"outputs/finetune/{self.name}-{self.objective.name}"
 
     @property
     def name(self) -> str:
-        """The peptide, or how many there are: for names of folders."""
-        return f"{len(self.sequences)}-peptides" if self.sequences else self.source.name
+        """The peptide, or the first one and how many more: for names of folders."""
+        return f"{self.sequences[0]}-and-{len(self.sequences) - 1}-more" if self.sequences else self.source.name
 
     def temperatures(self, index: int) -> tuple[float, float]:
         """Temperatures (K) of the draws of round `index` and of its target: the same but for the ladder of `anneal`."""

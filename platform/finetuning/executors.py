@@ -11,7 +11,7 @@ from ..runtime.progress import say
 from ..runtime.workers import Restarted, Workers, in_order
 from ..sampling.block_files import load_part
 from ..sampling.flow_actors import flow_workers
-from ..sampling.population import BlockPopulation, Proposals
+from ..sampling.population import BlockPopulation, Proposals, Request
 from ..sampling.target import Target
 from .config import FinetuneJob
 from .server import FinetuneServer
@@ -22,20 +22,20 @@ class Executor:
     """Draws from the flow and teaches it. Results depend on arguments and on the folder of weights alone.
 
     All workers draw and move, the first one learns, on the cores of those that are on its machine. One that dies comes
-    back, and its work is done again. `quiet`: draws show no progress of their own.
+    back, and its work is done again.
     """
 
-    def __init__(self, workers: Workers, block_size: int, *, quiet: bool = False) -> None:
-        self.workers, self.block_size, self.quiet = workers, block_size, quiet
+    def __init__(self, workers: Workers, block_size: int) -> None:
+        self.workers, self.block_size = workers, block_size
         self._begun: tuple[int, RoundSpec, Any, dict[str, Any] | None] | None = None
 
     def reload(self) -> None:
         """Take over the weights and the target that the folder has now."""
         self.workers.everywhere("reload")
 
-    def draw(self, n: int, seed: int, folder: Path) -> Proposals:
-        """Draw `n` proposals and evaluate their target, in parts in `folder`; parts that exist are not made again."""
-        return Proposals.sample(self.workers, n, self.block_size, seed, folder, quiet=self.quiet)
+    def draw(self, requests: Sequence[Request], label: str) -> list[Proposals]:
+        """Draw proposals of all peptides, and evaluate their targets; parts that are on disk are not made again."""
+        return Proposals.sample_all(self.workers, requests, self.block_size, label)
 
     def start(self, drawn: Proposals, n: int, seed: int) -> BlockPopulation:
         """Make particles of the first `n` proposals."""
@@ -45,9 +45,9 @@ class Executor:
         """Read particles that were saved."""
         return BlockPopulation.load(self.workers, paths, self.block_size, seed)
 
-    def teacher_log_prob(self, teacher: Path, paths: Sequence[Path]) -> np.ndarray:
-        """log q (n,) of the teacher for the conformations in parts on disk."""
-        calls = [(str(teacher), self.workers.put(x)) for x in _blocks(paths, self.block_size)]
+    def teacher_log_prob(self, teacher: Path, paths: Sequence[Path], pdb: str) -> np.ndarray:
+        """log q (n,) of the teacher for the conformations of a peptide in parts on disk."""
+        calls = [(str(teacher), self.workers.put(x), pdb) for x in _blocks(paths, self.block_size)]
         return np.concatenate(in_order(self.workers.completed("teacher_log_prob", calls, keep=False)))
 
     def begin(self, spec: RoundSpec, data: Sequence[RoundData], state: dict[str, Any] | None) -> None:
@@ -84,5 +84,5 @@ def _blocks(paths: Sequence[Path], block_size: int) -> Iterator[np.ndarray]:
 def start_executor(job: FinetuneJob, folder: Path, target: Target) -> Iterator[Executor]:
     """Start the executor of `job`, which reads weights and target in `folder`."""
     on = (job.where, job.energy, job.cluster)
-    with flow_workers(folder, target, *on, energies=job.budget, server=FinetuneServer) as workers:
-        yield Executor(workers, job.smc.block_size, quiet=bool(job.sequences))
+    with flow_workers(folder, target, *on, energies=job.all_energies, server=FinetuneServer) as workers:
+        yield Executor(workers, job.smc.block_size)

@@ -20,7 +20,7 @@ from ..sampling.target import check_supported
 from .config import FinetuneJob
 from .executors import start_executor
 from .members import Peptides
-from .outputs import PEPTIDES, percent, quality
+from .outputs import FIGURE, PEPTIDES, percent, quality
 from .round_record import RoundRecord, read_records
 from .rounds import FinetuneRun, OnRound
 
@@ -37,9 +37,10 @@ def finetune(job: FinetuneJob, on_round: OnRound | None = None, parent: Tracker 
     `max_weight_share` of the flow's own `n` draws, of which `n_failed` have no energy; `energy_w2` to reference MD in
     kT (None without any at that temperature); `draw_k` and `target_k` (differ for `anneal`, whose `ess` is then
     not comparable between rounds; the final one is); `loss`, mean over the steps of the round that has ended, each
-    term's, and `skipped_steps` (missing in round 0); `seconds` of work so far; `final`, true for the last. The same
-    dicts are in out/rounds.json (`RoundRecord`). A resumed run calls `on_round` again for rounds that are done. An
-    error that `on_round` raises stops the run, which goes on from there when called again.
+    term's, and `skipped_steps` (missing in round 0); `seconds` of work so far; `final`, true for the last. Of several
+    peptides the numbers are means (`RoundRecord`), and `peptides` and `validation` have those of each by its sequence.
+    The same dicts are in out/rounds.json. A resumed run calls `on_round` again for rounds that are done. An error that
+    `on_round` raises stops the run, which goes on from there when called again.
 
     `parent`: the MLflow run that this one is nested in.
     Raises: FloatingPointError, which names the round, when the run diverges; ValueError for wrong input.
@@ -73,8 +74,9 @@ def _finetune_into(
         run.finish(drawn)
         tracker.artifact(out / "checkpoint")
         if job.sequences:
-            tracker.artifact(out / PEPTIDES)
-            tracker.artifact(out / "peptides.png")
+            for name in (PEPTIDES, FIGURE):
+                if (out / name).exists():
+                    tracker.artifact(out / name)
     shutil.rmtree(out / "run")
     return out
 
@@ -132,20 +134,31 @@ def _check_length(checkpoint: Path, peptide: Peptide) -> None:
 def _conclusion(records: list[RoundRecord], out: Path) -> list[str]:
     first, last = records[0], records[-1]
     lines = [f"\nfinetuned with {last.energies} energies", f"  after:  {quality(last)}  (of {last.n} draws)"]
+    if last.validation:
+        apart = len(records) * sum(one["n"] for one in last.validation.values())
+        lines[0] += f", and {apart} of validation"
     if first.on_target and first.draw_k == last.draw_k:
         lines.insert(1, f"  before: {quality(first)}  (of {first.n} draws)")
-        best = max(records, key=lambda record: record.judged[0])
-        if last.validation:
-            better = sum(last.validation[name]["ess"] > one["ess"] for name, one in first.validation.items())
-            lines.append(
-                f"  {len(last.validation)} validation peptides: ESS {percent(*first.judged)} before, "
-                f"{percent(*last.judged)} after; {better} of them better"
-            )
-        if abs(last.judged[0] - first.judged[0]) < 2 * math.hypot(first.judged[1], last.judged[1]):
-            lines.append("  the ESS has not changed beyond its error: compare with more draws (jobs/sample.py)")
-        if best is first:
-            lines.append("  no round was better than the flow at the start: keep that, or lower optimizer.lr")
-        elif best is not last:
-            lines.append(f"  best after {best.round} rounds ({quality(best)}): {out / 'best'}")
+        lines += _changes(records, out)
     report = [f"  each peptide: {out / PEPTIDES}"] if last.peptides else [f"  report: {out / 'report.html'}"]
     return [*lines, f"  flow: {out / 'checkpoint'}", *report]
+
+
+def _changes(records: list[RoundRecord], out: Path) -> list[str]:
+    """Lines on what has become better, by what the flow is judged by."""
+    (first, last), lines = (records[0], records[-1]), list[str]()
+    best = max(records, key=lambda record: record.judged[0])
+    name = "validation ESS" if last.validation else "ESS"
+    if last.validation:
+        better = sum(last.validation[key]["ess"] > one["ess"] for key, one in first.validation.items())
+        lines.append(
+            f"  validation ESS, {len(last.validation)} peptides: {percent(*first.judged)} before, "
+            f"{percent(*last.judged)} after; {better} of them better"
+        )
+    if abs(last.judged[0] - first.judged[0]) < 2 * math.hypot(first.judged[1], last.judged[1]):
+        lines.append(f"  the {name} has not changed beyond its error: compare with more draws (jobs/sample.py)")
+    if best is first:
+        lines.append(f"  no round had a better {name} than the flow at the start: keep that, or lower optimizer.lr")
+    elif best is not last:
+        lines.append(f"  best after {best.round} rounds ({name} {percent(*best.judged)}): {out / 'best'}")
+    return lines

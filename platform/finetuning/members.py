@@ -51,15 +51,15 @@ def no_weights(n: int) -> dict[str, Any]:
 def pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Diagnostics over peptides, as `RoundRecord` has them."""
     ess, error = mean_ess(found)
-    there = {name: [one[name] for one in found if one[name] is not None] for name in ("k_hat", "energy_w2")}
+    k_hats = [one["k_hat"] for one in found if one["k_hat"] is not None]
     return {
         "n": sum(one["n"] for one in found),
         "ess": ess,
         "ess_error": error,
-        "k_hat": float(np.median(there["k_hat"])) if there["k_hat"] else None,
+        "k_hat": float(np.median(k_hats)) if k_hats else None,
         "max_weight_share": float(np.mean([one["max_weight_share"] for one in found])),
         "n_failed": sum(one["n_failed"] for one in found),
-        "energy_w2": float(np.mean(there["energy_w2"])) if there["energy_w2"] else None,
+        "energy_w2": None,
     }
 
 

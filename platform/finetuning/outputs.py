@@ -10,7 +10,7 @@ from boltzray.molecules.ensemble import Ensemble
 from boltzray.molecules.storage import replacing
 from boltzray.samplers import snis
 
-from ..evaluation.finetuning_figure import plot_peptides
+from ..report.figures_finetuning import plot_peptides
 from ..runtime.config import display_path, fingerprint, write_json
 from ..runtime.progress import duration
 from ..runtime.tables import write_table
@@ -23,6 +23,7 @@ from ..sampling.target import Target
 from .config import FinetuneJob
 from .round_record import RoundRecord
 
+FIGURE = "peptides.png"
 PEPTIDES = "peptides.csv"  # of a finetuning to several; written when all else is
 
 
@@ -47,17 +48,22 @@ def write_final_samples(
 
 
 def write_table_of_peptides(out: Path, records: Sequence[RoundRecord]) -> None:
-    """Write each peptide's quality before and after finetuning, as a figure and, last of all, a table."""
+    """Write each peptide's quality before and after finetuning, as a figure and, last of all, a table.
+
+    Before, a ladder of temperatures draws at its highest: there is nothing to compare then, and no figure.
+    """
     first, last, rows = records[0], records[-1], list[dict[str, Any]]()
+    comparable = first.on_target and first.draw_k == last.draw_k
     for role in ("learned", "validation"):
         before, after = ((r.validation if role == "validation" else r.peptides) for r in (first, last))
         for name in before:
-            row = {"peptide": name, "role": role}
-            for when, found in (("before", before[name]), ("after", after[name])):
-                row |= {f"{key}_{when}": found[key] for key in ("n", "ess", "ess_error", "k_hat")}
+            row: dict[str, Any] = {"peptide": name, "role": role}
+            for when, found in (("before", before[name] if comparable else {}), ("after", after[name])):
+                row |= {f"{key}_{when}": found.get(key) for key in ("n", "ess", "ess_error", "k_hat")}
             rows.append(row)
-    with replacing(out / "peptides.png") as temporary:
-        temporary.write_bytes(plot_peptides(rows).png())
+    if comparable:
+        with replacing(out / FIGURE) as temporary:
+            temporary.write_bytes(plot_peptides(rows).png())
     write_table(out / PEPTIDES, rows)
 
 
@@ -80,6 +86,7 @@ def provenance(
             "rounds": record.round,
             "energies": record.energies,
             "ess": record.ess,
+            **record.validation_means,
             "settings": fingerprint(job),
         },
     }

@@ -22,8 +22,8 @@ class RoundRecord:
     the round that has ended of `loss`, of each term and of `grad_norm`, and `skipped_steps`; empty before any learning.
     `final`: the last one. On disk and for callers, `learning` stands among the other keys: `to_json`, `from_json`.
 
-    Of several peptides `ess`, `max_weight_share` and `energy_w2` are means over those that are learned from,
-    `ess_error` the error that the draws leave in that mean, `k_hat` the median, `n` and `n_failed` sums. `peptides` has
+    Of several peptides `ess` and `max_weight_share` are means over those that are learned from, `ess_error` the error
+    that the draws leave in that mean, `k_hat` the median, `n` and `n_failed` sums, `energy_w2` None. `peptides` has
     `n`, `ess`, `ess_error` and `k_hat` of each of them, `validation` the same of those that are not learned from.
     """
 
@@ -66,7 +66,7 @@ class RoundRecord:
         return self.draw_k == self.target_k
 
     def to_json(self) -> dict[str, Any]:
-        """A plain, flat dict."""
+        """A plain dict, flat but for `peptides` and `validation`."""
         flat: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)

@@ -18,8 +18,8 @@ this process or in actors. The driver's own copy of the flow has the weights tha
     is left of the budget
     finish                                                                 checkpoint/, samples.npz, …; run/ goes
 
-Of several peptides each has its turn (`_turn_to`: round.json names it, servers reload), and its draws are in
-run/round-k/SEQUENCE/; one round of learning takes the buffers of all.
+Of several peptides all draws are asked for at once, each call naming its peptide, and are in run/round-k/SEQUENCE/. SMC
+moves one peptide after the other (`_turn_to`: round.json names it, servers reload). Learning takes all buffers.
 
 Where a run stands follows from rounds.json (what was drawn) and learner.pt (what was learned): `RoundProgress`. All
 random numbers are keyed by seed, round, and block or step: what a killed run had not written is made again, bit by bit.
@@ -27,7 +27,7 @@ random numbers are keyed by seed, round, and block or step: what a killed run ha
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ from boltzray.molecules.forcefield import forcefield_of
 from ..runtime.progress import progress, say
 from ..runtime.tracking import Tracker, warn_on_error
 from ..sampling.block_files import has_part, load_part, save_part
-from ..sampling.population import Proposals
+from ..sampling.population import Proposals, Request
 from ..sampling.target import Target, trained_at_k
-from .buffer import Buffer, conformations, effective_draws, fill_buffer, importance_diagnostics, term_data
+from .buffer import Buffer, anneals, conformations, effective_draws, fill_buffer, importance_diagnostics, term_data
 from .config import FinetuneJob
 from .executors import Executor
 from .members import Member, Peptides, brief, no_weights, pooled
@@ -92,7 +92,7 @@ class FinetuneRun:
             say(f"goes on after {len(self.progress.records)} of {self.plan.rounds + 1} draws")
         self.folder.mkdir(exist_ok=True)
         self._save_weights()
-        self.references = [reference_energies(self.job, member.peptide) for member in self.members]
+        self.reference = None if self.several else reference_energies(self.job, self.present.peptide)
         self.frames = real_frames(self.job, self.present.peptide)
 
     def _save_weights(self) -> None:
@@ -119,11 +119,10 @@ class FinetuneRun:
         return RoundTarget(draw_k=draw_k, target_k=target_k, power=power, pdb=self.present.pdb)
 
     def _turn_to(self, member: Member, executor: Executor) -> None:
-        """Have the servers work on a peptide, from now on."""
-        if member is not self.present:
-            self.present = member
-            save_target(self.weights, self._round_target())
-            executor.reload()
+        """Have the servers work on a peptide where a call names none."""
+        self.present = member
+        save_target(self.weights, self._round_target())
+        executor.reload()
 
     def run_rounds(self, executor: Executor) -> Proposals:
         """Run all rounds that are left; returns the final draw, of the first peptide."""
@@ -132,35 +131,34 @@ class FinetuneRun:
             self._tell(record)
             shutil.rmtree(self._round_folder(record.round), ignore_errors=True)  # of one that was killed before this
         while (index := self.progress.index) < n:
-            drawn, filled = list[Proposals](), list[tuple[Buffer, np.ndarray | None]]()
-            for k, member in enumerate(self._in_turn(executor)):
-                if member.learned:
-                    of_one, buffer = fill_buffer(self.job, executor, self._seed(k), self._folder(member))
-                    filled.append((buffer, self._log_teacher(buffer, executor, member)))
-                else:
-                    of_one = executor.draw(self.job.validation_draws, self._seed(k), self._folder(member))
-                drawn.append(of_one)
+            annealed = anneals(self.job)
+            drawn = self._draw(self.job.smc_particles if annealed else self.plan.share, executor)
+            filled = list[tuple[Buffer, np.ndarray | None]]()
+            for k, member in enumerate(self.learned):
+                if annealed and self.several:
+                    say(f"{member.name}, {k + 1} of {len(self.learned)} peptides")
+                    self._turn_to(member, executor)
+                buffer = fill_buffer(self.job, executor, drawn[k], self._seed(k), self._folder(member))
+                filled.append((buffer, self._log_teacher(buffer, executor, member)))
             self._record(drawn, sum(buffer.energies for buffer, _ in filled))
             self._learn(filled, executor)
             executor.reload()
             shutil.rmtree(self._round_folder(index), ignore_errors=True)
         left = self.plan.left(self.progress.records[n - 1].energies) // len(self.learned)
-        drawn = []
-        for k, member in enumerate(self._in_turn(executor)):
-            count = left if member.learned else self.job.validation_draws
-            drawn.append(executor.draw(count, self._seed(k), self._folder(member)))
+        drawn = self._draw(left, executor)
         self._record(drawn, left * len(self.learned))
         return drawn[0]
 
-    def _in_turn(self, executor: Executor) -> Iterator[Member]:
-        """Yield each peptide while it is its turn."""
-        count, index = len(self.members), self.progress.index
-        label = f"draw, round {index + 1} of {self.plan.rounds}" if index < self.plan.rounds else "draw, last"
-        with progress(label, count, quiet=not self.several) as update:
-            for k, member in enumerate(self.members):
-                self._turn_to(member, executor)
-                yield member
-                update(k + 1, f"{member.name}, {k + 1} of {count} peptides")
+    def _draw(self, n: int, executor: Executor) -> list[Proposals]:
+        """Draw `n` conformations of each peptide that is learned from, and those of the others."""
+        requests = [
+            Request(
+                n if member.learned else self.job.validation_draws, self._seed(k), self._folder(member),
+                (member.pdb,) if self.several else (),
+            )
+            for k, member in enumerate(self.members)
+        ]  # fmt: skip
+        return executor.draw(requests, f"draw, {len(requests)} peptides" if self.several else "draw")
 
     def _round_folder(self, index: int) -> Path:
         folder = self.folder / f"round-{index:03d}"
@@ -201,7 +199,7 @@ class FinetuneRun:
     def _measured(self, drawn: Sequence[Proposals], energies: int) -> RoundRecord:
         index, records, learner = self.progress.index, self.progress.records, self.progress.learner
         draw_k, target_k = self.job.temperatures(index)
-        found = [self._quality(*of_one, draw_k == target_k) for of_one in zip(drawn, self.references, strict=True)]
+        found = [self._quality(of_one, self.reference if draw_k == target_k else None) for of_one in drawn]
         of_each = {m: brief(one) for m, one in zip(self.members, found, strict=True)} if self.several else {}
         spent = records[-1].energies + self.plan.on_policy if records else 0
         return RoundRecord(
@@ -217,13 +215,13 @@ class FinetuneRun:
             validation={member.name: one for member, one in of_each.items() if not member.learned},
         )
 
-    def _quality(self, drawn: Proposals, reference: np.ndarray | None, on_target: bool) -> dict[str, Any]:
+    def _quality(self, drawn: Proposals, reference: np.ndarray | None) -> dict[str, Any]:
         """Diagnostics of a peptide's draws.
 
         Raises: ValueError, or after some learning FloatingPointError, where no draw of the only peptide has a weight.
         """
         try:
-            return importance_diagnostics(drawn, self.job.weights, reference if on_target else None)
+            return importance_diagnostics(drawn, self.job.weights, reference)
         except ValueError as error:
             if self.several:
                 return no_weights(len(drawn.log_q))
@@ -265,7 +263,7 @@ class FinetuneRun:
             return None
         path = self._folder(member) / "teacher.npz"
         if not has_part(path, len(buffer.log_q), "log_teacher"):
-            save_part(path, log_teacher=executor.teacher_log_prob(self.checkpoint, buffer.paths))
+            save_part(path, log_teacher=executor.teacher_log_prob(self.checkpoint, buffer.paths, member.pdb))
         return load_part(path, "log_teacher")["log_teacher"]
 
     def _round_data(self, filled: Sequence[tuple[Buffer, np.ndarray | None]]) -> list[RoundData]:
@@ -284,7 +282,10 @@ class FinetuneRun:
         if left_out:
             few = f"the weights of {', '.join(left_out)} amount to fewer than {LEAST_EFFECTIVE} draws"
             if not found:
-                raise FloatingPointError(f"there is nothing to learn from: {few}; raise budget, or give a better flow")
+                raise FloatingPointError(
+                    f"there is nothing to learn from: {few}; raise budget, or give sampler=smc, another objective or a "
+                    "better flow"
+                )
             say(f"learns from {len(found)} of {len(self.learned)} peptides: {few}")
         return found
 

@@ -15,7 +15,6 @@ from boltzray.models.flow import Flow
 from boltzray.models.losses import TermBatch
 from boltzray.models.parts import Parts
 from boltzray.molecules.energy_batch import EnergyBatch
-from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.storage import read_json
 from boltzray.samplers import Endpoints
 
@@ -32,7 +31,7 @@ ROUND = "round.json"
 class RoundTarget:
     """Temperatures, in K, at which a round samples and to which it reweights; SMC goes to π^power q^(1−power).
 
-    `pdb`: text of the peptide whose turn it is; that of the run where it is empty.
+    `pdb`: text of the peptide that SMC moves; the first one's where it is empty.
     """
 
     draw_k: float
@@ -56,7 +55,7 @@ class FinetuneServer(FlowServer):
     """Serve the flow and the target that are in a folder: one that died comes back with those of the present round.
 
     `run_target` is that of the whole run; energies come in kT at its temperature, and leave at that of `target`, which
-    is the present round's.
+    is the present round's. Of several peptides a call names its own, by PDB text; those of SMC follow a `reload`.
     """
 
     def __init__(self, checkpoint: str, target: Target, energies: Callable[[Molecule], Energies]) -> None:
@@ -77,19 +76,25 @@ class FinetuneServer(FlowServer):
 
     def _apply_round(self) -> None:
         now = RoundTarget(**read_json(self.folder / ROUND))
-        pdb = now.pdb or self.run_target.pdb
-        self.peptide, self.energies = self._member(pdb)
-        self.conditioning = self.flow.condition(self.peptide)
-        self.target = replace(self.run_target, pdb=pdb, temperature_k=now.target_k)
+        self._take(now.pdb or self.run_target.pdb)
+        self.target = replace(self.target, temperature_k=now.target_k)
         self.proposal_ratio = replace(self.run_target, temperature_k=now.draw_k).temperature_ratio
         self.power = now.power
 
-    def _member(self, pdb: str) -> tuple[Peptide, Energies]:
-        """A peptide and its energies, which are kept: its turn comes again."""
+    def _take(self, pdb: str) -> None:
+        """Make a peptide the present one; its energies are kept, as it comes again."""
         if pdb not in self._members:
             molecule = replace(self.run_target, pdb=pdb).molecule
             self._members[pdb] = molecule.peptide, self._make_energies(molecule)
-        return self._members[pdb]
+        self.peptide, self.energies = self._members[pdb]
+        self.conditioning = self.flow.condition(self.peptide)
+        self.target = replace(self.target, pdb=pdb)
+
+    def draw(self, seed: int, block: int, n: int, pdb: str = "") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """See `FlowServer`; of the peptide with this PDB text, if it is given."""
+        if pdb:
+            self._take(pdb)
+        return super().draw(seed, block, n)
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Both ends of the path to π^power q^(1−power)."""
@@ -111,8 +116,9 @@ class FinetuneServer(FlowServer):
 
     # --- learning -------------------------------------------------------------------------------
 
-    def teacher_log_prob(self, checkpoint: str, x: np.ndarray) -> np.ndarray:
-        """log q (B,) of the teacher at x, at the target's temperature."""
+    def teacher_log_prob(self, checkpoint: str, x: np.ndarray, pdb: str) -> np.ndarray:
+        """log q (B,) of the teacher at x of a peptide, at the target's temperature."""
+        self._take(pdb)
         teacher = self._teacher_flow(checkpoint)
         with torch.no_grad():
             c = teacher.condition(self.peptide)
@@ -150,10 +156,10 @@ class FinetuneServer(FlowServer):
 
     def _fresh(self, pdb: str, flow: Flow, stream: np.random.Generator, n: int) -> TermBatch:
         """Draw `n` conformations of a peptide from the flow as it is now, with log π̃ and its gradient."""
-        peptide, self.energies = self._member(pdb)
-        noise = stream.standard_normal((n, peptide.n_atoms, 3), np.float32)
+        self._take(pdb)
+        noise = stream.standard_normal((n, self.peptide.n_atoms, 3), np.float32)
         z = torch.from_numpy(noise).to(self.device)
-        x, _ = flow.push(z, flow.condition(peptide), self.target.draw_precision, self.target.temperature_ratio)
+        x, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.target.temperature_ratio)
         x = x.cpu().clone()
         energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
         log_p, grad_p, ok = self.target.log_density(x, energy, flow.scale_nm)

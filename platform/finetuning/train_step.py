@@ -81,8 +81,9 @@ class Finetuner:
     """Flow, optimiser and schedule of one round, over one peptide or many.
 
     A step takes some of the peptides, each with an equal part of the batch; their losses are averaged. `fresh` draws
-    from the flow as it is. `parts`: threads that share the conformations of a peptide on CPUs, however many. Randomness
-    is keyed by seed, round and step: a step that is done again by another process has the same bits.
+    from the flow as it is. `parts`: threads that share the peptides of a step, or the conformations of the only one,
+    on CPUs, however many. Randomness is keyed by seed, round and step: a step that is done again by another process has
+    the same bits.
     """
 
     def __init__(
@@ -93,7 +94,10 @@ class Finetuner:
         self.data, self.spec, self.fresh = data, spec, fresh
         self.device = self.parameters[0].device
         self.count = min(spec.peptides, len(data))
-        shared = parts if self.device.type == "cpu" else None
+        # Those that draw freeze the flow meanwhile, which other threads would see.
+        self.across = self.count > 1 and self.device.type == "cpu" and not spec.objective.on_policy
+        self.parts = parts if self.across else Parts(1)
+        shared = parts if self.device.type == "cpu" and not self.across else None
         bf16, ratio = uses_bf16(spec.optimizer.precision, self.device), spec.temperature_ratio
         tables = [flow.tables([Peptide.from_pdb(of_one.pdb)]) for of_one in data]
         self.models = [FlowModel(flow, t, ratio, shared, bf16=bf16) for t in tables]
@@ -114,9 +118,12 @@ class Finetuner:
         """Take one step. Raises: FloatingPointError after too many in a row without a finite loss and gradient."""
         spec, stream = self.spec, generator(self.spec.seed, LEARN, self.spec.index, self.step)
         chosen = stream.choice(len(self.data), self.count, replace=False).tolist() if len(self.data) > 1 else [0]
-        found = [
-            self._gradients(k, {name: self._batch(name, k, stream) for name in spec.objective.active}) for k in chosen
+        sizes = [(spec.batch + place) // self.count for place in range(self.count)]  # their sum is the batch
+        batches = [
+            {name: self._batch(name, k, size, stream) for name in spec.objective.active}
+            for k, size in zip(chosen, sizes, strict=True)
         ]
+        found = self.parts.map(self._gradients, chosen, batches)
         for index, parameter in enumerate(self.parameters):
             there = [gradient for gradients, _ in found if (gradient := gradients[index]) is not None]
             parameter.grad = _mean(there) * (len(there) / self.count) if there else None
@@ -156,8 +163,8 @@ class Finetuner:
                 f"{self.spec.index + 1}, step {self.step}): lower optimizer.lr, or raise objective.teacher"
             )
 
-    def _batch(self, name: str, k: int, stream: np.random.Generator) -> TermBatch:
-        reads, size, data = OBJECTIVES[name].reads, self.spec.batch // self.count, self.data[k]
+    def _batch(self, name: str, k: int, size: int, stream: np.random.Generator) -> TermBatch:
+        reads, data = OBJECTIVES[name].reads, self.data[k]
         if reads == "fresh":
             return self._with_teacher(k, self.fresh(data.pdb, self.flow, stream, size))
         if reads == "data":

@@ -44,17 +44,11 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(
-    label: str, total: float, done: float = 0.0, *, starts_late: bool = False, quiet: bool = False
-) -> Iterator[Update]:
+def progress(label: str, total: float, done: float = 0.0, *, starts_late: bool = False) -> Iterator[Update]:
     """Give `update(value, note)`. A resumed run starts from `done`, which does not count for the rate.
 
-    `starts_late`: the time until the first update says nothing of the rate, as that of workers which start. `quiet`:
-    show nothing, for a part of what has a bar already.
+    `starts_late`: the time until the first update says nothing of the rate, as that of workers which start.
     """
-    if quiet:
-        yield lambda *_: None
-        return
     with _bar(label, total, done) if sys.stdout.isatty() else _lines(label, total, done, starts_late) as update:
         yield update
 

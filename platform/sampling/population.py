@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,28 @@ from ..runtime.progress import progress
 from ..runtime.workers import Call, Workers, in_order
 from .block_files import blocks_per_part, has_array, has_part, load_part, part_path, save_part
 from .flow_actors import Origin
+
+
+class Request(NamedTuple):
+    """Ask for `n` draws, with files in `folder`; `extra`: further arguments of the server's `draw`."""
+
+    n: int
+    seed: int
+    folder: Path
+    extra: tuple[Any, ...] = ()
+
+    def parts(self, block_size: int, group: int) -> "Iterator[_Part]":
+        """Yield the files of the draws, each with the sizes of its blocks."""
+        sizes = [min(block_size, self.n - low) for low in range(0, self.n, block_size)]
+        for k, first in enumerate(range(0, len(sizes), group)):
+            yield _Part(self, part_path(self.folder, k, "draws"), first, sizes[first : first + group])
+
+
+class _Part(NamedTuple):
+    request: Request
+    path: Path
+    first: int
+    sizes: list[int]
 
 
 class Proposals:
@@ -46,30 +68,36 @@ class Proposals:
         return log_ratio(self.log_p, self.log_q)
 
     @classmethod
-    def sample(
-        cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path, *, quiet: bool = False
-    ) -> "Proposals":
-        """Sample `n` conformations and evaluate their energies; `quiet`: see `progress`."""
-        sizes = [min(block_size, n - start) for start in range(0, n, block_size)]
-        group = blocks_per_part(block_size)
-        paths = [part_path(folder, k, "draws") for k in range(-(-len(sizes) // group))]
-        rows = [sum(sizes[k * group : (k + 1) * group]) for k in range(len(paths))]
-        there = [has_part(path, count) for path, count in zip(paths, rows, strict=True)]
-        todo = [block for block in range(len(sizes)) if not there[block // group]]
+    def sample(cls, workers: Workers, n: int, block_size: int, seed: int, folder: Path) -> "Proposals":
+        """Sample `n` conformations and evaluate their energies."""
+        return cls.sample_all(workers, [Request(n, seed, folder)], block_size)[0]
 
-        calls: list[Call] = [(seed, block, sizes[block]) for block in todo]
-        waiting: dict[int, dict[int, Any]] = defaultdict(dict)
-        began, done = time.monotonic(), len(sizes) - len(todo)
-        with progress("draw", len(sizes), done, quiet=quiet) as update:
+    @classmethod
+    def sample_all(
+        cls, workers: Workers, requests: Sequence["Request"], block_size: int, label: str = "draw"
+    ) -> list["Proposals"]:
+        """Sample what is asked for, all of it at once: no worker waits for the end of one request."""
+        group = blocks_per_part(block_size)
+        parts = [part for request in requests for part in request.parts(block_size, group)]
+        missing = [part for part in parts if not has_part(part.path, sum(part.sizes))]
+        todo = [(part, k) for part in missing for k in range(len(part.sizes))]
+        calls: list[Call] = [
+            (part.request.seed, part.first + k, part.sizes[k], *part.request.extra) for part, k in todo
+        ]
+        waiting: dict[Path, dict[int, Any]] = defaultdict(dict)
+        n = sum(sum(part.sizes) for part in parts)
+        began, done = time.monotonic(), n - sum(part.sizes[k] for part, k in todo)
+        with progress(label, n, done) as update:
             for index, result in workers.completed("draw", calls):
-                block, part = todo[index], todo[index] // group
-                waiting[part][block] = result
-                if len(waiting[part]) == min(group, len(sizes) - part * group):
-                    _save_proposals(workers, paths[part], waiting.pop(part), time.monotonic() - began)
+                part, k = todo[index]
+                waiting[part.path][k] = result
+                if len(waiting[part.path]) == len(part.sizes):
+                    _save_proposals(workers, part.path, waiting.pop(part.path), time.monotonic() - began)
                     began = time.monotonic()
-                done += 1
-                update(done, f"{min(n, done * block_size)}/{n} conformations")
-        return cls(paths, block_size)
+                done += part.sizes[k]
+                update(done, f"{done}/{n} conformations")
+        paths = [[part.path for part in parts if part.request is request] for request in requests]
+        return [cls(of_one, block_size) for of_one in paths]
 
     def blocks(self, rows: IntArray) -> Iterator[np.ndarray]:
         """Blocks x (B, N, 3) of the proposals `rows`, ascending; a file at a time is in memory."""

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from boltzray import models
 from boltzray.finetuning.config import FinetuneJob, OptimizerConfig
-from boltzray.finetuning.executors import Executor
 from boltzray.finetuning.finetune import finetune
 from boltzray.finetuning.round_record import read_records
 from boltzray.finetuning.train_step import Finetuner, RoundData, RoundSpec, TermData
@@ -20,7 +19,9 @@ from boltzray.models.losses import ObjectiveConfig
 from boltzray.models.parts import Parts
 from boltzray.molecules import Peptide
 from boltzray.molecules.energy_batch import EnergyBatch
+from boltzray.runtime.config import parse
 from boltzray.samplers import generator
+from boltzray.sampling import population
 from boltzray.sampling.energy_actors import EnergyConfig, LocalEnergies, Molecule
 from boltzray.sampling.flow_actors import ActorsConfig
 from tests.interrupts import stop_after
@@ -79,16 +80,23 @@ def test_one_flow_learns_from_several_peptides(
     assert "already finetuned" in capsys.readouterr().out
 
     with monkeypatch.context() as patch:
-        stop_after(patch, Executor, "draw", 6)  # within the second round
+        stop_after(patch, population, "_save_proposals", 6)  # two of four peptides of the second round
         with pytest.raises(KeyboardInterrupt):
             finetune(replace(many, out="b"))
     same_flows(out, finetune(replace(many, out="b")))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_several_peptides_have_the_same_bits_on_actors_and_threads(many: FinetuneJob) -> None:
-    objective = ObjectiveConfig(terms={"reverse_kl": 0.3, "log_variance": 0.1})
-    here = replace(many, objective=objective, budget=600)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": ObjectiveConfig(terms={"reverse_kl": 0.3, "log_variance": 0.1}), "budget": 600},
+        {"objective": ObjectiveConfig(terms={"alpha2": 1.0}), "sampler": "smc", "smc_particles": 33, "budget": 900},
+    ],
+    ids=["draws of each step", "smc"],
+)
+def test_several_peptides_have_the_same_bits_on_actors_and_threads(many: FinetuneJob, change: dict[str, Any]) -> None:
+    here = replace(many, **change)
     out = finetune(here)
     threads = replace(here, out="b", in_process=False, actors=ActorsConfig(flow_replicas=2, in_process=True))
     same_flows(out, finetune(threads))
@@ -121,7 +129,7 @@ def test_a_step_averages_the_gradients_of_its_peptides(flow_folder: Path) -> Non
     norms = []
     for of in (data[:1], data[1:]):
         found = learner(of, 1)
-        (gradient, statistics) = found._gradients(0, {"forward_kl": found._batch("forward_kl", 0, generator(0, 40))})
+        (gradient, statistics) = found._gradients(0, {"forward_kl": found._batch("forward_kl", 0, 8, generator(0, 40))})
         norms.append((gradient, float(statistics["loss"])))
     both = learner(data, 1)
     both.advance()
@@ -155,3 +163,34 @@ def test_peptides_without_weights_are_left_out_and_named(
     Failing.names = ("AA", "AC", "GP")
     with pytest.raises(FloatingPointError, match="nothing to learn from"):
         finetune(replace(many, out="b"))
+
+
+def test_a_ladder_of_temperatures_has_nothing_to_compare_with(many: FinetuneJob) -> None:
+    """Before any learning it draws where it is hot: no figure shows that beside the end."""
+    out = finetune(replace(many, objective=ObjectiveConfig(terms={"anneal": 1.0}), rounds=1, budget=240))
+    table = read_csv(out / "peptides.csv")
+    assert table["ess_before"].to_pylist() == [None] * 4
+    assert all(value is not None for value in table["ess_after"].to_pylist())
+    assert not (out / "peptides.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sequence": "AA", "sequences": ["AC"]}, "not both"),
+        ({"sequence": "AA", "validation": ["AC"]}, "several peptides: give sequences="),
+        ({"sequences": ["AA", "AC"], "validation": ["AC"]}, "AC: a peptide that is learned from cannot validate"),
+        ({"sequences": ["AA", "AC"], "budget": 300}, "give budget=320 or more"),
+        ({"sequences": ["AA", "AC"], "peptides_a_step": 0}, "from 1 to batch=128"),
+        ({"sequences": ["AA", "AC"], "validation": ["AL"], "validation_draws": 8}, "validation_draws=8 must be 32"),
+        ({"sequences": ["AA", "AC"], "energy": {"engine": "openmm"}}, "leave energy=openmm out"),
+        ({"sequences": ["AA", "AC"], "energy": {"compile": True}}, "energy.compile=true"),
+        (
+            {"sequences": ["AA", "AC", "GP"], "batch": 4, "objective": {"terms": {"log_variance": 1.0}}},
+            "batch= 2 or more for each peptide",
+        ),
+    ],
+)
+def test_wrong_peptides_are_refused_with_the_fix(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(FinetuneJob, values)

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..report.plotting import COLOURS, MARKERS, REFERENCE_COLOUR, WIDTH_IN, Picture, styled
+from .plotting import COLOURS, MARKERS, REFERENCE_COLOUR, WIDTH_IN, Picture, styled
 
 LEAST = 1e-4  # ESS that is still drawn
 NAMED = 40  # peptides that have room for their names
