@@ -37,6 +37,33 @@ class StateEstimate:
     visits: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Rise of a mean from the first half of independent runs to the second, and its standard error between them."""
+
+    rise: float
+    error: float
+    runs: int
+
+    @property
+    def certain(self) -> bool:
+        """Return True if runs at equilibrium would show as much once in two hundred times."""
+        from scipy.stats import t
+
+        return bool(abs(self.rise) > t.ppf(0.9975, self.runs - 1) * self.error)
+
+
+def drift_of(series: Sequence[Floats]) -> Drift | None:
+    """Drift of a quantity over K runs, each in order of time (T_i,); None of fewer than four, or of single frames.
+
+    What all runs share, such as a warm-up that was too short, R̂ between them does not see.
+    """
+    if len(series) < MIN_RUNS or min(map(len, series)) < 2:
+        return None
+    rises = [run[-(len(run) // 2) :].mean() - run[: len(run) // 2].mean() for run in series]
+    return Drift(rise=float(np.mean(rises)), error=float(np.std(rises, ddof=1)) / len(rises) ** 0.5, runs=len(rises))
+
+
 def estimate_states(
     labels: Sequence[str],
     occupied: Bools,

@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .convergence import MIN_RUNS, StateEstimate, estimate_states, kish
+from .convergence import MIN_RUNS, Drift, StateEstimate, estimate_states, kish
 from .storage import replacing, sha256
 from .torsion_states import HasStates, occupied, states_of
 
 MAX_R_HAT, MIN_EFFECTIVE_FRAMES = 1.05, 100.0
 MIN_SHARE = 0.005  # of a state, or of all others, to be judged
 MAX_UNSEEN = 0.01  # share that a state may have which no run has entered
+MIN_DRIFT_KT = 0.1  # of mean energies that is worth a word
 REASONS = 3  # states that are named
 PACKAGES = ("boltzray", "openmm", "torch", "numpy")
 _ODD = {math.inf: "inf", -math.inf: "-inf"}  # JSON has no ∞ and no NaN, which is null here
@@ -120,10 +121,11 @@ def record_of(
     states_from: StatesFrom | None = None,
     energy_evaluations: int | None = None,
     ladder: Ladder | None = None,
+    energy_drift: Drift | None = None,
 ) -> ReferenceRecord:
     """Make the record of a trajectory that has been written, of K independent runs.
 
-    `time_ns`: of each run; of one rung for a ladder.
+    `time_ns`: of each run; of one rung for a ladder. `energy_drift`: of the runs' energies in kT, where it is known.
 
     Shape: positions_nm (T, N, 3), log_weights (T,), run_lengths and time_ns (K,).
     """
@@ -140,7 +142,7 @@ def record_of(
             [occupied(states, run) for run in states_from.series_nm],
         )
     runs = len(run_lengths) or 1
-    reasons = unconverged(found, runs)
+    reasons = [*drifting(energy_drift), *unconverged(found, runs)]
     return ReferenceRecord(
         sequence=peptide.sequence,
         engine=engine,
@@ -163,6 +165,14 @@ def record_of(
 
 
 # --- the rule -----------------------------------------------------------------------------------
+
+
+def drifting(energy: Drift | None) -> list[str]:
+    """A reason why runs are not at equilibrium: their energies go on in one direction."""
+    if energy is None or abs(energy.rise) < MIN_DRIFT_KT or not energy.certain:
+        return []
+    change = f"{'rise' if energy.rise > 0 else 'fall'} by {abs(energy.rise):.2g} ± {energy.error:.1g} kT"
+    return [f"energies {change} from the first half of the runs to the second: they began before equilibrium"]
 
 
 def unconverged(states: Sequence[StateEstimate], runs: int | None) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boltzray.molecules.columns import read_prepared
+from boltzray.molecules.convergence import Drift
 from boltzray.molecules.observables import fit_tica, tica_lag
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_record import Ladder, ReferenceRecord, StatesFrom, record_of, record_path
@@ -156,6 +157,7 @@ def write_reference(
     states_from: StatesFrom | None = None,
     tica_runs: list[Frames] | None = None,
     ladder: Ladder | None = None,
+    energy_drift: Drift | None = None,
 ) -> ReferenceRecord:
     """Write the reference trajectory of a peptide, of independent runs, and its record, which it returns.
 
@@ -188,6 +190,7 @@ def write_reference(
         states_from=states_from,
         energy_evaluations=energy_evaluations,
         ladder=ladder,
+        energy_drift=energy_drift,
     )
     record.write(path)
     return record

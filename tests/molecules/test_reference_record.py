@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from boltzray.molecules import Peptide
-from boltzray.molecules.convergence import StateEstimate
+from boltzray.molecules.convergence import StateEstimate, drift_of
 from boltzray.molecules.reference_record import (
     Ladder,
     ReferenceRecord,
+    drifting,
     read_record,
     record_of,
     record_path,
@@ -135,3 +136,45 @@ def test_the_rule(state: StateEstimate, runs: int | None, expected: list[str]) -
 def test_reasons_name_the_worst_states() -> None:
     states = [estimate(name, r_hat=1 + value) for name, value in zip("ABCDE", (0.1, 0.3, 0.2, 0.06, 0.5), strict=True)]
     assert unconverged(states, 4) == ["R̂ above 1.05 (E: 1.5, B: 1.3, C: 1.2 and 2 more)"]
+
+
+def relaxing(seed: int, start: float, runs: int = 16) -> list[np.ndarray]:
+    """Runs of 60 frames that forget where they began in 10."""
+    noise, keep = np.random.default_rng(seed).standard_normal((60, runs)), np.exp(-0.1)
+    x = [np.full(runs, start)]
+    for step in noise:
+        x.append(keep * x[-1] + np.sqrt(1 - keep**2) * step)
+    return list(np.array(x[1:]).T)
+
+
+def test_runs_that_began_before_equilibrium_are_told() -> None:
+    """R̂ between runs cannot see what they share. Runs at equilibrium pass but for one in two hundred."""
+    drift = drift_of(relaxing(0, -4.0))
+    assert drift is not None
+    assert drift.certain
+    assert drift.rise == pytest.approx(4.0 / 30 * sum(np.exp(-0.1 * k) for k in range(1, 31)), abs=4 * drift.error)
+    (reason,) = drifting(drift)
+    assert reason.startswith("energies rise by 1.")
+    assert "they began before equilibrium" in reason
+    settled = [drift_of(relaxing(seed, 0.0)) for seed in range(1, 401)]
+    assert sum(one is not None and one.certain for one in settled) <= 10
+    assert drift_of(relaxing(0, -4.0, runs=3)) is None
+
+
+def test_a_drift_is_the_first_reason_of_a_record(made: tuple[Path, ReferenceRecord], data: Path) -> None:
+    npz, record = made
+    frames = np.load(data / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz")["positions"][:8000]
+    drift = drift_of(relaxing(0, -4.0))
+    again = record_of(
+        npz,
+        Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb"),
+        frames,
+        forcefield="amber14-obc1",
+        temperature_k=310.0,
+        engine="openmm",
+        time_ns=(0.4,) * 4,
+        run_lengths=(2000,) * 4,
+        energy_drift=drift,
+    )
+    assert not again.converged
+    assert again.reasons == (*drifting(drift), *record.reasons)
