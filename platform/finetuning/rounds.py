@@ -174,8 +174,9 @@ class FinetuneRun:
         return folder
 
     def _seed(self, k: int) -> int:
-        """Seed of the present round of the `k`th peptide."""
-        key = (43, self.progress.index, k) if k else (43, self.progress.index)
+        """Seed of the present round of the `k`th peptide; one that is not learned from has the same latents in all."""
+        index = self.progress.index if self.members[k].learned else 0
+        key = (43, index, k) if k else (43, index)
         return int(np.random.SeedSequence(self.job.seed, spawn_key=key).generate_state(1)[0])
 
     # --- the record of a round ------------------------------------------------------------------

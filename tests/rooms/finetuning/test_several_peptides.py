@@ -165,6 +165,14 @@ def test_peptides_without_weights_are_left_out_and_named(
         finetune(replace(many, out="b"))
 
 
+def test_validation_compares_draws_from_the_same_latents(many: FinetuneJob) -> None:
+    """A flow that hardly changes keeps the weights of validation to three digits; what it learns from is drawn anew."""
+    still = replace(many, optimizer=OptimizerConfig(lr=1e-12), rounds=1, budget=240)
+    first, last = read_records(finetune(still))
+    assert last.validation["AL"]["k_hat"] == pytest.approx(first.validation["AL"]["k_hat"], rel=1e-3)
+    assert last.peptides["AC"]["k_hat"] != pytest.approx(first.peptides["AC"]["k_hat"], rel=1e-3)
+
+
 def test_a_ladder_of_temperatures_has_nothing_to_compare_with(many: FinetuneJob) -> None:
     """Before any learning it draws where it is hot: no figure shows that beside the end."""
     out = finetune(replace(many, objective=ObjectiveConfig(terms={"anneal": 1.0}), rounds=1, budget=240))
