@@ -91,7 +91,10 @@ def test_one_flow_learns_from_several_peptides(
     "change",
     [
         {"objective": ObjectiveConfig(terms={"reverse_kl": 0.3, "log_variance": 0.1}), "budget": 600},
-        {"objective": ObjectiveConfig(terms={"alpha2": 1.0}), "sampler": "smc", "smc_particles": 33, "budget": 900},
+        pytest.param(
+            {"objective": ObjectiveConfig(terms={"alpha2": 1.0}), "sampler": "smc", "smc_particles": 33, "budget": 900},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["draws of each step", "smc"],
 )
