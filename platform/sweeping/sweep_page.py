@@ -53,7 +53,7 @@ def write_sweep_report(out: Path, job: SweepJob, found: Sequence[Outcome], comma
 
 
 def _metric(job: SweepJob) -> str:
-    """What decides, in words."""
+    """The name of the metric that decides."""
     return f"{'validation ' if job.validation else ''}{NAMES[job.metric]}"
 
 
