@@ -87,8 +87,7 @@ def _sweep_into(out: Path, job: SweepJob) -> Path:
 def _settings(job: SweepJob) -> dict[str, Any]:
     """Return the settings that decide the results, checked as far as possible before anything is started."""
     checkpoint, (learned, _) = checkpoint_and_peptides(job)
-    ordered = learned[0]
-    peptide = ordered.peptide
+    peptide = learned[0].peptide
     fingerprint = models.checkpoint.fingerprint(checkpoint)
     files = dict(job.files)
     if job.metric == "energy_w2":

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,12 @@ from boltzray.molecules.references import save_reference
 LADDER = Ladder(temperatures_k=(310.0, 400.0), swap_rates=(math.nan,), round_trips=3, round_trips_per_ns=1.5)
 
 
-@pytest.fixture
-def made(tmp_path: Path, data: Path) -> tuple[Path, ReferenceRecord]:
-    """MD of AA as four runs, and their record."""
-    npz = tmp_path / "AA_subsampled.npz"
+def recorded(npz: Path, data: Path, **more: Any) -> ReferenceRecord:
+    """The record of four runs of AA."""
     frames = np.load(data / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz")["positions"][:8000]
-    save_reference(npz, frames, None, time_ns=1.6)
-    record = record_of(
+    if not npz.exists():
+        save_reference(npz, frames, None, time_ns=1.6)
+    return record_of(
         npz,
         Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb"),
         frames,
@@ -41,8 +41,15 @@ def made(tmp_path: Path, data: Path) -> tuple[Path, ReferenceRecord]:
         run_lengths=(2000,) * 4,
         energy_evaluations=1_600_000,
         ladder=LADDER,
+        **more,
     )
-    return npz, record
+
+
+@pytest.fixture
+def made(tmp_path: Path, data: Path) -> tuple[Path, ReferenceRecord]:
+    """MD of AA as four runs, and their record."""
+    npz = tmp_path / "AA_subsampled.npz"
+    return npz, recorded(npz, data)
 
 
 def test_a_record_comes_back_as_it_was(made: tuple[Path, ReferenceRecord]) -> None:
@@ -163,18 +170,7 @@ def test_runs_that_began_before_equilibrium_are_told() -> None:
 
 def test_a_drift_is_the_first_reason_of_a_record(made: tuple[Path, ReferenceRecord], data: Path) -> None:
     npz, record = made
-    frames = np.load(data / "trajectories_subsampled" / "test" / "2AA" / "AA_subsampled.npz")["positions"][:8000]
     drift = drift_of(relaxing(0, -4.0))
-    again = record_of(
-        npz,
-        Peptide.from_pdb(data / "pdbs" / "test" / "AA.pdb"),
-        frames,
-        forcefield="amber14-obc1",
-        temperature_k=310.0,
-        engine="openmm",
-        time_ns=(0.4,) * 4,
-        run_lengths=(2000,) * 4,
-        energy_drift=drift,
-    )
+    again = recorded(npz, data, energy_drift=drift)
     assert not again.converged
     assert again.reasons == (*drifting(drift), *record.reasons)
