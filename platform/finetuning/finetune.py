@@ -152,11 +152,12 @@ def _changes(records: list[RoundRecord], out: Path) -> list[str]:
     if last.validation:
         better = sum(last.validation[key]["ess"] > one["ess"] for key, one in first.validation.items())
         lines.append(
-            f"  validation ESS, {len(last.validation)} peptides: {percent(*first.judged)} before, "
-            f"{percent(*last.judged)} after; {better} of them better"
+            f"  validation ESS: {percent(*first.judged)} before, {percent(*last.judged)} after; "
+            f"{better} of {len(last.validation)} better"
         )
     if abs(last.judged[0] - first.judged[0]) < 2 * math.hypot(first.judged[1], last.judged[1]):
-        lines.append(f"  the {name} has not changed beyond its error: compare with more draws (jobs/sample.py)")
+        more = "raise validation_draws" if last.validation else "compare with more draws (jobs/sample.py)"
+        lines.append(f"  the {name} has not changed beyond its error: {more}")
     if best is first:
         lines.append(f"  no round had a better {name} than the flow at the start: keep that, or lower optimizer.lr")
     elif best is not last:
