@@ -27,6 +27,7 @@ from .runs import (
     path_before,
     record,
     save_state,
+    warming,
     warmup_path,
 )
 
@@ -94,6 +95,7 @@ def _warm_up(system: openmm.System, positions_nm: npt.NDArray[np.floating], conf
     else:
         _minimise(context, positions_nm)
     context.setVelocitiesToTemperature(config.temperature_k, velocity_seed)
+    context.getIntegrator().setFriction(warming(config).friction_per_ps)
     if config.hot_steps:
         context.getIntegrator().setTemperature(config.hot_temperature_k)
         _frames(context, 1, config.hot_steps)

@@ -13,7 +13,7 @@ from .dynamics import langevin_context
 from .energy import current_core, pinned
 from .forcefield import create_system
 from .peptide import Peptide
-from .runs import MDConfig
+from .runs import MDConfig, warming
 
 
 class OpenMMRows:
@@ -64,10 +64,11 @@ class OpenMMLadders:
         self.versions = {"openmm": openmm.Platform.getOpenMMVersion()}
 
     def dynamics(self, seeds: Sequence[int], key: int, temperatures_k: Sequence[float]) -> OpenMMRows:
-        """Dynamics of a ladder for each seed; random numbers are of the seed, the key and the rung."""
+        """See `LadderEngine`."""
+        config = self._config if key else warming(self._config)
         with pinned(self._core):
             contexts = [
-                langevin_context(self._system, self._config, (key, rung), seed, temperature_k=temperature_k)[0]
+                langevin_context(self._system, config, (key, rung), seed, temperature_k=temperature_k)[0]
                 for seed in seeds
                 for rung, temperature_k in enumerate(temperatures_k)
             ]

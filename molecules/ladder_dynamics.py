@@ -36,7 +36,10 @@ class LadderEngine(Protocol):
     def versions(self) -> Mapping[str, str]: ...
 
     def dynamics(self, seeds: Sequence[int], key: int, temperatures_k: Sequence[float]) -> Dynamics:
-        """Dynamics of a ladder for each seed; random numbers are of the seed, the key and the rung."""
+        """Dynamics of a ladder for each seed; random numbers are of the seed, the key and the rung.
+
+        Key 0 is the warm-up, with its friction.
+        """
         ...
 
 

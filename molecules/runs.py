@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ _EARLIER = {
     "start_draws": 128,
 }  # fmt: skip
 MAX_HYDROGEN_DA = 4.0  # leaves the carbon of a methyl 3 Da
+WARMUP_FRICTION_PER_PS = 5.0  # at least: at 0.3/ps what is left of the heat falls to a tenth in 8 ps only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class MDConfig:
 
     All replicas start from one minimised structure, and `hot_ps` at `hot_temperature_k` before the warm-up lets them
     part; or each starts from one of `start_draws` of its own of the flow `start`, a checkpoint, chosen by weight.
+    Until the first frame friction is at least `WARMUP_FRICTION_PER_PS`: heat, or the cold of a minimised structure,
+    comes and goes at the rate of the friction.
     `hydrogen_mass_da` (3, say) slows the fastest vibrations for steps of 2 fs: averages of positions do not depend on
     masses, the kinetics does.
     """
@@ -95,6 +98,11 @@ class MDConfig:
         if not 0 < time_ps < np.inf:
             raise ValueError(f"time_ps={time_ps}: give a positive simulation time")
         return int(np.ceil(time_ps / self.ps_per_chunk - 1e-9))
+
+
+def warming(config: MDConfig) -> MDConfig:
+    """Dynamics of the hot part and of the warm-up: with friction enough to lose heat."""
+    return replace(config, friction_per_ps=max(config.friction_per_ps, WARMUP_FRICTION_PER_PS))
 
 
 @dataclass(frozen=True, kw_only=True)

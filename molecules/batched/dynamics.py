@@ -154,10 +154,12 @@ def simulate(
         x = padded(given, energy)
         noise = Noise([generator(seed, 0) for seed in seeds], x)
         state = Replicas(x, thermal_velocities(energy, noise.draw(1)[0]))
+        friction = runs.warming(config).friction_per_ps
         if config.hot_steps:
-            hot = langevin_step(energy, config.timestep_fs, config.friction_per_ps, config.hot_temperature_k)
+            hot = langevin_step(energy, config.timestep_fs, friction, config.hot_temperature_k)
             state = _last(_frames(hot, state, noise, 1, config.hot_steps, "the hot part of the warm-up"), energy)
-        _save(starts, _frames(step, state, noise, 1, config.warmup_steps, "the warm-up"), sizes)
+        warm = langevin_step(energy, config.timestep_fs, friction)
+        _save(starts, _frames(warm, state, noise, 1, config.warmup_steps, "the warm-up"), sizes)
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
         last = [[part[-1] for part in runs.load_state(runs.path_before(folder, index))] for folder in folders]

@@ -72,10 +72,12 @@ class BatchedLadders:
         self.mass, self.name, self.versions = energy.mass, engine_name(energy), versions(energy)
 
     def dynamics(self, seeds: Sequence[int], key: int, temperatures_k: Sequence[float]) -> Dynamics:
-        """Dynamics of a ladder for each seed; random numbers are of the seed, the key and the rung."""
+        """See `LadderEngine`."""
+        from ..runs import warming
+
         streams = [generator(seed, key, rung) for seed in seeds for rung in range(len(temperatures_k))]
         of_rows = torch.tensor(temperatures_k, dtype=torch.float64).repeat(len(seeds))
-        return LangevinRows(self._energy, self._config, of_rows, streams)
+        return LangevinRows(self._energy, self._config if key else warming(self._config), of_rows, streams)
 
 
 def swap(

@@ -261,12 +261,15 @@ def test_padded_beside_others_it_moves_as_alone(peptide: Peptide, tmp_path: Path
 
 @pytest.mark.parametrize("engine", ["batched", "openmm"])
 def test_the_hot_part_heats_and_the_warm_up_cools(peptide: Peptide, tmp_path: Path, engine: str) -> None:
-    """At 2,000 K with strong friction, then back: what the warm-up leaves has the temperature that it ended at."""
+    """At 2,000 K, then back: what the warm-up leaves has the temperature that it ended at.
+
+    With the usual friction of 0.3/ps, which the warm-up does not have: with it three quarters of the heat were left.
+    """
     energy, found = BatchedEnergy(peptide), {}
-    for name, cooling in (("hot", 0.0), ("cooled", 0.4)):
+    for name, cooling in (("hot", 0.0), ("cooled", 1.0)):
         config = MDConfig(
-            hot_ps=0.4, hot_temperature_k=2000.0, warmup_ps=cooling, friction_per_ps=20.0, timestep_fs=0.5,
-            interval_ps=0.01, frames_per_chunk=1,
+            hot_ps=0.6, hot_temperature_k=2000.0, warmup_ps=cooling, timestep_fs=0.5, interval_ps=0.01,
+            frames_per_chunk=1,
         )  # fmt: skip
         folders = [tmp_path / f"{name}_{i}" for i in range(8)]
         if engine == "batched":
