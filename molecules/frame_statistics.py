@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openmm import HarmonicBondForce, unit
 
+from .bonds import bonds_of
 from .constants import KB
 from .forcefield import FORCEFIELDS, create_system
 from .peptide import Peptide
@@ -69,7 +70,7 @@ def vibrations(
             "have, so energies and weights will be off: simulate without constraints (OpenMM: constraints=None, "
             "GROMACS: constraints = none, Amber: ntc=1, ntf=1; at 1 fs)"
         )
-    stretch = _stretch(lengths, peptide, bonds, ~stiff, forcefield) / (KB * temperature_k)
+    stretch = _stretch(lengths, peptide, bonds, ~stiff, forcefield) / temperature_k
     if not USUAL[0] < stretch < USUAL[1] and np.isfinite(stretch):
         notes.append(
             f"the energy of bonds is {stretch:.2g} times what {forcefield} has at {temperature_k:g} K: simulated in "
@@ -78,10 +79,20 @@ def vibrations(
     return notes
 
 
+def bond_temperature_k(positions: Array, peptide: Peptide, forcefield: str) -> float:
+    """Temperature at which bonds vibrate, by equipartition; NaN where the force field's bonds are not known.
+
+    It is some 5 % too high where bonds are strained. Shape: (T, N, 3). Units: nm.
+    """
+    bonds, _ = bonds_of(peptide.topology)
+    lengths = bond_lengths(positions, bonds).astype(np.float64)
+    return _stretch(lengths, peptide, bonds, lengths.std(axis=0) > CONSTRAINED_NM, forcefield)
+
+
 def _stretch(
     lengths: Array, peptide: Peptide, bonds: NDArray[np.int64], free: NDArray[np.bool_], forcefield: str
 ) -> float:
-    """Twice the mean energy of a bond in kJ/mol, which is kT; the median over `free` ones, NaN where none is known."""
+    """Temperature (K) of which twice the mean energy of a bond is kT; the median over `free` ones, NaN without any."""
     try:
         system = create_system(peptide, forcefield) if forcefield in FORCEFIELDS else None
     except ValueError:  # no parameters for this molecule
@@ -97,4 +108,4 @@ def _stretch(
             )
     usual, k = np.array([terms.get((int(first), int(second)), (0.0, 0.0)) for first, second in bonds]).T
     free = free & (k > 0)
-    return float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free])) if free.any() else float("nan")
+    return float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free])) / KB if free.any() else float("nan")

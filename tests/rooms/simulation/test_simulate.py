@@ -188,3 +188,16 @@ def test_a_killed_worker_changes_nothing_and_replicas_can_be_added(alone: Path, 
     assert len(more) == 2 * 5 * 10 + 1
     chunks = {name: content for name, content in undisturbed.items() if name.endswith(".npz")}
     assert {name: more[name] for name in chunks} == chunks
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("warmup_ps", "told"), [(0.0, True), (1.0, False)])
+def test_frames_that_are_still_hot_are_told(
+    home: Path, capsys: pytest.CaptureFixture[str], warmup_ps: float, told: bool
+) -> None:
+    md = MDConfig(hot_ps=0.5, hot_temperature_k=1200.0, warmup_ps=warmup_ps, interval_ps=0.01, frames_per_chunk=20)
+    simulate(SimulateJob(sequences=("GG",), time_ns=0.0004, replicas=8, hold_out=0, out="data", md=md))
+    text = capsys.readouterr()
+    assert (home / "data").is_dir()
+    assert ("warning: bonds vibrate as at" in text.out + text.err) == told
+    assert ("and md.temperature_k is 310 K" in text.out + text.err) == told
