@@ -82,17 +82,26 @@ def vibrations(
 def bond_temperature_k(positions: Array, peptide: Peptide, forcefield: str) -> float:
     """Temperature at which bonds vibrate, by equipartition; NaN where the force field's bonds are not known.
 
-    It is some 5 % too high where bonds are strained. Shape: (T, N, 3). Units: nm.
+    Strain, which moves a bond's mean, does not count. Shape: (T, N, 3). Units: nm.
     """
     bonds, _ = bonds_of(peptide.topology)
     lengths = bond_lengths(positions, bonds).astype(np.float64)
-    return _stretch(lengths, peptide, bonds, lengths.std(axis=0) > CONSTRAINED_NM, forcefield)
+    _, k = _bond_terms(peptide, bonds, forcefield)
+    free = (lengths.std(axis=0) > CONSTRAINED_NM) & (k > 0)
+    return float(np.median((k * lengths.var(axis=0))[free])) / KB if free.any() else float("nan")
 
 
 def _stretch(
     lengths: Array, peptide: Peptide, bonds: NDArray[np.int64], free: NDArray[np.bool_], forcefield: str
 ) -> float:
     """Temperature (K) of which twice the mean energy of a bond is kT; the median over `free` ones, NaN without any."""
+    usual, k = _bond_terms(peptide, bonds, forcefield)
+    free = free & (k > 0)
+    return float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free])) / KB if free.any() else float("nan")
+
+
+def _bond_terms(peptide: Peptide, bonds: NDArray[np.int64], forcefield: str) -> tuple[Array, Array]:
+    """Usual lengths (B,) and force constants (B,), zero where they are not known. Units: nm, kJ/mol/nm²."""
     try:
         system = create_system(peptide, forcefield) if forcefield in FORCEFIELDS else None
     except ValueError:  # no parameters for this molecule
@@ -106,6 +115,5 @@ def _stretch(
                 length.value_in_unit(unit.nanometer),
                 k.value_in_unit(unit.kilojoule_per_mole / unit.nanometer**2),
             )
-    usual, k = np.array([terms.get((int(first), int(second)), (0.0, 0.0)) for first, second in bonds]).T
-    free = free & (k > 0)
-    return float(np.median((k * (lengths - usual) ** 2).mean(axis=0)[free])) / KB if free.any() else float("nan")
+    usual, k = np.array([terms.get((int(first), int(second)), (0.0, 0.0)) for first, second in bonds]).reshape(-1, 2).T
+    return usual, k

@@ -72,7 +72,8 @@ def simulate_ladders(
     ladders = _Ladders(engine, config, exchange, temperatures_k, seeds)
     if missing[0] == 0 and not all(warmup_path(f).exists() for f in folders):
         for folder, chunk in zip(folders, ladders.warmed_up(peptide), strict=True):
-            save_chunk(warmup_path(folder), chunk)
+            if not warmup_path(folder).exists():  # an earlier version's may differ
+                save_chunk(warmup_path(folder), chunk)
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
         before = [load_chunk(path_before(folder, index)) for folder in folders]

@@ -188,6 +188,8 @@ def record(
     if first_chunk is None or (history and history[-1]["versions"] == versions):
         return
     history.append({"from_chunk": first_chunk, "versions": versions})
+    if first_chunk == 0 and not warmup_path(directory).exists():
+        history[-1]["warmup_friction_per_ps"] = warming(config).friction_per_ps
     directory.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({"settings": settings, "versions": history}, indent=2))

@@ -159,7 +159,8 @@ def simulate(
             hot = langevin_step(energy, config.timestep_fs, friction, config.hot_temperature_k)
             state = _last(_frames(hot, state, noise, 1, config.hot_steps, "the hot part of the warm-up"), energy)
         warm = langevin_step(energy, config.timestep_fs, friction)
-        _save(starts, _frames(warm, state, noise, 1, config.warmup_steps, "the warm-up"), sizes)
+        warmed = _frames(warm, state, noise, 1, config.warmup_steps, "the warm-up")
+        _save(starts, warmed, sizes, kept=[start.exists() for start in starts])  # an earlier version's may differ
     for done, index in enumerate(missing, start=total - len(missing) + 1):
         began = time.perf_counter()
         last = [[part[-1] for part in runs.load_state(runs.path_before(folder, index))] for folder in folders]
@@ -235,9 +236,13 @@ def _last(frames: Replicas, energy: "BatchedEnergy | MixedEnergy") -> Replicas:
     return Replicas(*(part[:, -1].to(energy.mass) for part in frames))
 
 
-def _save(paths: Sequence[Path], frames: Replicas, sizes: Sequence[int], begins: Sequence[str] = ()) -> None:
+def _save(
+    paths: Sequence[Path], frames: Replicas, sizes: Sequence[int], begins: Sequence[str] = (), kept: Sequence[bool] = ()
+) -> None:
+    """Write the frames of each replica, but of those that are `kept` as they are."""
     from .. import runs
 
     rows = zip(paths, sizes, frames.x.numpy(), frames.v.numpy(), begins or [""] * len(paths), strict=True)
-    for path, n, positions, velocities, start in rows:
-        runs.save_state(path, (positions[:, :n], velocities[:, :n]), start)
+    for i, (path, n, positions, velocities, start) in enumerate(rows):
+        if not (kept and kept[i]):
+            runs.save_state(path, (positions[:, :n], velocities[:, :n]), start)

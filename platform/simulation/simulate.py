@@ -9,7 +9,6 @@ import numpy as np
 import ray
 
 from boltzray.molecules.energy import only_openmm
-from boltzray.molecules.frame_statistics import bond_temperature_k
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_match import check_bonds
 from boltzray.molecules.references import published_split
@@ -26,6 +25,7 @@ from ..runtime.peptide_names import Sequences, several_peptides
 from ..runtime.progress import progress, say
 from ..runtime.run_folder import RunFolder, deciding, holding
 from ..runtime.tracking import Tracker, provenance
+from .heat import heat
 from .ladders import choose_ladders, run_ladders
 from .md_batches import LANES, Compile, MDBatch, MDReplica, batch_replicas, run_batch
 from .outcome import Outcome, write_outcome
@@ -35,8 +35,6 @@ from .starts import choose_starts
 REPLICAS = {"md": 64, "remd": 8}  # unless given
 HELD = {"md": 0.25, "remd": 0.5}  # fraction of them; of ladders the reference wants four or more
 MAX_PAGES = 64  # peptides of a job, of which each has a page
-CHECKED, FEWEST_RUNS, FEWEST_FRAMES, MOST_FRAMES = 4, 8, 80, 1000  # peptides; runs and frames of each
-HEAT = 0.2  # of the temperature, further off than which it is told: by eight short runs it is known to 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,32 +300,8 @@ def _write(job: SimulateJob, out: Path, replicas: list[MDReplica], tracker: Trac
     _write_references(job, out, {pdbs[name]: group for name, group in held.items() if group}, tracker)
     write_runs(out, runs)
     write_training(out, job.seed, job.frames_per_shard)
-    if job.method == "md" and (warning := _heat(job, out, pdbs, runs)):
+    if job.method == "md" and (warning := heat(out, job.md, pdbs, runs)):
         say(f"warning: {warning}")
-
-
-def _heat(job: SimulateJob, out: Path, pdbs: Mapping[str, str], runs: Mapping[str, Run]) -> str | None:
-    """Warning that frames to train on are not at their temperature: a flow learns how hot bonds are, and weights tell.
-
-    By some of the peptides, evenly spaced.
-    """
-    found = []
-    for sequence in list(pdbs)[:: max(1, -(-len(pdbs) // CHECKED))]:
-        frames = [
-            run.frames(out / "md" / name)
-            for name, run in runs.items()
-            if (run.sequence, run.role) == (sequence, "train") and (out / "md" / name).exists()
-        ]
-        if len(frames) >= FEWEST_RUNS and sum(map(len, frames)) >= FEWEST_FRAMES:
-            positions = np.concatenate(frames)[:: max(1, sum(map(len, frames)) // MOST_FRAMES)]
-            found.append(bond_temperature_k(positions, Peptide.from_pdb(pdbs[sequence]), job.md.forcefield))
-    measured = float(np.median(found)) if found else np.nan
-    if not abs(measured / job.md.temperature_k - 1) > HEAT:  # nor NaN
-        return None
-    return (
-        f"bonds vibrate as at {measured:.0f} K, and md.temperature_k is {job.md.temperature_k:g} K: frames were taken "
-        "before the start was forgotten. Give another out= with a longer md.warmup_ps, or a larger md.friction_per_ps"
-    )
 
 
 def _write_references(job: SimulateJob, out: Path, held: Mapping[str, list[str]], tracker: Tracker) -> None:

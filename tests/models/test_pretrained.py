@@ -11,6 +11,8 @@ import torch
 from boltzray import models
 from boltzray.models.hub import BUNDLED_FOLDER, DEFAULT_CHECKPOINT, bundled
 from boltzray.molecules import BatchedEnergy, Peptide
+from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
+from boltzray.molecules.frame_statistics import bond_temperature_k
 from boltzray.samplers import com_log_density, snis
 
 TEMPERATURE_K = 310.0
@@ -53,6 +55,15 @@ def test_draws_are_worth_something_as_they_come(sequence: str, floor: float) -> 
     result = snis(None, log_q, target)
     print(f"{sequence}: ESS {result.ess:.3f}, k̂ {result.k_hat:.2f}")
     assert result.ess > floor
+
+
+@pytest.mark.parametrize("sequence", ["DG", "GCDE", "ACE-A-NME"])
+def test_draws_have_the_temperature_of_the_target(sequence: str) -> None:
+    """Bonds of equipartition, which strain makes some 5 % hotter; frames of a hot start once made them 25 % so."""
+    flow, peptide = models.load(DEFAULT_CHECKPOINT), Peptide.from_sequence(sequence)
+    x, _ = flow.sample(flow.condition(peptide), 500, torch.Generator().manual_seed(0))
+    measured = bond_temperature_k((x * flow.scale_nm).numpy(), peptide, DEFAULT_FORCEFIELD)
+    assert 0.95 < measured / TEMPERATURE_K < 1.12
 
 
 def test_a_longer_peptide_is_warned_of() -> None:

@@ -3,15 +3,17 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
+from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide, runs
 from boltzray.molecules.batched.dynamics import Replicas
 from boltzray.molecules.batched.exchange import BatchedLadders
 from boltzray.molecules.constants import KB
+from boltzray.molecules.dynamics import minimised
 from boltzray.molecules.exchange_openmm import OpenMMLadders
 from boltzray.molecules.ladder_dynamics import simulate_ladders
 from boltzray.molecules.replica_exchange import ExchangeConfig, load_ladder
@@ -85,6 +87,36 @@ def test_rows_are_at_their_temperatures(peptide: Peptide) -> None:
     measured = torch.stack(found).view(-1, 3).numpy()
     error = np.array(temperatures_k) * np.sqrt(2 / freedom) / np.sqrt(len(measured))
     assert (np.abs(measured.mean(0) - temperatures_k) < 5 * error).all(), (measured.mean(0), error)
+
+
+@pytest.mark.parametrize("engine", [OpenMMLadders, BatchedLadders])
+def test_the_warm_up_of_ladders_takes_up_heat_and_their_chunks_keep_theirs(peptide: Peptide, engine: Any) -> None:
+    """From rest at a minimum, 0.2 ps: with a friction of 5/ps most of the heat is there, with 0.3/ps a little."""
+    config = MDConfig(timestep_fs=0.5, interval_ps=0.05)
+    ladders = engine(peptide if engine is OpenMMLadders else BatchedEnergy(peptide), config)
+    x = torch.from_numpy(minimised(peptide, config)).to(ladders.mass).repeat(8, 1, 1)
+    share = []
+    for key in (0, 1):
+        state = ladders.dynamics(list(range(8)), key, (310.0,)).advance(Replicas(x, torch.zeros_like(x)), 400)
+        kinetic = (ladders.mass[:, None] * state.v**2).sum((1, 2)).mean()
+        share.append(float(kinetic) / (3 * peptide.n_atoms * KB * 310.0))
+    assert share[0] > 0.4
+    assert share[1] < 0.2
+
+
+def test_warm_ups_of_earlier_versions_stay(
+    peptide: Peptide, whole: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ladder that joins one which is there does not make it anew with today's friction."""
+    folders = [tmp_path / "old", tmp_path / "new"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(runs, "WARMUP_FRICTION_PER_PS", MD.friction_per_ps)
+        assert run(peptide, folders[:1], [6]) == 3
+    before = contents(folders[0])
+    assert before != contents(whole[1])
+    assert run(peptide, folders, [6, 5], 0.04) == 1
+    assert contents(folders[0]) == before
+    assert len(load_ladder(folders[0]).positions_nm) == 6
 
 
 def test_a_row_that_diverges_leaves_the_others_alone(peptide: Peptide) -> None:

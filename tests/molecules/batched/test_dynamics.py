@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide
+from boltzray.molecules import BatchedEnergy, OpenMMEnergy, Peptide, runs
 from boltzray.molecules.batched.dynamics import Replicas, langevin_step, simulate, thermal_velocities
 from boltzray.molecules.batched.mixture import MixedEnergy
 from boltzray.molecules.constants import KB
@@ -281,6 +281,22 @@ def test_the_hot_part_heats_and_the_warm_up_cools(peptide: Peptide, tmp_path: Pa
         found[name] = temperature(energy, torch.from_numpy(v).double()).mean().item()
     assert 1400 < found["hot"] < 2400, found  # 8 × 66 squares: ± 6 %
     assert 220 < found["cooled"] < 400, found
+
+
+def test_warm_ups_of_earlier_versions_stay(
+    peptide: Peptide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that joins one which is there does not make it anew with today's friction, which run.json has."""
+    energy, folders = BatchedEnergy(peptide).float(), [tmp_path / "old", tmp_path / "new"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(runs, "WARMUP_FRICTION_PER_PS", SHORT.friction_per_ps)
+        list(simulate(energy, peptide, folders[:1], SHORT, 0.06, [5]))
+    before = {path: path.read_bytes() for path in folders[0].rglob("*.npz")}
+    list(simulate(energy, peptide, folders, SHORT, 0.02, [5, 6]))
+    assert {path: path.read_bytes() for path in folders[0].rglob("*.npz")} == before
+    assert len(load_trajectory(folders[0])) == 6
+    frictions = [json.loads((f / "run.json").read_text())["versions"][0]["warmup_friction_per_ps"] for f in folders]
+    assert frictions == [0.3, 5.0]
 
 
 def test_run_json_records_the_engine_and_another_run_is_refused(peptide: Peptide, whole: list[Path]) -> None:

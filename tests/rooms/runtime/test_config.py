@@ -44,6 +44,11 @@ def test_the_quickstart_is_one_peptide_throughout() -> None:
     assert composed(TutorialJob, "tutorial").train.data.path == composed(TutorialJob, "tutorial").simulate.out
 
 
+def test_the_last_part_of_the_bundled_flow_goes_on_from_the_one_before() -> None:
+    last, before = (composed(TrainJob, "train", f"run=peptides_small_{name}") for name in ("equilibrated", "capped"))
+    assert last.init == f"{before.out}/checkpoint"
+
+
 @pytest.mark.parametrize("name", ["dipeptides", "dipeptides_weighted", "peptides_of_3_and_4", "alanine", "capped"])
 def test_bundled_flows_are_trained_on_what_is_simulated_for_them(name: str) -> None:
     data = composed(SimulateJob, "simulate", f"peptides={name}")

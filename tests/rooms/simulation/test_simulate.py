@@ -196,7 +196,7 @@ def test_frames_that_are_still_hot_are_told(
     home: Path, capsys: pytest.CaptureFixture[str], warmup_ps: float, told: bool
 ) -> None:
     md = MDConfig(hot_ps=0.5, hot_temperature_k=1200.0, warmup_ps=warmup_ps, interval_ps=0.01, frames_per_chunk=20)
-    simulate(SimulateJob(sequences=("GG",), time_ns=0.0004, replicas=8, hold_out=0, out="data", md=md))
+    simulate(SimulateJob(sequences=("AA",), time_ns=0.0004, replicas=16, hold_out=0, out="data", md=md))
     text = capsys.readouterr()
     assert (home / "data").is_dir()
     assert ("warning: bonds vibrate as at" in text.out + text.err) == told
