@@ -11,16 +11,18 @@ from matplotlib.figure import Figure
 
 CARD = Path("models/pretrained/peptides-small/README.md")
 ROW = re.compile(r"^\| \d \| .* \| ([\d.]+) \| ([\d.]+) ± ([\d.]+) \| \d+ of 30 \|$", re.MULTILINE)
-PROSE, FOUR = 0.191, (9.9, 0.003, 0.001)
+PROSE = 0.191
+FOUR = ((9.9, 0.003, 0.001), (12.6, 0.007, 0.002))
+ALIKE = 3  # parts that went on with more of the same
 
 
 def main() -> None:
     hours, ess, error = np.array(ROW.findall(CARD.read_text()), float).T
-    slope = np.polyfit(np.log(hours), np.log(ess), 1)[0]
+    slope = np.polyfit(np.log(hours[:ALIKE]), np.log(ess[:ALIKE]), 1)[0]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.errorbar(hours, ess, error, fmt="o-", color="#0072b2", capsize=3, label="two residues, mean of 30")
-    axis.errorbar(*[[v] for v in FOUR], fmt="s", color="#d55e00", capsize=3, label="four residues, mean of 30")
+    axis.errorbar(*np.array(FOUR).T, fmt="s-", color="#d55e00", capsize=3, label="four residues, mean of 30")
     axis.axhline(PROSE, color="#8a8a8a", linestyle="--", linewidth=0.8)
     axis.text(2.6, PROSE * 1.06, "Prose, two residues, published", color="#555555", fontsize=9)
     axis.set(xscale="log", yscale="log", xlim=(2.5, 30), ylim=(1e-3, 1), xlabel="core-hours, data and training")

@@ -283,9 +283,7 @@ def test_the_hot_part_heats_and_the_warm_up_cools(peptide: Peptide, tmp_path: Pa
     assert 220 < found["cooled"] < 400, found
 
 
-def test_warm_ups_of_earlier_versions_stay(
-    peptide: Peptide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warm_ups_of_earlier_versions_stay(peptide: Peptide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that joins one which is there does not make it anew with today's friction, which run.json has."""
     energy, folders = BatchedEnergy(peptide).float(), [tmp_path / "old", tmp_path / "new"]
     with monkeypatch.context() as earlier:
