@@ -150,7 +150,8 @@ def _ratio(
     ends = np.quantile(forth(replicates), [0.5 - level / 2, 0.5 + level / 2]) - centre
     widen = math.sqrt(kish / n_effective)
     low, high = float(back(centre + widen * min(ends[0], -reach))), float(back(centre + widen * max(ends[1], reach)))
-    shapes = [_shape(part) for part in (weights, influence, -influence)]
+    # The contributions themselves, too: one that is huge moves the mean, and beside it all others look alike.
+    shapes = [_shape(part) for part in (weights, influence, -influence, above, -above)]
     k_hat = max((k for k in shapes if k is not None), default=None)
     value = ratio if scale == "logit" else centre
     said = _judged(k_hat, n_effective, len(weights))

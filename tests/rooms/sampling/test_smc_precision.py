@@ -34,7 +34,7 @@ def test_log_q_and_its_gradient_in_bf16_are_near_and_repeatable() -> None:
 def test_smc_in_bf16_ends_at_the_same_target(home: Path) -> None:
     """log Z is that of the draws' own weights, and log q that comes out is that of the path."""
     settings = {"data_dir": "none", "samples": 1024, "smc_particles": 128, "smc": SMCConfig(kernel="mala")}
-    job = SampleJob(sequence="GP", smc_precision="bf16", out="rough", actors=ActorsConfig(in_process=True), **settings)
+    job = SampleJob(sequence="AA", smc_precision="bf16", out="rough", actors=ActorsConfig(in_process=True), **settings)
     out = sample(job)
     of_draws, of_smc = (read_json(out / "sampling.json")[name]["diagnostics"] for name in ("SNIS", "SMC"))
     error = np.hypot(of_draws["log_z_error"], of_smc["log_z_error"])
