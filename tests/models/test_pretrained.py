@@ -59,11 +59,11 @@ def test_draws_are_worth_something_as_they_come(sequence: str, floor: float) -> 
 
 @pytest.mark.parametrize("sequence", ["DG", "GCDE", "ACE-A-NME"])
 def test_draws_have_the_temperature_of_the_target(sequence: str) -> None:
-    """Bonds vibrate as equipartition has it; frames of a hot start once made them a quarter hotter."""
+    """Bonds vibrate as equipartition has it; frames of a hot start once made them a fifth hotter."""
     flow, peptide = models.load(DEFAULT_CHECKPOINT), Peptide.from_sequence(sequence)
     x, _ = flow.sample(flow.condition(peptide), 500, torch.Generator().manual_seed(0))
     measured = bond_temperature_k((x * flow.scale_nm).numpy(), peptide, DEFAULT_FORCEFIELD)
-    assert 0.9 < measured / TEMPERATURE_K < 1.12
+    assert 0.92 < measured / TEMPERATURE_K < 1.08
 
 
 def test_a_longer_peptide_is_warned_of() -> None:
