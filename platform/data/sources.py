@@ -31,6 +31,7 @@ from boltzray.molecules.storage import read_json
 
 from ..runtime.config import write_json
 from .catalogue import RUNS, SOURCES
+from .run_drift import energy_drift
 
 PREPARED_FRAMES = "prepared"
 HELD_OUT = "held out"
@@ -157,12 +158,13 @@ def write_reference(
     states_from: StatesFrom | None = None,
     tica_runs: list[Frames] | None = None,
     ladder: Ladder | None = None,
-    energy_drift: Drift | None = None,
+    ladder_drift: Drift | None = None,
 ) -> ReferenceRecord:
     """Write the reference trajectory of a peptide, of independent runs, and its record, which it returns.
 
     `time_ns` of each run: see `molecules.references.save_reference` and `molecules.reference_record`. Of a ladder the
-    frames written are some of all: `states_from` has all, and `tica_runs` what TICA is fitted to.
+    frames written are some of all: `states_from` has all, `tica_runs` what TICA is fitted to, `ladder_drift` is that of
+    their energies.
 
     Shape: trajectories (T, N, 3) each, log_weights of all of them. Units: nm.
     """
@@ -190,7 +192,7 @@ def write_reference(
         states_from=states_from,
         energy_evaluations=energy_evaluations,
         ladder=ladder,
-        energy_drift=energy_drift,
+        energy_drift=ladder_drift if ladder else energy_drift(peptide, trajectories, temperature_k, forcefield),
     )
     record.write(path)
     return record

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from boltzray.molecules.convergence import MIN_RUNS, Drift, drift_of
+from boltzray.molecules.convergence import drift_of
 from boltzray.molecules.ladder_mixing import ladder_time_ns, round_trips, swap_rates
 from boltzray.molecules.mbar import ladder_log_weights
 from boltzray.molecules.peptide import Peptide
@@ -19,12 +19,10 @@ from boltzray.report.simulation_contents import SimulationReport
 from boltzray.report.simulation_page import write_simulation_page
 
 from ..data.sources import Frames, held_out_frames, held_out_ns, write_reference
-from ..sampling.energy_actors import evaluator
 
 PAGES = "simulations"  # folder of the pages
 REFERENCE_FRAMES = 10_000  # of a ladder's, by weight: as many as the published tables use
 TICA_FRAMES = 20_000
-DRIFT_FRAMES, MAX_DRIFT_FRAMES = 40, 4_000  # of each run, and of all, whose energies tell if they are at equilibrium
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +82,8 @@ def _md_reference(
         engine=engine,
         time_ns=time_ns,
         energy_evaluations=evaluations,
-        energy_drift=_drift(peptide, runs, config),
     )
     return record, runs
-
-
-def _drift(peptide: Peptide, runs: list[Frames], config: MDConfig) -> Drift | None:
-    """Drift of the energies of runs, by some of their frames."""
-    if len(runs) < MIN_RUNS:
-        return None
-    each = max(2, min(DRIFT_FRAMES, MAX_DRIFT_FRAMES // len(runs)))
-    some = [run[np.unique(np.linspace(0, len(run) - 1, each).astype(int))] for run in runs]
-    evaluate, _ = evaluator(peptide, config.temperature_k, forcefield=config.forcefield)
-    energy = evaluate(np.concatenate(some).astype(np.float64), False)
-    if not energy.ok.all():
-        return None
-    return drift_of(np.split(energy.energy, np.cumsum([len(run) for run in some])[:-1]))
 
 
 def _ladder_reference(
@@ -138,7 +122,7 @@ def _ladder_reference(
         log_weights=np.log(weights),
         states_from=StatesFrom(frames, flat, series),
         tica_runs=walks_of(ladders, TICA_FRAMES),
-        energy_drift=drift_of([ladder.energy_kT.mean(axis=1) for ladder in ladders]),  # MBAR takes all rungs
+        ladder_drift=drift_of([ladder.energy_kT.mean(axis=1) for ladder in ladders]),  # MBAR takes all rungs
         ladder=Ladder(
             temperatures_k=temperatures_k,
             swap_rates=tuple(map(float, swap_rates(ladders))),

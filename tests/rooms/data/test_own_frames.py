@@ -9,6 +9,7 @@ import pytest
 
 from boltzray.data.catalogue import DataConfig, folder_temperature, inspect_data
 from boltzray.data.prepare import PrepareJob, prepare
+from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.reference_record import read_record
 from boltzray.molecules.references import find_pdb, find_reference, load_reference
@@ -112,6 +113,25 @@ def test_the_last_frames_of_each_file_are_held_out(own: Path, capsys: pytest.Cap
     assert len(frames_of(out)["AA"]) == 200
     with pytest.raises(ValueError, match=r"hold_out=0.01 of the 100 frames of run1.npy is 1, and a reference needs 10"):
         prepare(PrepareJob(pdb="AA.pdb", frames="run*.npy", hold_out=0.01, out="data"))
+
+
+def test_a_reference_of_frames_that_go_on_falling_says_so(own: Path) -> None:
+    aa = np.load(own / "AA.npy")
+    energy = OpenMMEnergy(Peptide.from_pdb(own / "AA.pdb"), 310.0).evaluate(aa.astype(np.float64), False).energy
+    falling, level = aa[np.argsort(-energy)], np.random.default_rng(0).permutation(aa)
+    for number in range(5):
+        np.save(own / f"run{number}.npy", falling[number::5])
+        np.save(own / f"level{number}.npy", level[number::5])
+    reasons = {}
+    for kind in ("run", "level"):
+        out = prepare(PrepareJob(pdb="AA.pdb", frames=f"{kind}*.npy", hold_out=0.5, temperature_k=310, out=kind))
+        found = find_reference(out, "AA")
+        assert found
+        record = read_record(found)
+        assert record
+        reasons[kind] = record.reasons
+    assert reasons["run"][0].startswith("energies fall by ")
+    assert not any("energies" in reason for reason in reasons["level"])
 
 
 @pytest.mark.parametrize("first", ["simulate", "prepare"])
