@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,20 @@ def test_the_quickstart_is_one_peptide_throughout() -> None:
 
 
 def test_the_last_part_of_the_bundled_flow_goes_on_from_the_one_before() -> None:
-    last, before = (composed(TrainJob, "train", f"run=peptides_small_{name}") for name in ("equilibrated", "capped"))
-    assert last.init == f"{before.out}/checkpoint"
+    parts = ("capped", "equilibrated", "weighted")
+    capped, equilibrated, weighted = (composed(TrainJob, "train", f"run=peptides_small_{part}") for part in parts)
+    assert equilibrated.init == f"{capped.out}/checkpoint"
+    assert weighted.init == f"{equilibrated.out}/checkpoint"
+    assert replace(weighted, out=equilibrated.out, init=equilibrated.init, data=equilibrated.data) == replace(
+        equilibrated, train=replace(equilibrated.train, steps=weighted.train.steps)
+    )
+
+
+@pytest.mark.parametrize("name", ["dipeptides", "peptides_of_3_and_4", "capped"])
+def test_weighted_draws_are_of_the_same_peptides(name: str) -> None:
+    first, again = (composed(SimulateJob, "simulate", f"peptides={name}{end}") for end in ("", "_weighted"))
+    assert again.sequences == first.sequences
+    assert (again.md.start, again.md.hot_ps) == ("boltzray://peptides-small", 0.0)
 
 
 @pytest.mark.parametrize("name", ["dipeptides", "dipeptides_weighted", "peptides_of_3_and_4", "alanine", "capped"])
