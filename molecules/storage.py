@@ -60,11 +60,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to, which becomes `path` when the `with` ends well.
 
     A reader sees the whole file or the one before it, whenever this process or the machine stops. When the `with` ends
-    with an error, what was written is removed.
+    with an error, what was written is removed. It may be read by whom the umask lets, whichever library wrote it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a suffix that no pattern of ours matches
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()  # some libraries want to make it
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors leaves files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # else a crash may leave the new name with no content
         temporary.replace(path)

@@ -1,6 +1,8 @@
 """Flows on disk: our folders, and public state dicts both ways."""
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,18 @@ def test_a_folder_keeps_everything(tmp_path: Path, config: dict[str, Any]) -> No
         models.load(folder, scale_nm=0.35)
     assert json.loads((folder / "flow.json").read_text())["provenance"] == {"step": 7}
     assert [p.name for p in tmp_path.iterdir()] == ["flow"]  # nothing temporary stays
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_others_read_a_flow_where_the_umask_lets_them(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = models.save(random_flow().float(), tmp_path / "flow")
+    finally:
+        os.umask(before)
+    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == dict.fromkeys(
+        ("flow.json", "model.safetensors"), 0o666 & ~umask
+    )
 
 
 def test_a_folder_from_before_single_systems_loads(tmp_path: Path) -> None:
