@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 CARD = Path("models/pretrained/peptides-small/README.md")
 ROW = re.compile(r"^\| \d \| .* \| ([\d.]+) \| ([\d.]+) ± ([\d.]+) \| \d+ of 30 \|$", re.MULTILINE)
 PROSE = 0.191
-FOUR = ((9.9, 0.003, 0.001), (12.6, 0.007, 0.002))
+FOUR = ((9.9, 0.003, 0.001), (12.6, 0.007, 0.002), (15.7, 0.011, 0.002))
 ALIKE = 3  # parts that went on with more of the same
 
 
