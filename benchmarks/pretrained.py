@@ -20,6 +20,7 @@ from boltzray import models
 from boltzray.molecules import BatchedEnergy, Peptide
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.metrics import compare, noise_floor
+from boltzray.molecules.planar_names import turned
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import find_pdb, find_reference, load_reference, published_sequences
 from boltzray.samplers import com_log_density, snis
@@ -39,9 +40,10 @@ def row(flow: models.Flow, sequence: str, data: Path | None, samples: int, seed:
     energy = BatchedEnergy(peptide, TEMPERATURE_K)
     found = energy.evaluate(positions, gradient=False)
     seconds = time.perf_counter() - began
+    groups = peptide.planar_groups if flow.atom_order == "named" else ()
+    ok = found.ok & ~torch.from_numpy(turned(groups, positions.numpy()))
     target = {
-        mode: torch.where(found.ok, com_log_density(x, mode)[0] - found.energy, -torch.inf)
-        for mode in ("gaussian", "radial")
+        mode: torch.where(ok, com_log_density(x, mode)[0] - found.energy, -torch.inf) for mode in ("gaussian", "radial")
     }
     ours = snis(None, log_q, target["gaussian"])
     radial, published = snis(None, log_q, target["radial"]), snis(None, log_q, target["radial"], "drop_top")

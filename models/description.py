@@ -25,7 +25,7 @@ class Description:
     format: int
     config: dict[str, Any]
     scale_nm: float
-    atom_order: Literal["iupac", "file"] | None = None
+    atom_order: Literal["iupac", "named", "file"] | None = None
     geometry: str | None = None
     weights_sha256: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -53,8 +53,9 @@ class Flow(nn.Module):
     `activation_checkpointing`: in training, compute layers again in the backward pass instead of keeping activations.
     `geometry`: of internal coordinates, the version of the usual bonds and angles (`molecules.zmatrix`), or of a single
     molecule the fingerprint of its z-matrix (`Molecule.geometry`).
-    `atom_order`: `iupac` if it was trained on atoms in the standard order (`Peptide.iupac`), `file` for a single system
-    in the order of its file.
+    `atom_order`: `iupac` if it was trained on atoms in the standard order (`Peptide.iupac`), `named` if those of planar
+    groups were also named by where they stand in each frame (`molecules.planar_names`), `file` for a single system in
+    the order of its file.
     """
 
     smooth = True
@@ -72,7 +73,7 @@ class Flow(nn.Module):
         self.scale_nm = scale_nm
         self.geometry = (geometry or geometry_version(config.vocabulary)) if config.coordinates == "internal" else None
         self.activation_checkpointing = False
-        self.atom_order: Literal["iupac", "file"] = "iupac"
+        self.atom_order: Literal["iupac", "named", "file"] = "iupac"
 
     @property
     def device(self) -> torch.device:

@@ -17,6 +17,7 @@ from . import stereo, zmatrix
 from .build import build_structure
 from .complete import complete
 from .kinds import POINTER
+from .planar_names import PlanarGroup, planar_groups
 from .sequences import check_sequence, label
 from .structure_file import read_structure
 from .structure_text import file_bytes
@@ -111,6 +112,11 @@ class Peptide:
         text = io.StringIO()
         app.PDBFile.writeFile(topology, self.positions[order] * unit.nanometer, text, keepIds=True)
         return Peptide.from_pdb(text.getvalue(), states=True)
+
+    @cached_property
+    def planar_groups(self) -> tuple[PlanarGroup, ...]:
+        """Planar groups that turn round, by indices in the standard order."""
+        return planar_groups(self.iupac())
 
     def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
         """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`. They are in the order of the file.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from boltzray.models.flow import Flow
 from boltzray.models.tables import PeptideTables
+from boltzray.molecules.planar_names import named_by_place
 
 from .bucketing import Microbatch
 
@@ -33,7 +34,8 @@ class Collator:
     """Frames of any of the peptides → padded coordinates and tables.
 
     Atoms are put into the standard order, which is that of the tables: see `Peptide.iupac`. A batch of a single peptide
-    gets one row of tables: its condition is then computed once, not once a frame.
+    gets one row of tables: its condition is then computed once, not once a frame. For a flow that asks for it, planar
+    groups are named by where they stand in each frame.
     """
 
     def __init__(self, flow: Flow, peptides: Mapping[str, Any], *, pin: bool = False) -> None:
@@ -41,6 +43,7 @@ class Collator:
         self.tables = flow.tables([peptide.iupac() for peptide in peptides.values()]).to("cpu")
         self.orders = [np.asarray(peptide.iupac_order, np.int64) for peptide in peptides.values()]
         self.sizes = self.tables.n_atoms.numpy()
+        self.groups = [peptide.planar_groups if flow.atom_order == "named" else () for peptide in peptides.values()]
         self.pin = pin
 
     def __call__(self, sequences: Sequence[str], frames: Sequence[np.ndarray]) -> CollatedBatch:
@@ -61,6 +64,10 @@ class Collator:
         else:
             x = np.zeros((len(sizes), sizes.max(), 3), np.float32)
             x[np.arange(sizes.max()) < sizes[:, None]] = ordered
+        for p in np.unique(peptide):
+            if self.groups[p]:
+                of_it = peptide == p
+                x[of_it, : self.sizes[p]] = named_by_place(self.groups[p], x[of_it, : self.sizes[p]])
         one = (peptide == peptide[0]).all()
         rows = self.tables.rows(torch.from_numpy(np.asarray(peptide[:1] if one else peptide, np.int64)))
         rows = _map_tensors(rows, lambda t: t.long() if t.dtype == torch.int16 else t)

@@ -7,6 +7,7 @@ import numpy as np
 from boltzray.molecules.distance_limits import DistanceLimits
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.planar_names import PlanarGroup
 from boltzray.molecules.stereo import iupac_names, iupac_order
 
 from ..runtime.tasks import in_tasks
@@ -29,7 +30,7 @@ class PeptideTable:
 
     They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
     of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry. `limits` of distances,
-    in the order of the folder. `fixed_order`: of a molecule whose atoms are told by their place alone.
+    in the order of the folder. `fixed_order`: of a molecule whose atoms are told by their place in it alone.
     """
 
     sequence: str
@@ -43,6 +44,7 @@ class PeptideTable:
     internals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     limits: DistanceLimits | None = None
     fixed_order: bool = False
+    planar_groups: tuple[PlanarGroup, ...] = ()
 
     @classmethod
     def of(cls, given: Peptide, conditions: Conditions) -> "PeptideTable":
@@ -62,6 +64,7 @@ class PeptideTable:
             else {},
             limits=DistanceLimits.of(given, conditions.temperature_k, conditions.forcefield),
             fixed_order=given.own_forcefield is not None,
+            planar_groups=given.planar_groups,
         )
 
     def ordered_by(self, frame_nm: np.ndarray) -> "PeptideTable":

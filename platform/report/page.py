@@ -31,6 +31,7 @@ DIAGNOSTICS: dict[str, tuple[str, str, str]] = {
     "log_z": ("log Z", "thousandths", "free energy of the target against the flow, −ΔF in kT"),
     "log_z_error": ("log Z, standard error", "number", "near 1 or above: unknown"),
     "n_failed": ("Failed evaluations", "count", "no finite energy; they have weight zero"),
+    "n_turned": ("Turned groups", "count", "copies with planar groups under other names; they have weight zero"),
     "n_evaluations": ("Energy evaluations", "count", "the cost, comparable with MD steps"),
     "n_steps": ("SMC steps", "count", "on the path from the flow to the target"),
     "seconds": ("Wall time / s", "number", "sampling alone"),

@@ -60,6 +60,10 @@ class Proposals:
             if np.isfinite(self.log_ratio).any():
                 self.diagnostics["ess_without_com"] = ess(self.log_ratio)
             self.log_p = self.log_p + term
+        failed = ~np.isfinite(self.energy)
+        self.diagnostics["n_failed"] = float(failed.sum())
+        if turned := int((~np.isfinite(self.log_p) & ~failed).sum()):
+            self.diagnostics["n_turned"] = float(turned)
         self.seconds = float(sum(column["seconds"] for column in columns))
 
     @property

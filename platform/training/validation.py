@@ -15,6 +15,7 @@ from boltzray.models.flow import Flow
 from boltzray.molecules.energy import OpenMMEnergy
 from boltzray.molecules.forcefield import DEFAULT_FORCEFIELD
 from boltzray.molecules.peptide import Peptide
+from boltzray.molecules.planar_names import named_by_place
 from boltzray.molecules.reference_match import in_order_of
 from boltzray.molecules.references import ReferenceTrajectory, load_reference
 from boltzray.molecules.sequences import n_residues
@@ -85,6 +86,8 @@ def validate(flow: Flow, peptides: list[HeldOut], config: ValidationConfig, temp
         peptide = given if flow.atom_order == "file" else given.iupac()
         stored = load_reference(io.BytesIO(read_bytes(item.reference)))
         positions = _frames(in_order_of(peptide, stored, given), config.frames)
+        if flow.atom_order == "named":
+            positions = named_by_place(peptide.planar_groups, positions)
         likelihoods.append(negative_log_likelihood(flow, peptide, positions, i))
         metrics[f"val_nll_{item.sequence}"] = likelihoods[-1]
         if i in spaced:

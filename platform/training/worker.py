@@ -148,6 +148,8 @@ def _learner(task: WorkerTask, data: Catalogue, world: int) -> tuple[Learner, Co
             train_added_only(flow)
     else:
         flow = Flow(task.model, data.scale_nm, data.geometry)
+    if flow.config.coordinates == "internal" and not flow.config.system:
+        flow.atom_order = "named"
     device = get_device()
     model: torch.nn.Module = LogDensity(flow.to(device))
     if world > 1:
