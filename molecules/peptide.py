@@ -116,7 +116,7 @@ class Peptide:
     @cached_property
     def planar_groups(self) -> tuple[PlanarGroup, ...]:
         """Planar groups that turn round, by indices in the standard order."""
-        return planar_groups(self.iupac())
+        return planar_groups(self.iupac().topology)
 
     def internal(self, geometry: str | None = None) -> dict[str, np.ndarray]:
         """Z-matrix, and usual bonds, angles and torsions: see `molecules.zmatrix`. They are in the order of the file.

@@ -7,15 +7,12 @@ that draws few copies would give them half of all weight, and one that draws all
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from openmm.app import Topology
 
 from .stereo import exchangeable
-
-if TYPE_CHECKING:
-    from .peptide import Peptide
 
 Floats = npt.NDArray[np.floating]
 
@@ -41,10 +38,10 @@ class PlanarGroup:
         return found
 
 
-def planar_groups(peptide: "Peptide") -> tuple[PlanarGroup, ...]:
+def planar_groups(topology: Topology) -> tuple[PlanarGroup, ...]:
     """Planar groups of a peptide whose atoms have IUPAC's names, those that hold others first."""
     found = []
-    for residue in peptide.topology.residues():
+    for residue in topology.residues():
         at = {atom.name: atom.index for atom in residue.atoms()}
         for one in exchangeable(residue.name):
             if one.before is not None and one.needed <= at.keys():
