@@ -1,8 +1,9 @@
 """Planar groups that have turned round, so that atoms of one kind stand in each other's places.
 
-The amides of ASN and GLN and the guanidinium of ARG do so once in a long while, at 900 K every few picoseconds. It is
-the same molecule, with the same energy: a copy of the conformation in which atoms are named by where they stand. A flow
-that draws few copies would give them half of all weight, and one that draws all has to learn 2 densities, or of ARG 8.
+The amides of ASN and GLN and the guanidinium of ARG do so once in a long while; of frames from weighted draws of a flow
+that had learned from hot starts 5 % (ASN) to 40 % (ARG) were turned. It is the same molecule, with the same energy: a
+copy of the conformation in which atoms are named by where they stand. A flow that draws few copies would give them half
+of all weight, and one that draws all has to learn 2 densities, or of ARG 8.
 """
 
 from collections.abc import Iterable

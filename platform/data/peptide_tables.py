@@ -30,7 +30,7 @@ class PeptideTable:
 
     They are of its atoms in the standard order: `x[:, iupac_order]` for frames x of the folder, whose atoms are `names`
     of `residues`. `internals`: tables of internal coordinates, by version of the usual geometry. `limits` of distances,
-    in the order of the folder. `fixed_order`: of a molecule whose atoms are told by their place in it alone.
+    in the order of the folder. `fixed_order`: of a molecule whose atoms are told by their place alone.
     """
 
     sequence: str
