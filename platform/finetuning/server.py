@@ -162,7 +162,7 @@ class FinetuneServer(FlowServer):
         x, _ = flow.push(z, flow.condition(self.peptide), self.target.draw_precision, self.target.temperature_ratio)
         x = x.cpu().clone()
         energy = self._collect(self.energies.ask(self._nm(x.numpy()), gradient=True))
-        log_p, grad_p, ok = self.target.log_density(x, energy, flow.scale_nm)
+        log_p, grad_p, ok = self.log_density(x, energy)
         assert grad_p is not None
         log_p = torch.where(ok, log_p, -torch.inf)
         return TermBatch(x=x.to(self.device), log_p=log_p.to(self.device), grad_p=grad_p.to(self.device))

@@ -20,6 +20,7 @@ from boltzray.molecules.energy import EnergyBatch
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.planar_names import turned
 from boltzray.samplers import Endpoints, Move, MoveInfo, Particles, evaluate_particles, gather_block, move_block
+from boltzray.samplers.com import CenterOfMass
 from boltzray.samplers.rng import Stage, generator
 
 from ..runtime.cluster import Cluster, ClusterConfig, cluster, usable_cpus
@@ -116,7 +117,6 @@ class FlowServer(BlockServer):
         self.proposal_ratio = target.temperature_ratio  # of q; finetuning may draw hotter than its target
         self.peptide = Peptide.from_pdb(target.pdb)
         self.conditioning = self.flow.condition(self.peptide)
-        self._groups = self.peptide.planar_groups if self.flow.atom_order == "named" else ()
         # Energies are made ready by the first call for them: now, before two calls at once would do it.
         self.target_log_prob(self.peptide.positions[None] / self.flow.scale_nm)
 
@@ -143,15 +143,24 @@ class FlowServer(BlockServer):
         return x, scalars
 
     def target_log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate log π̃ (B,), as far as `draw` says, and energies (B,) in kT of proposals.
-
-        Of a flow that names planar groups by place, one that is turned round is a copy under other names: log π̃ = −∞.
-        """
+        """Evaluate log π̃ (B,), as far as `draw` says, and energies (B,) in kT of proposals."""
         energy = self._collect(self.energies.ask(self._nm(x), gradient=False))
         com = "none" if self.target.fits_center(self.flow) else self.target.com
-        log_p, _, _ = self.target.log_density(torch.tensor(x), energy, self.flow.scale_nm, com)
-        named = np.where(turned(self._groups, x), -np.inf, log_p.numpy())
-        return named - self.flow.log_covered(self.peptide.n_atoms), energy.energy
+        log_p, _, _ = self.log_density(torch.tensor(x), energy, com)
+        return log_p.numpy() - self.flow.log_covered(self.peptide.n_atoms), energy.energy
+
+    def log_density(
+        self, x: Tensor, energy: EnergyBatch, com: CenterOfMass | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`Target.log_density` at x (B, N, 3), log π̃ = −∞ and not ok where a planar group is turned round.
+
+        That is of a flow that names their atoms by place: such a conformation is a copy under other names.
+        """
+        log_p, gradient, ok = self.target.log_density(x, energy, self.flow.scale_nm, com)
+        if self.flow.atom_order == "named":
+            copies = torch.from_numpy(turned(self.peptide.planar_groups, x.numpy()))
+            log_p, ok = torch.where(copies, -torch.inf, log_p), ok & ~copies
+        return log_p, gradient, ok
 
     def evaluate(self, x: Tensor) -> Endpoints:
         """Evaluate both ends of the path; the energies are computed elsewhere while this computes log q."""
@@ -161,9 +170,7 @@ class FlowServer(BlockServer):
             log_q, grad_q = models.log_prob_and_gradient(
                 self.flow, here, self.conditioning, self.proposal_ratio, self.target.smc_precision
             )
-        log_p, grad_p, ok = self.target.log_density(x, self._collect(asked), self.flow.scale_nm)
-        ok = ok & ~torch.from_numpy(turned(self._groups, x.numpy()))
-        log_p = torch.where(ok, log_p, -torch.inf)
+        log_p, grad_p, ok = self.log_density(x, self._collect(asked))
         return Endpoints(log_q.cpu().double(), log_p, grad_q.cpu(), grad_p, ok)
 
     def _collect(self, asked: Any) -> EnergyBatch:

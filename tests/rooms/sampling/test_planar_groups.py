@@ -12,6 +12,7 @@ import torch
 
 from boltzray import models
 from boltzray.data.collate import Collator
+from boltzray.finetuning.server import FinetuneServer, RoundTarget, save_round
 from boltzray.models.hub import BUNDLED_FOLDER
 from boltzray.molecules.peptide import Peptide
 from boltzray.molecules.planar_names import turned
@@ -56,6 +57,23 @@ def test_draws_under_other_names_have_no_weight(tmp_path: Path) -> None:
     ends = one.evaluate(torch.from_numpy(x[:40]))
     assert np.array_equal(ends.ok.numpy(), ~copies[:40])
     assert np.array_equal(torch.isneginf(ends.log_p).numpy(), copies[:40])
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_server_of_many_peptides_knows_the_groups_of_each(tmp_path: Path) -> None:
+    pdbs = [Peptide.from_sequence(sequence).to_pdb() for sequence in ("GG", "NR", "QA")]
+    flow = models.load(with_order(tmp_path / "flow", "named"))
+    save_round(tmp_path / "round", flow, RoundTarget(draw_k=310.0, target_k=310.0))
+    server = FinetuneServer(
+        str(tmp_path / "round"),
+        Target(pdb=pdbs[0], temperature_k=310.0),
+        partial(LocalEnergies, config=EnergyConfig()),
+    )
+    for pdb in pdbs:
+        x, drawn = server.draw(3, 0, 200, pdb)
+        copies = turned(Peptide.from_pdb(pdb).planar_groups, x)
+        assert np.array_equal(np.isneginf(drawn["log_p"]), copies | ~np.isfinite(drawn["energy"]))
+        assert copies.any() == (pdb != pdbs[0])
 
 
 @pytest.mark.parametrize("order", ["iupac", "named"])
